@@ -1,0 +1,6 @@
+"""What a molecule is: records, bond-graph facts, geometry, neighbours, segment sums."""
+
+from basinet.structures.batch import Batch
+from basinet.structures.molecule import Molecule, StructureError
+
+__all__ = ["Batch", "Molecule", "StructureError"]

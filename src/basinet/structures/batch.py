@@ -1,0 +1,149 @@
+"""Many molecules in one record of tensors."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from basinet.structures.molecule import Molecule
+
+MOLECULE_LABELS = frozenset({"energy"})
+"""Labels known to be one number per molecule."""
+ATOM_LABELS = frozenset({"forces"})
+"""Labels known to be one row per atom."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Molecules laid end to end, atoms sorted by molecule.
+
+    Energies are float64 whatever the dtype of the positions: float32 cannot resolve the total energy of a molecule.
+    Labels that some molecules of the batch lack are filled with NaN, and the flag ``has_<label>`` says which ones have
+    it; an objective reads the flag, never the value.
+    """
+
+    atomic_numbers: Int[Tensor, " n_atoms"]
+    positions: Float[Tensor, "n_atoms 3"]
+    """Å."""
+    molecule: Int[Tensor, " n_atoms"]
+    """The molecule each atom belongs to, ascending."""
+    n_molecules: int
+    labels: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    """``energy`` [n_molecules] float64 eV, ``forces`` [n_atoms, 3] eV/Å, further properties by name."""
+    flags: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
+    """``is_equilibrium``, ``has_energy``, ``has_forces`` ...: [n_molecules] bool."""
+    ids: Int[Tensor, " n_molecules"] | None = None
+    """Index of each molecule in the store or list it came from, for reports."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms in the batch."""
+        return self.atomic_numbers.shape[0]
+
+    @property
+    def atoms_per_molecule(self) -> Int[Tensor, " n_molecules"]:
+        """Number of atoms of each molecule."""
+        return torch.bincount(self.molecule, minlength=self.n_molecules)
+
+    @property
+    def first_atom(self) -> Int[Tensor, " n_molecules"]:
+        """Index of the first atom of each molecule."""
+        count = self.atoms_per_molecule
+        return torch.cumsum(count, 0) - count
+
+    def replace(self, **changes: Any) -> "Batch":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def without_labels(self) -> "Batch":
+        """Return a copy whose labels are dropped: they do not belong to any other positions."""
+        has = {key: value for key, value in self.flags.items() if not key.startswith("has_")}
+        return self.replace(labels={}, flags=has)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batch":
+        """Move every tensor to ``device``; cast positions and per-atom labels, but never energies, to ``dtype``."""
+        labels = {
+            key: value.to(device=device, dtype=dtype if key in ATOM_LABELS else None)
+            for key, value in self.labels.items()
+        }
+        return self.replace(
+            atomic_numbers=self.atomic_numbers.to(device),
+            positions=self.positions.to(device=device, dtype=dtype),
+            molecule=self.molecule.to(device),
+            labels=labels,
+            flags={key: value.to(device) for key, value in self.flags.items()},
+            ids=None if self.ids is None else self.ids.to(device),
+        )
+
+    def select(self, keep: Sequence[int] | Int[Tensor, " n_kept"]) -> "Batch":
+        """Return the batch of the given molecules, in the given order."""
+        index = torch.as_tensor(keep, dtype=torch.int64, device=self.molecule.device)
+        count = self.atoms_per_molecule[index]
+        molecule = torch.repeat_interleave(torch.arange(len(index), device=index.device), count)
+        first = torch.cumsum(count, 0) - count
+        atoms = self.first_atom[index][molecule] + torch.arange(len(molecule), device=index.device) - first[molecule]
+        labels = {
+            key: value[atoms] if value.shape[0] == self.n_atoms and key not in MOLECULE_LABELS else value[index]
+            for key, value in self.labels.items()
+        }
+        return Batch(
+            atomic_numbers=self.atomic_numbers[atoms],
+            positions=self.positions[atoms],
+            molecule=molecule,
+            n_molecules=len(index),
+            labels=labels,
+            flags={key: value[index] for key, value in self.flags.items()},
+            ids=None if self.ids is None else self.ids[index],
+        )
+
+
+def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -> Batch:
+    """Lay molecules end to end, centred on their mean position in float64 before the cast to ``dtype``."""
+    if not molecules:
+        raise ValueError("cannot make a batch of no molecules")
+    counts = [m.n_atoms for m in molecules]
+    labels, flags = _collate_labels(molecules, dtype)
+    return Batch(
+        atomic_numbers=torch.from_numpy(np.concatenate([m.atomic_numbers for m in molecules])),
+        positions=torch.from_numpy(np.concatenate([m.positions - m.positions.mean(0) for m in molecules])).to(dtype),
+        molecule=torch.repeat_interleave(torch.arange(len(molecules)), torch.tensor(counts)),
+        n_molecules=len(molecules),
+        labels=labels,
+        flags=flags,
+        ids=torch.arange(len(molecules)),
+    )
+
+
+def _collate_labels(
+    molecules: Sequence[Molecule], dtype: torch.dtype
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    flags = {"is_equilibrium": torch.tensor([m.is_equilibrium for m in molecules])}
+    labels: dict[str, Tensor] = {}
+    for key in sorted({key for m in molecules for key in m.labels}):
+        rows: list[Tensor] = []
+        for m in molecules:
+            value = np.asarray(m.labels[key]) if key in m.labels else _missing(key, m, molecules)
+            rows.append(torch.as_tensor(value, dtype=torch.float64))
+        per_atom = rows[0].ndim > 0
+        labels[key] = torch.cat(rows).to(dtype) if per_atom else torch.stack(rows)
+        flags[f"has_{key}"] = torch.tensor([key in m.labels for m in molecules])
+    return labels, flags
+
+
+def _missing(key: str, molecule: Molecule, molecules: Sequence[Molecule]) -> np.ndarray:
+    """Return NaNs in the shape that ``key`` has where it is present."""
+    present = next(np.asarray(m.labels[key]) for m in molecules if key in m.labels)
+    return np.full((molecule.n_atoms, *present.shape[1:]) if present.ndim else (), np.nan)
+
+
+def unbatch(
+    values: Float[Tensor, "n_atoms *rest"], batch: Batch
+) -> list[Float[Tensor, "_ *rest"]]:
+    """Split a per-atom tensor into one tensor per molecule."""
+    return list(torch.split(values, batch.atoms_per_molecule.tolist()))

@@ -1,0 +1,107 @@
+"""Facts of the bond graph: hop distances, rings, and rotors with the atoms each one moves."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from basinet.structures.molecule import Molecule, StructureError
+
+Adjacency = list[list[int]]
+
+
+class Rotor(NamedTuple):
+    """A rotatable bond and the side of the molecule that turns with its second atom."""
+
+    axis: tuple[int, int]
+    """(fixed atom, atom that moves with the turning side); the rotation axis points from the first to the second."""
+    moved: Bool[np.ndarray, " n_atoms"]
+    """True for the atoms that turn: the smaller side, without the two atoms of the axis that stay on it anyway."""
+
+
+def adjacency(n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"]) -> Adjacency:
+    """Return the bonded neighbours of each atom, in bond order."""
+    neighbours: Adjacency = [[] for _ in range(n_atoms)]
+    for i, j in bonds.tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return neighbours
+
+
+def hop_distances(
+    n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"], max_hops: int = 3
+) -> Int64[np.ndarray, "n_atoms n_atoms"]:
+    """Return the number of bonds between each pair of atoms; 0 on the diagonal, beyond ``max_hops``, or unconnected."""
+    bonded = np.zeros((n_atoms, n_atoms), dtype=bool)
+    bonded[bonds[:, 0], bonds[:, 1]] = True
+    bonded |= bonded.T
+    hops = np.zeros((n_atoms, n_atoms), dtype=np.int64)
+    reached = np.eye(n_atoms, dtype=bool)
+    frontier = reached
+    for hop in range(1, max_hops + 1):
+        frontier = (frontier.astype(np.int64) @ bonded.astype(np.int64) > 0) & ~reached
+        hops[frontier] = hop
+        reached = reached | frontier
+    return hops
+
+
+def side_of(neighbours: Adjacency, fixed: int, start: int) -> set[int]:
+    """Return the atoms reached from ``start`` without crossing the bond to ``fixed``.
+
+    The bond lies in a ring exactly when ``fixed`` is among them.
+    """
+    seen = {start}
+    stack = [start]
+    while stack:
+        atom = stack.pop()
+        for other in neighbours[atom]:
+            if other in seen or (atom == start and other == fixed):
+                continue
+            seen.add(other)
+            stack.append(other)
+    return seen
+
+
+def rotors(molecule: Molecule) -> list[Rotor]:
+    """Return the rotatable bonds of a molecule with explicit hydrogens.
+
+    A bond is a rotor if it is single, lies in no ring, neither end has only one neighbour and neither end takes part
+    in a triple bond: the SMARTS ``[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]`` of Frad (Feng et al., ICML 2023), as a rule on the
+    graph. The smaller side moves (ties: the side of the second atom), which leaves the internal geometry the same and
+    displaces the fewest atoms.
+
+    Raises:
+        StructureError: the molecule has no bonds or bond orders on record.
+    """
+    if molecule.bonds is None or molecule.bond_orders is None:
+        raise StructureError(
+            f"{molecule.name or 'molecule'}: rotors need bonds and bond orders, and this record has none; "
+            "read it from an SDF or generate it from a SMILES, or use a noise that needs no bonds (coordinate)"
+        )
+    neighbours = adjacency(molecule.n_atoms, molecule.bonds)
+    in_triple = _atoms_in_triple_bonds(molecule.bonds, molecule.bond_orders)
+    found: list[Rotor] = []
+    for (i, j), order in zip(molecule.bonds.tolist(), molecule.bond_orders.tolist(), strict=True):
+        if order != 1.0 or min(len(neighbours[i]), len(neighbours[j])) < 2 or i in in_triple or j in in_triple:
+            continue
+        side = side_of(neighbours, fixed=i, start=j)
+        if i in side:
+            continue
+        found.append(_smaller_side(i, j, side, neighbours, molecule.n_atoms))
+    return found
+
+
+def _smaller_side(i: int, j: int, side: set[int], neighbours: Adjacency, n_atoms: int) -> Rotor:
+    other = side_of(neighbours, fixed=j, start=i)
+    axis = (i, j)
+    if len(other) < len(side):
+        axis, side = (j, i), other
+    moved = np.zeros(n_atoms, dtype=bool)
+    moved[list(side - {axis[1]})] = True
+    return Rotor(axis, moved)
+
+
+def _atoms_in_triple_bonds(
+    bonds: Int64[np.ndarray, "n_bonds 2"], orders: Float64[np.ndarray, " n_bonds"]
+) -> set[int]:
+    return set(bonds[orders == 3.0].ravel().tolist())
