@@ -1,0 +1,1 @@
+"""Networks from a batch and its neighbours to node features."""

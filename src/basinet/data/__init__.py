@@ -1,0 +1,1 @@
+"""From files and SMILES to batches: readers, generation, store, splits, loader."""

@@ -1,0 +1,1 @@
+"""Errors with units, and the report."""

@@ -1,0 +1,1 @@
+"""A backbone with heads, atomic references and a file format."""

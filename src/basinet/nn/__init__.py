@@ -1,0 +1,1 @@
+"""Building blocks of the backbones: radial bases, cutoffs, perceptrons, equivariant blocks."""

@@ -1,0 +1,1 @@
+"""How molecules are noised: a clean batch in, a noisy batch and its target out."""

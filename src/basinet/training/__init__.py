@@ -1,0 +1,1 @@
+"""The training loop, its optimiser, its logs and its exact restarts."""
