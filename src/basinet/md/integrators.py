@@ -1,0 +1,241 @@
+r"""Integrators of Newton's and Langevin's equations, for all molecules of a batch at once.
+
+A state comes from :func:`init`; an integrator turns it into the next state with exactly one call of the potential::
+
+    integrator = LangevinBAOAB(dt=0.5, temperature=300.0, friction=0.01)
+    state = init(potential, batch, temperature=300.0, generator=generator)
+    for _ in range(1000):
+        state = integrator.step(potential, state, generator)
+
+The molecules of a batch do not see each other: each follows the trajectory it would follow alone.
+
+Units: Å, fs, amu, eV, K; a velocity is Å/fs. Positions and velocities have the dtype of the batch; energies and sums
+over atoms are float64.
+"""
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from ase.data import atomic_masses
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from basinet.structures.batch import Batch
+from basinet.structures.segment import sum_per_molecule
+from basinet.units import ACCELERATION, BOLTZMANN
+
+Potential = Callable[[Batch], tuple[Tensor, Tensor]]
+"""Returns the energies [n_molecules], float64, eV, and the forces [n_atoms, 3], eV/Å, dtype of the positions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MDState:
+    """Positions and velocities of all molecules at one time, with the energies and forces that belong to them."""
+
+    batch: Batch
+    velocities: Float[Tensor, "n_atoms 3"]
+    """Å/fs."""
+    energy: Float64[Tensor, " n_molecules"]
+    """Potential energy, eV."""
+    forces: Float[Tensor, "n_atoms 3"]
+    """eV/Å."""
+    masses: Float[Tensor, " n_atoms"]
+    """amu."""
+
+    def replace(self, **changes: object) -> "MDState":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class Integrator(ABC):
+    """One step of time, and how many degrees of freedom share the kinetic energy.
+
+    The number of degrees of freedom belongs to the integrator because it follows from what the motion conserves: a
+    temperature computed with the wrong number is wrong by 10 % for a molecule of ten atoms.
+    """
+
+    dt: float
+    """Time step, fs."""
+
+    @abstractmethod
+    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
+        """Return the state one ``dt`` later, from one call of the potential."""
+
+    @abstractmethod
+    def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
+        """Return the number of degrees of freedom of each molecule that hold kinetic energy kT/2 each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VelocityVerlet(Integrator):
+    r"""Newton's equations at constant energy (Swope et al., J. Chem. Phys. 76, 637 (1982)).
+
+    .. math::
+
+        v(t + \tfrac{dt}{2}) &= v(t) + \tfrac{dt}{2} F(x(t)) / m \\
+        x(t + dt) &= x(t) + dt\, v(t + \tfrac{dt}{2}) \\
+        v(t + dt) &= v(t + \tfrac{dt}{2}) + \tfrac{dt}{2} F(x(t + dt)) / m
+
+    ==========  ========================================
+    :math:`x`   ``state.batch.positions``, Å
+    :math:`v`   ``state.velocities``, Å/fs
+    :math:`F`   ``state.forces``, eV/Å
+    :math:`m`   ``state.masses``, amu
+    ==========  ========================================
+
+    Time reversible and symplectic: the energy does not drift but oscillates with an amplitude that scales as dt². The
+    momentum is conserved and :func:`init` makes it zero, so 3N - 3 degrees of freedom move.
+    """
+
+    dt: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Refuse a time step that does not go forward."""
+        _check_positive("dt", self.dt, "fs")
+
+    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
+        """Return the state one ``dt`` later; ``generator`` is not used, the motion is deterministic."""
+        velocities = kick(state, self.dt / 2)
+        batch = state.batch.replace(positions=state.batch.positions + self.dt * velocities)
+        return _second_kick(potential, state.replace(batch=batch, velocities=velocities), self.dt / 2)
+
+    def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
+        """Return 3N - 3: the centre of mass does not move."""
+        return 3 * batch.atoms_per_molecule - 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LangevinBAOAB(Integrator):
+    r"""Langevin dynamics at constant temperature (Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34).
+
+    .. math::
+
+        v &\leftarrow v + \tfrac{dt}{2} F / m                                       && \text{(B)} \\
+        x &\leftarrow x + \tfrac{dt}{2} v                                           && \text{(A)} \\
+        v &\leftarrow c\, v + \sqrt{(1 - c^2)\, kT / m}\; \xi, \quad c = e^{-\gamma\, dt} && \text{(O)} \\
+        x &\leftarrow x + \tfrac{dt}{2} v                                           && \text{(A)} \\
+        v &\leftarrow v + \tfrac{dt}{2} F / m                                       && \text{(B)}
+
+    ===============  ========================================
+    :math:`\gamma`   ``friction``, 1/fs
+    :math:`kT`       ``BOLTZMANN * temperature``, eV
+    :math:`\xi`      normal random numbers, one per coordinate
+    ===============  ========================================
+
+    For a harmonic mode of angular frequency w the positions have exactly the canonical variance at any stable step,
+    and the kinetic energy is low by the factor 1 - (w dt)²/4. The centre of mass is driven like every other coordinate:
+    all 3N degrees of freedom are thermal, after a time of 1/friction from the zero momentum of :func:`init`.
+    """
+
+    dt: float = 0.5
+    temperature: float
+    """K."""
+    friction: float = 0.01
+    """Rate of the coupling to the bath, 1/fs; the velocity forgets itself in 1/friction."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that are no time step, temperature or rate."""
+        _check_positive("dt", self.dt, "fs")
+        _check_temperature(self.temperature)
+        _check_positive("friction", self.friction, "1/fs; use VelocityVerlet for motion without a bath")
+
+    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
+        """Return the state one ``dt`` later."""
+        keep = math.exp(-self.friction * self.dt)
+        velocities = kick(state, self.dt / 2)
+        positions = state.batch.positions + self.dt / 2 * velocities
+        thermal = thermal_velocities(state.masses, self.temperature, generator)
+        velocities = keep * velocities + math.sqrt(1 - keep**2) * thermal
+        positions = positions + self.dt / 2 * velocities
+        batch = state.batch.replace(positions=positions)
+        return _second_kick(potential, state.replace(batch=batch, velocities=velocities), self.dt / 2)
+
+    def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
+        """Return 3N: the bath moves the centre of mass too."""
+        return 3 * batch.atoms_per_molecule
+
+
+def init(potential: Potential, batch: Batch, temperature: float, generator: torch.Generator) -> MDState:
+    """Return a state with Maxwell-Boltzmann velocities and no momentum; calls the potential once.
+
+    Each velocity component is normal with variance kT/m; then the velocity of the centre of mass is subtracted, which
+    is the Maxwell-Boltzmann distribution given zero momentum. The kinetic energy is not rescaled: it follows a
+    chi-squared distribution with 3N - 3 degrees of freedom and mean (3N - 3) kT/2. Rotation is left in. A single atom
+    is at rest.
+
+    Args:
+        potential: energies and forces of a batch.
+        batch: the molecules to start from; their labels are dropped, because they do not move along.
+        temperature: K; 0 starts from rest.
+        generator: source of the velocities, on the device of the batch.
+    """
+    _check_temperature(temperature)
+    batch = batch.without_labels()
+    masses = torch.as_tensor(atomic_masses).to(batch.positions)[batch.atomic_numbers]
+    velocities = thermal_velocities(masses, temperature, generator)
+    momentum = sum_per_molecule(masses[:, None].double() * velocities.double(), batch)  # [B, 3]
+    drift = momentum / sum_per_molecule(masses.double(), batch)[:, None]
+    velocities = velocities - drift.to(velocities.dtype)[batch.molecule]
+    energy, forces = potential(batch)
+    _check_potential(energy, forces, batch)
+    return MDState(batch=batch, velocities=velocities, energy=energy.detach(), forces=forces.detach(), masses=masses)
+
+
+def thermal_velocities(
+    masses: Float[Tensor, " n_atoms"], temperature: float, generator: torch.Generator
+) -> Float[Tensor, "n_atoms 3"]:
+    """Draw Maxwell-Boltzmann velocities, Å/fs: each component is normal with variance kT/m."""
+    noise = torch.randn((len(masses), 3), generator=generator, dtype=masses.dtype, device=masses.device)
+    return noise * torch.sqrt(BOLTZMANN * temperature * ACCELERATION / masses)[:, None]
+
+
+def kinetic_energy(state: MDState) -> Float64[Tensor, " n_molecules"]:
+    """Return the sum of m v²/2 over the atoms of each molecule, eV."""
+    per_atom = 0.5 / ACCELERATION * state.masses.double() * state.velocities.double().square().sum(dim=1)
+    return sum_per_molecule(per_atom, state.batch)
+
+
+def temperature_of(
+    kinetic: Float64[Tensor, " n_molecules"], degrees_of_freedom: Int[Tensor, " n_molecules"]
+) -> Float64[Tensor, " n_molecules"]:
+    """Return the instantaneous temperature 2K/(f k), K; NaN where f is zero, for nothing there can be warm."""
+    return torch.where(degrees_of_freedom > 0, 2 * kinetic / (BOLTZMANN * degrees_of_freedom), torch.nan)
+
+
+def kick(state: MDState, time: float) -> Float[Tensor, "n_atoms 3"]:
+    """Return the velocities after the present forces acted for ``time`` fs."""
+    return state.velocities + (time * ACCELERATION) * state.forces / state.masses[:, None]
+
+
+def _second_kick(potential: Potential, moved: MDState, time: float) -> MDState:
+    """Evaluate the potential at the new positions and let the new forces act."""
+    energy, forces = potential(moved.batch)
+    moved = moved.replace(energy=energy.detach(), forces=forces.detach())
+    return moved.replace(velocities=kick(moved, time))
+
+
+def _check_potential(energy: Tensor, forces: Tensor, batch: Batch) -> None:
+    if energy.shape != (batch.n_molecules,) or energy.dtype != torch.float64:
+        raise ValueError(
+            f"the potential returned energies {list(energy.shape)} {energy.dtype}; expected [{batch.n_molecules}] "
+            "float64 (one energy per molecule, eV): float32 cannot resolve the drift of a total energy"
+        )
+    if forces.shape != batch.positions.shape or forces.dtype != batch.positions.dtype:
+        raise ValueError(
+            f"the potential returned forces {list(forces.shape)} {forces.dtype}; expected "
+            f"{list(batch.positions.shape)} {batch.positions.dtype} like the positions (cast them, or the batch)"
+        )
+
+
+def _check_positive(name: str, value: float, unit: str) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive ({unit}), got {value}")
+
+
+def _check_temperature(temperature: float) -> None:
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise ValueError(f"temperature must be zero or positive (K), got {temperature}")
