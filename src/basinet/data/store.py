@@ -1,0 +1,317 @@
+"""The store: millions of molecules on disk, read as batches at the speed of memory.
+
+Layout::
+
+    store/
+    ├── manifest.json        what it is, with the size and hash of every file
+    ├── shard-00000/         flat .npy arrays (see ``arrays.FlatArrays``), never pickled
+    └── shard-00001/
+
+Molecules are laid end to end in flat memory-mapped arrays because a batch is then a few vectorised takes.
+"""
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers as number_of_symbol
+from jaxtyping import Int, Int64
+
+from basinet.data.arrays import FlatArrays, concatenate, flatten
+from basinet.data.files import TEMPORARY, write_array_directory, write_text
+from basinet.data.gather import AtomColumns
+from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe
+from basinet.data.shards import read_manifest, read_shard, shard_name
+from basinet.structures import Batch, Molecule
+
+MERGED_MOLECULES = 2**18
+"""``StoreWriter.finish`` joins small shards up to this size: a batch costs a few microseconds per shard it touches."""
+
+
+class MoleculeStore:
+    """Molecules with their labels, by index. Made by ``open``, ``from_molecules`` or ``StoreWriter.finish``.
+
+    >>> from ase.build import molecule
+    >>> water = molecule("H2O")
+    >>> m = Molecule(atomic_numbers=water.numbers, positions=water.positions, labels={"energy": -14.2})
+    >>> store = MoleculeStore.from_molecules([m, m])
+    >>> store.gather(np.array([1, 0])).labels["energy"].tolist()
+    [-14.2, -14.2]
+    """
+
+    def __init__(self, manifest: Manifest, shards: Sequence[FlatArrays]) -> None:
+        self.manifest = manifest
+        """Where the data came from and what is in it."""
+        self._shards = tuple(shards)
+        self._atoms = AtomColumns(
+            [s.offsets for s in shards],
+            [{"atomic_numbers": s.atomic_numbers, "positions": s.positions, **s.atom_labels} for s in shards],
+        )
+        self._first = np.concatenate([[0], np.cumsum([s.n_molecules for s in shards], dtype=np.int64)])
+        empty = np.zeros(0, dtype=bool)
+        self._flags = {"is_equilibrium": np.concatenate([empty, *(s.is_equilibrium for s in shards)])}
+        self._labels: dict[str, np.ndarray] = {}
+        for name, entry in manifest.labels.items():
+            absent = [np.zeros(s.n_molecules, dtype=bool) for s in shards]
+            self._flags[f"has_{name}"] = np.concatenate(
+                [s.has.get(name, no) for s, no in zip(shards, absent, strict=True)]
+            )
+            if entry.per == "molecule":
+                columns = [s.labels.get(name, np.full(s.n_molecules, np.nan)) for s in shards]
+                self._labels[name] = np.concatenate(columns)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], verify: bool = False) -> "MoleculeStore":
+        """Open a finished store; the arrays stay on disk and are read on demand.
+
+        Args:
+            path: The directory of the store.
+            verify: Compare the hash of every file with the manifest (reads everything) and not just its size.
+
+        Raises:
+            ValueError: not a store, not finished, of a newer format, or damaged.
+        """
+        manifest = read_manifest(Path(path))
+        if not manifest.complete:
+            raise ValueError(
+                f"{path} is an unfinished store ({len(manifest.shards)} shards, {manifest.n_molecules} molecules); "
+                "run the command that was writing it again: it resumes where it stopped"
+            )
+        return cls(manifest, [read_shard(Path(path), entry, verify) for entry in manifest.shards])
+
+    @classmethod
+    def from_molecules(
+        cls, molecules: Sequence[Molecule], *, level_of_theory: str = "", source: str = ""
+    ) -> "MoleculeStore":
+        """Make a store in memory."""
+        arrays = flatten(molecules)
+        manifest = Manifest(level_of_theory=level_of_theory, source=source, settings={}, complete=True)
+        return cls(manifest.with_shard(describe(shard_name(0), arrays, {})), [arrays])
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def __getitem__(self, index: int) -> Molecule:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"molecule {index} of a store of {len(self)}")
+        index = index % len(self)
+        shard = int(np.searchsorted(self._first, index, side="right")) - 1
+        return self._shards[shard][index - int(self._first[shard])]
+
+    def __iter__(self) -> Iterator[Molecule]:
+        return (molecule for shard in self._shards for molecule in map(shard.__getitem__, range(shard.n_molecules)))
+
+    @property
+    def atoms_per_molecule(self) -> Int64[np.ndarray, " n_molecules"]:
+        """Number of atoms of each molecule."""
+        return self._atoms.counts
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash of all the data; the same molecules give the same hash in memory and on disk."""
+        return self.manifest.fingerprint
+
+    @cached_property
+    def smiles(self) -> list[str]:
+        """SMILES of each molecule, empty where unknown."""
+        return [smiles for shard in self._shards for smiles in shard.smiles.to_list()]
+
+    @property
+    def elements(self) -> frozenset[int]:
+        """Atomic numbers that occur."""
+        return frozenset(number_of_symbol[symbol] for symbol in self.manifest.elements)
+
+    @property
+    def label_counts(self) -> dict[str, int]:
+        """Number of molecules that have each label."""
+        return {name: entry.count for name, entry in self.manifest.labels.items()}
+
+    def gather(self, indices: Int[np.ndarray, " n_chosen"]) -> Batch:
+        """Return the given molecules as a batch, in the given order; no molecules give an empty batch.
+
+        Positions and per-atom labels are float32, per-molecule labels float64. ``ids`` are the indices.
+
+        Raises:
+            IndexError: an index is negative or beyond the store.
+        """
+        indices = indices.astype(np.int64, copy=False)
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"indices {indices.min()} to {indices.max()} of a store of {len(self)} molecules")
+        columns = self._atoms.gather(indices)
+        molecule = np.repeat(np.arange(len(indices)), self._atoms.counts[indices])
+        return Batch(
+            atomic_numbers=columns.pop("atomic_numbers").long(),
+            positions=columns.pop("positions"),
+            molecule=torch.from_numpy(molecule),
+            n_molecules=len(indices),
+            labels={**columns, **{name: torch.from_numpy(column[indices]) for name, column in self._labels.items()}},
+            flags={name: torch.from_numpy(column[indices]) for name, column in self._flags.items()},
+            ids=torch.from_numpy(indices.copy()),
+        )
+
+
+class StoreWriter:
+    """Writes a store shard by shard; killed at any moment, it resumes after the last shard written.
+
+    A shard is written beside the store and moved in; the manifest, replaced last, decides what exists. Shards may be
+    as small as the work worth losing: ``finish`` joins them. One process writes a store; to write in parallel, make
+    the molecules in parallel.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self._path = path
+        self._manifest = manifest
+
+    @classmethod
+    def open(
+        cls, path: str | os.PathLike[str], *, level_of_theory: str, source: str, settings: Mapping[str, Any]
+    ) -> "StoreWriter":
+        """Begin a new store, or go on with an unfinished one.
+
+        Args:
+            path: Directory of the store; made if it is not there.
+            level_of_theory: Of the labels, such as "GFN2-xTB"; empty if there are none.
+            source: Where the molecules came from.
+            settings: How they were made: anything JSON can hold. On resuming, all three must be the same as before.
+
+        Raises:
+            FileExistsError: the store is finished, or the directory holds something else.
+            ValueError: the unfinished store was made with other settings.
+        """
+        path = Path(path)
+        wanted = Manifest(level_of_theory=level_of_theory, source=source, settings=settings)
+        wanted = Manifest.from_json(wanted.to_json(), "settings")  # as JSON keeps it: tuples become lists
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / MANIFEST_FILE).exists():
+            found = read_manifest(path)
+            if found.complete:
+                raise FileExistsError(
+                    f"{path} already holds a finished store of {found.n_molecules} molecules; "
+                    "choose another path or delete it"
+                )
+            _require_same_origin(path, found, wanted)
+            wanted = found
+        elif any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise FileExistsError(f"{path} is not empty and not a basinet store; choose another path")
+        else:
+            write_text(path / MANIFEST_FILE, wanted.to_json())
+        writer = cls(path, wanted)
+        writer._remove_leftovers()
+        return writer
+
+    @property
+    def n_shards(self) -> int:
+        """Shards safely on the disk: where to go on after an interruption."""
+        return len(self._manifest.shards)
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest so far."""
+        return self._manifest
+
+    def write_shard(self, molecules: Sequence[Molecule], skipped: Mapping[str, int] | None = None) -> None:
+        """Write the next shard, in full or not at all; no molecules are fine (all of them skipped).
+
+        Args:
+            molecules: The molecules of the shard.
+            skipped: Molecules left out since the last shard, counted by reason.
+
+        Raises:
+            OSError: it could not be written; the shards before it are safe and the store can be resumed.
+        """
+        arrays = flatten(molecules)
+        entry = describe(shard_name(self.n_shards), arrays, skipped or {})
+        manifest = self._manifest.with_shard(entry)
+        try:
+            self._require_sole_writer()
+            write_array_directory(self._path / entry.name, arrays.to_files())
+            write_text(self._path / MANIFEST_FILE, manifest.to_json())
+        except OSError as error:
+            raise self._cleaned_up(error, f"shard {self.n_shards}") from error
+        self._manifest = manifest
+
+    def finish(self) -> MoleculeStore:
+        """Join small shards, mark the store complete and open it.
+
+        Raises:
+            OSError: the disk is full (joining needs room for a second copy); the store can be resumed.
+        """
+        try:
+            self._require_sole_writer()
+            manifest = dataclasses.replace(self._manifest, shards=self._merge_shards(), complete=True)
+            write_text(self._path / MANIFEST_FILE, manifest.to_json())
+        except OSError as error:
+            raise self._cleaned_up(error, "the finished store") from error
+        self._manifest = manifest
+        self._remove_leftovers()
+        return MoleculeStore.open(self._path)
+
+    def _merge_shards(self) -> tuple[ShardEntry, ...]:
+        merged: list[ShardEntry] = []
+        for group in _groups(self._manifest.shards):
+            if len(group) == 1:
+                merged.append(group[0])
+                continue
+            arrays = concatenate([read_shard(self._path, entry, verify=True) for entry in group])
+            skipped = Manifest(level_of_theory="", source="", settings={}, shards=group).skipped
+            entry = describe(shard_name(self.n_shards + len(merged)), arrays, skipped)
+            shutil.rmtree(self._path / entry.name, ignore_errors=True)
+            write_array_directory(self._path / entry.name, arrays.to_files())
+            merged.append(entry)
+        return tuple(merged)
+
+    def _require_sole_writer(self) -> None:
+        if read_manifest(self._path) != self._manifest:
+            raise RuntimeError(f"{self._path} was changed by another process; only one may write a store at a time")
+
+    def _remove_leftovers(self) -> None:
+        """Delete what a killed writer left: everything of ours that the manifest does not name."""
+        known = {MANIFEST_FILE, *(shard.name for shard in self._manifest.shards)}
+        for entry in self._path.iterdir():
+            if entry.name in known or not entry.name.startswith((TEMPORARY, "shard-")):
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+    def _cleaned_up(self, error: OSError, what: str) -> OSError:
+        """Delete what could not be finished and return the error to raise."""
+        self._remove_leftovers()
+        return OSError(
+            error.errno,
+            f"{self._path}: could not write {what} ({error.strerror or error}). The {self.n_shards} shards before are "
+            "safe; make room and run the same command again to resume",
+        )
+
+
+def _groups(shards: Sequence[ShardEntry]) -> list[tuple[ShardEntry, ...]]:
+    """Cut the list of shards into runs of at most ``MERGED_MOLECULES`` molecules (or one shard that is larger)."""
+    groups: list[tuple[ShardEntry, ...]] = []
+    for shard in shards:
+        if groups and sum(s.n_molecules for s in groups[-1]) + shard.n_molecules <= MERGED_MOLECULES:
+            groups[-1] = (*groups[-1], shard)
+        else:
+            groups.append((shard,))
+    return groups
+
+
+def _require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
+    pairs: dict[str, tuple[Any, Any]] = {
+        "level_of_theory": (found.level_of_theory, wanted.level_of_theory),
+        "source": (found.source, wanted.source),
+    }
+    for key in sorted({*found.settings, *wanted.settings}):
+        pairs[f"settings.{key}"] = (found.settings.get(key, "<absent>"), wanted.settings.get(key, "<absent>"))
+    differences = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new]
+    if differences:
+        raise ValueError(
+            f"{path} holds an unfinished store made differently: {'; '.join(differences)}. "
+            "Use the same settings to resume it, or choose another path"
+        )
