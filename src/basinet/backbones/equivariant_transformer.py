@@ -1,0 +1,195 @@
+"""TorchMD-NET's Equivariant Transformer (Thölke and De Fabritiis, ICLR 2022)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basinet.backbones.base import Backbone, NodeFeatures
+from basinet.config import settings
+from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
+from basinet.nn.linear import xavier
+from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
+from basinet.structures.batch import Batch
+from basinet.structures.neighbors import Neighbors
+
+N_ELEMENTS = 100
+"""Rows of the element tables, as published; row 0 is unused."""
+
+
+class RadialFeatures(NamedTuple):
+    """The functions of the distance that every layer starts from, once per pair."""
+
+    basis: Float[Tensor, "*pairs n_basis"]
+    fade: Float[Tensor, "*pairs"]
+    """The cosine cutoff: 1 at distance zero, 0 from the cutoff on."""
+
+
+@settings
+class EquivariantTransformerConfig:
+    """Size and variant of the Equivariant Transformer; the defaults train in minutes on a laptop."""
+
+    kind: Literal["equivariant_transformer"] = "equivariant_transformer"
+    """Which backbone."""
+    n_features: int = 64
+    """Width of scalar and vector features."""
+    n_layers: int = 4
+    """Attention layers."""
+    n_heads: int = 8
+    """Attention heads; must divide n_features."""
+    n_basis: int = 32
+    """Radial functions."""
+    cutoff: float = 5.0
+    """Radius of interaction, Å."""
+    vector_cutoff: bool = True
+    """Whether vector messages fade to zero at the cutoff. The published networks have no such fading, so their forces
+    jump when a neighbour crosses the cutoff; turn it off only to use their weights."""
+    vector_norm: Literal["none", "whitened", "whitened_compatible"] = "none"
+    """Norm of the vector features that leave the backbone. whitened: exactly equivariant; whitened_compatible: as
+    released with coordinate denoising, which breaks equivariance by a few percent."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be built."""
+        for name in ("n_features", "n_layers", "n_heads", "n_basis"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_features % self.n_heads:
+            raise ValueError(f"n_heads must divide n_features, got {self.n_heads} heads for {self.n_features} features")
+        if self.cutoff <= 0:
+            raise ValueError(f"cutoff must be positive (Å), got {self.cutoff}")
+
+
+ET_SMALL = EquivariantTransformerConfig()
+ET_128 = EquivariantTransformerConfig(n_features=128, n_layers=6, n_basis=32, vector_cutoff=False)
+"""The published size for forces (MD17)."""
+ET_256 = EquivariantTransformerConfig(
+    n_features=256, n_layers=8, n_basis=64, vector_cutoff=False, vector_norm="whitened"
+)
+"""The published size for pre-training by coordinate denoising and for QM9."""
+
+
+class EquivariantTransformer(Backbone):
+    """Attention over neighbours with scalar and vector features, as published (appendix A of the paper).
+
+    Differences in form, none in value: the maps that share an input are one matrix product; filters depend on the
+    distance alone and are evaluated once per pair; the value is stored as three blocks (x, a, b) of all heads instead of
+    (x, a, b) inside each head, which a converter permutes.
+    """
+
+    def __init__(self, config: EquivariantTransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.cutoff: float = config.cutoff
+        self.n_scalar = self.n_vector = config.n_features
+        self.embedding = nn.Embedding(N_ELEMENTS, config.n_features)
+        self.basis = ExponentialNormalBasis(config.n_basis, config.cutoff)
+        self.neighbor_embedding = NeighborEmbedding(config.n_features, config.n_basis)
+        self.layers = nn.ModuleList(AttentionLayer(config) for _ in range(config.n_layers))
+        self.scalar_norm = nn.LayerNorm(config.n_features)
+        self.vector_norm = _vector_norm(config)
+
+    def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
+        """Return scalars [n_atoms, F] and vectors [n_atoms, 3, F]."""
+        radial = RadialFeatures(self.basis(neighbors.distances), cosine_cutoff(neighbors.distances, self.cutoff))
+        scalar = self.embedding(batch.atomic_numbers)
+        scalar = self.neighbor_embedding(scalar, batch.atomic_numbers, neighbors, radial)
+        vector = scalar.new_zeros(len(scalar), 3, self.n_vector)
+        for layer in self.layers:
+            scalar, vector = layer(scalar, vector, neighbors, radial)
+        return NodeFeatures(self.scalar_norm(scalar), self.vector_norm(vector))
+
+
+def _vector_norm(config: EquivariantTransformerConfig) -> nn.Module:
+    match config.vector_norm:
+        case "none":
+            return nn.Identity()
+        case "whitened":
+            return WhitenedNorm(config.n_features)
+        case "whitened_compatible":
+            return CompatibleWhitenedNorm(config.n_features)
+
+
+class NeighborEmbedding(nn.Module):
+    """Add to each atom's embedding a sum over its neighbours' (section 3.1 of the paper, "neighborhood embedding")."""
+
+    def __init__(self, n_features: int, n_basis: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(N_ELEMENTS, n_features)
+        self.filter = xavier(n_basis, n_features)
+        self.combine = xavier(2 * n_features, n_features)
+
+    def forward(
+        self,
+        scalar: Float[Tensor, "n_atoms F"],
+        atomic_numbers: Tensor,
+        neighbors: Neighbors,
+        radial: RadialFeatures,
+    ) -> Float[Tensor, "n_atoms F"]:
+        """Return the new scalars."""
+        filters = neighbors.to_edges(self.filter(radial.basis) * radial.fade[..., None], self_edges=False)
+        gathered = neighbors.weighted_sum(filters, self.embedding(atomic_numbers))
+        return self.combine(torch.cat([scalar, gathered], dim=-1))
+
+
+class AttentionLayer(nn.Module):
+    """One update of scalars and vectors (figure 2 of the paper).
+
+    ============================  =====================================================
+    :math:`q, k`                  ``query``, ``key``, each [n_atoms, F]
+    :math:`D^K, D^V`              ``filter_k`` [edges, F], ``filter_x/a/b`` [edges, F]
+    :math:`s^1, s^2, s^3`         ``value_x``, ``value_a``, ``value_b``
+    :math:`U_1 v, U_2 v, U_3 v`   ``vector_1``, ``vector_2``, ``vector_3``
+    ============================  =====================================================
+    """
+
+    def __init__(self, config: EquivariantTransformerConfig) -> None:
+        super().__init__()
+        n = config.n_features
+        self.n_features, self.n_heads = n, config.n_heads
+        self.vector_cutoff = config.vector_cutoff
+        self.norm = nn.LayerNorm(n)
+        self.query_key_value = xavier(n, n, n, 3 * n)
+        self.filters = xavier(config.n_basis, n, 3 * n)
+        self.vector_projection = xavier(n, 3 * n, bias=False)
+        self.output = xavier(n, 3 * n)
+
+    def forward(
+        self,
+        scalar: Float[Tensor, "n_atoms F"],
+        vector: Float[Tensor, "n_atoms 3 F"],
+        neighbors: Neighbors,
+        radial: RadialFeatures,
+    ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
+        """Return the new scalars and vectors."""
+        n = self.n_features
+        query, key, value_x, value_a, value_b = self.query_key_value(self.norm(scalar)).split(n, dim=-1)
+        filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self._filters(radial))
+        weights = self._attend(filter_x, query, key, filter_k, neighbors)                       # [edges, F]
+        message = neighbors.weighted_sum(weights, value_x)                                      # [N, F]
+        vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])            # [N, 3, F]
+        vector_message = vector_message + neighbors.directed_sum(filter_b * neighbors.of_sender(value_b))
+        vector_1, vector_2, vector_3 = self.vector_projection(vector).split(n, dim=-1)
+        out_1, out_2, out_3 = self.output(message).split(n, dim=-1)
+        scalar = scalar + (vector_1 * vector_2).sum(1) * out_2 + out_3
+        return scalar, vector + vector_3 * out_1[:, None] + vector_message
+
+    def _filters(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
+        """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""
+        for_key, for_scalar, for_a, for_b = F.silu(self.filters(radial.basis)).split(self.n_features, dim=-1)
+        fade = radial.fade[..., None]
+        if self.vector_cutoff:
+            for_a, for_b = for_a * fade, for_b * fade
+        return for_key, for_scalar * fade, for_a, for_b
+
+    def _attend(
+        self, filter_x: Float[Tensor, "*edges F"], query: Tensor, key: Tensor, filter_k: Tensor, neighbors: Neighbors
+    ) -> Float[Tensor, "*edges F"]:
+        """Return the filter of the value times the attention: SiLU of the filtered product of query and key."""
+        product = neighbors.of_receiver(query) * (neighbors.of_sender(key) * filter_k)
+        # Sum over, and broadcast to, the features of a head as matrix products: inner loops of n_features / n_heads
+        # elements would cost more than half of the step on a CPU.
+        of_head = torch.eye(self.n_heads, dtype=product.dtype, device=product.device)
+        of_head = of_head.repeat_interleave(self.n_features // self.n_heads, dim=1)             # [H, F]
+        return filter_x * (F.silu(product @ of_head.T) @ of_head)

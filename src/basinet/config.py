@@ -1,0 +1,49 @@
+"""How settings are declared: frozen dataclasses beside what they build, read strictly.
+
+Every field carries a docstring; it is the text of ``--help``. Unknown keys and wrong types are errors, all reported at
+once. There is no registry and no dotted class path in a recipe: a ``kind`` selects a dataclass, ``match`` builds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a frozen, keyword-only dataclass whose fields are read strictly and documented by their docstrings."""
+    make: Callable[[type[T]], type[T]] = dataclass(frozen=True, kw_only=True)
+    return with_config(STRICT)(make(cls))
+
+
+def read_settings(kind: Any, values: object, where: str) -> Any:
+    """Return ``values`` (of a YAML or JSON file) as the settings class or union ``kind``.
+
+    Raises:
+        ValueError: one line per problem: the option, what was got, what is allowed.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_problem(e)}" for e in error.errors(include_url=False))
+        raise ValueError(f"{where}:\n{problems}") from None
+
+
+def dump_settings(value: object) -> Any:
+    """Return settings as plain values that JSON and YAML can hold."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def _problem(error: Any) -> str:
+    option = ".".join(str(part) for part in error["loc"]) or "settings"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{option}: no such option"
+    if error["type"] == "value_error":
+        return f"{option}: {error['ctx']['error']}"
+    return f"{option}: got {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

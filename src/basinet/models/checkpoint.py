@@ -1,0 +1,109 @@
+"""The model file: safetensors with a JSON header. It explains itself and runs no code."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from basinet import __version__
+from basinet.backbones.build import BackboneConfig, build_backbone
+from basinet.config import dump_settings, read_settings
+from basinet.models.model import Model, Scope, build_model
+
+FORMAT_VERSION = 1
+UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
+
+
+class ModelFile(NamedTuple):
+    """A model as it was saved, with what was written beside it."""
+
+    model: Model
+    metadata: Mapping[str, Any]
+    """``recipe``, ``metrics``, ``step``, ``data`` ... as the writer chose; see :func:`save_model`."""
+
+
+def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a model, all or nothing: a reader sees the old file or the new one, never a part.
+
+    Args:
+        model: what to save.
+        path: where, by convention ``*.safetensors``.
+        backbone: the settings its backbone was built from.
+        metadata: anything JSON can hold that a reader of the file should know: recipe, metrics, data hashes.
+    """
+    header = {
+        "format_version": FORMAT_VERSION,
+        "basinet_version": __version__,
+        "units": UNITS,
+        "backbone": dump_settings(backbone),
+        "heads": sorted(model.heads),
+        "elements": sorted(model.scope.elements),
+        "level_of_theory": model.scope.level_of_theory,
+        "metadata": dict(metadata or {}),
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
+    with open(partial, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a model file strictly: every tensor is used, none is missing.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a model file of ours, is damaged, or is from a newer version.
+    """
+    header, tensors = _read(path)
+    config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
+    model = build_model(build_backbone(config), header["heads"])
+    problems = _mismatch(model.state_dict(), tensors)
+    if problems:
+        raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
+    model.load_state_dict(tensors)
+    model.scope = Scope(frozenset(header["elements"]), header["level_of_theory"])
+    return ModelFile(model, {**header["metadata"], "backbone": config})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; name the model file in it, for example {path / 'model.safetensors'}")
+    if not path.exists():
+        raise FileNotFoundError(f"no model file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("basinet")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a model file, or is cut short ({error}); expected *.safetensors") from None
+    if text is None:
+        raise ValueError(f"{path} is a safetensors file but not one of basinet; convert it first")
+    header = json.loads(text)
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {header['format_version']} (basinet {header['basinet_version']}), this basinet "
+            f"{__version__} reads up to {FORMAT_VERSION}; update basinet"
+        )
+    return header, tensors
+
+
+def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
+    problems = [f"missing {key}" for key in sorted(expected.keys() - got.keys())]
+    problems += [f"unexpected {key}" for key in sorted(got.keys() - expected.keys())]
+    for key in sorted(expected.keys() & got.keys()):
+        if expected[key].shape != got[key].shape:
+            problems.append(f"{key} is {list(got[key].shape)}, expected {list(expected[key].shape)}")
+    return problems
+
+
+def n_parameters(model: torch.nn.Module) -> int:
+    """Count trainable numbers."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

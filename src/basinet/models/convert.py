@@ -1,0 +1,120 @@
+"""Weights in the layouts of the published codes, read strictly: every tensor is used or named as ignored."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
+from basinet.models.model import Model, build_model
+
+BACKBONE = "representation_model."
+ENERGY_HEAD = "output_model.output_network."
+IGNORED = frozenset(
+    {
+        "representation_model.distance.box",  # the cell of a periodic system; a molecule has none
+    }
+)
+
+
+class _Source:
+    """A state dict that remembers what was taken from it."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = dict(state)
+        self._left = set(state) - IGNORED
+
+    def take(self, *keys: str) -> Tensor:
+        """Return the named tensors, laid one below the other."""
+        missing = [key for key in keys if key not in self._state]
+        if missing:
+            raise ValueError(f"the checkpoint has no tensor {', '.join(missing)}; is it of another network?")
+        self._left -= set(keys)
+        return torch.cat([self._state[key] for key in keys]) if len(keys) > 1 else self._state[keys[0]]
+
+    def finish(self) -> None:
+        """Raise if anything was left over."""
+        if self._left:
+            raise ValueError(f"the checkpoint has tensors this network does not use: {', '.join(sorted(self._left))}")
+
+
+def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformerConfig) -> Model:
+    """Return a model with the weights of a TorchMD-NET Equivariant Transformer with scalar output (versions 1 to 3).
+
+    The value projections of TorchMD-NET interleave their three parts inside each head; ours are three blocks. Rows are
+    permuted accordingly, so the function is the same.
+
+    Raises:
+        ValueError: a tensor is missing, left over, or of the wrong shape.
+    """
+    source = _Source(state)
+    model = build_model(EquivariantTransformer(config), ["energy"]).to(next(iter(state.values())).dtype)
+    renamed = _backbone_tensors(source, config) | _energy_head_tensors(source)
+    renamed["references.scale"] = source.take("std").double()
+    renamed["references.energies"] = torch.zeros(100, dtype=torch.float64)
+    if float(source.take("mean")) != 0:
+        raise ValueError("the checkpoint has a mean energy per molecule, which has no place in a sum over atoms")
+    source.finish()
+    wrong = [f"{k} {list(v.shape)}" for k, v in renamed.items() if v.shape != model.state_dict()[k].shape]
+    if wrong:
+        raise ValueError(f"the checkpoint is of another size than the settings say: {', '.join(wrong)}")
+    model.load_state_dict(renamed)
+    return model
+
+
+def _backbone_tensors(source: _Source, config: EquivariantTransformerConfig) -> dict[str, Tensor]:
+    b = BACKBONE
+    renamed = {
+        "backbone.embedding.weight": source.take(f"{b}embedding.weight"),
+        "backbone.basis.means": source.take(f"{b}distance_expansion.means"),
+        "backbone.basis.beta": _only_value(source.take(f"{b}distance_expansion.betas")),
+        "backbone.neighbor_embedding.embedding.weight": source.take(f"{b}neighbor_embedding.embedding.weight"),
+    }
+    for kind in ("weight", "bias"):
+        renamed[f"backbone.neighbor_embedding.filter.{kind}"] = source.take(
+            f"{b}neighbor_embedding.distance_proj.{kind}"
+        )
+        renamed[f"backbone.neighbor_embedding.combine.{kind}"] = source.take(f"{b}neighbor_embedding.combine.{kind}")
+        renamed[f"backbone.scalar_norm.{kind}"] = source.take(f"{b}out_norm.{kind}")
+    if config.vector_norm != "none":
+        renamed["backbone.vector_norm.weight"] = source.take(f"{b}out_norm_vec.weight")
+    for n in range(config.n_layers):
+        renamed |= _layer_tensors(source, f"{b}attention_layers.{n}.", f"backbone.layers.{n}.", config.n_heads)
+    return renamed
+
+
+def _only_value(betas: Tensor) -> Tensor:
+    """Return the width that all functions share: we do not train them apart."""
+    if not torch.all(betas == betas[0]):
+        raise ValueError("the checkpoint has trained radial functions, which this network does not have")
+    return betas[0]
+
+
+def _layer_tensors(source: _Source, old: str, new: str, n_heads: int) -> dict[str, Tensor]:
+    renamed = {f"{new}vector_projection.weight": source.take(f"{old}vec_proj.weight")}
+    for kind in ("weight", "bias"):
+        renamed[f"{new}norm.{kind}"] = source.take(f"{old}layernorm.{kind}")
+        renamed[f"{new}output.{kind}"] = source.take(f"{old}o_proj.{kind}")
+        value = _blocks_of_heads(source.take(f"{old}v_proj.{kind}"), n_heads)
+        renamed[f"{new}query_key_value.{kind}"] = torch.cat(
+            [source.take(f"{old}q_proj.{kind}", f"{old}k_proj.{kind}"), value]
+        )
+        filters = _blocks_of_heads(source.take(f"{old}dv_proj.{kind}"), n_heads)
+        renamed[f"{new}filters.{kind}"] = torch.cat([source.take(f"{old}dk_proj.{kind}"), filters])
+    return renamed
+
+
+def _blocks_of_heads(rows: Tensor, n_heads: int) -> Tensor:
+    """Reorder rows from (head, part, feature) to (part, head, feature)."""
+    return rows.unflatten(0, (n_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def _energy_head_tensors(source: _Source) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for block, name in enumerate(("first", "second")):
+        old, new = f"{ENERGY_HEAD}{block}.", f"heads.energy.{name}."
+        renamed[f"{new}vector_projection.weight"] = source.take(f"{old}vec1_proj.weight", f"{old}vec2_proj.weight")
+        for kind in ("weight", "bias"):
+            renamed[f"{new}hidden.{kind}"] = source.take(f"{old}update_net.layers.0.{kind}")
+            renamed[f"{new}gates.{kind}"] = source.take(f"{old}update_net.layers.2.{kind}")
+    return renamed

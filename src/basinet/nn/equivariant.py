@@ -1,0 +1,110 @@
+"""Equivariant building blocks: the gated block of the output heads, and norms of vector features."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from basinet.nn.linear import xavier
+
+
+class GatedEquivariantBlock(nn.Module):
+    r"""Mix scalars and vectors without leaving equivariance (Schütt et al., PaiNN, ICML 2021, figure 3).
+
+    .. math:: (s', g) = \mathrm{MLP}([s; \|W_1 v\|]), \qquad v' = g \odot W_2 v
+
+    Args:
+        n_in: scalar and vector features in.
+        n_out: scalar and vector features out.
+        activate: whether SiLU is applied to the scalars that leave.
+    """
+
+    def __init__(self, n_in: int, n_out: int, *, activate: bool) -> None:
+        super().__init__()
+        self.n_in, self.n_out, self.activate = n_in, n_out, activate
+        self.vector_projection = xavier(n_in, n_in, n_out, bias=False)
+        self.hidden = xavier(2 * n_in, n_in)
+        self.gates = xavier(n_in, 2 * n_out)
+
+    def forward(
+        self, scalar: Float[Tensor, "n_atoms n_in"], vector: Float[Tensor, "n_atoms 3 n_in"]
+    ) -> tuple[Float[Tensor, "n_atoms n_out"], Float[Tensor, "n_atoms 3 n_out"]]:
+        """Return the new scalars and vectors."""
+        for_norm, for_output = self.vector_projection(vector).split([self.n_in, self.n_out], dim=-1)
+        features = torch.cat([scalar, safe_norm(for_norm)], dim=-1)
+        out, gate = self.gates(F.silu(self.hidden(features))).split(self.n_out, dim=-1)
+        return (F.silu(out) if self.activate else out), gate[:, None] * for_output
+
+
+def safe_norm(vector: Float[Tensor, "n_atoms 3 n"]) -> Float[Tensor, "n_atoms n"]:
+    """Return the length of each vector, with gradient zero (not NaN) where the vector is zero: an isolated atom."""
+    squared = vector.square().sum(1)
+    is_zero = squared == 0
+    return torch.where(is_zero, squared, torch.sqrt(torch.where(is_zero, torch.ones_like(squared), squared)))
+
+
+class WhitenedNorm(nn.Module):
+    r"""Whiten vector features over their channels, the same way in every frame of reference.
+
+    .. math:: v \leftarrow w \odot (\Sigma + \epsilon I)^{-1/2} (v - \bar v), \qquad
+              \Sigma = \frac1F (v - \bar v)(v - \bar v)^\top + 2 \epsilon I \in \mathbb R^{3 \times 3}
+
+    Zaidi et al. (ICLR 2023) add :math:`\epsilon\,\mathrm{diag}(1, 2, 3)` where we add :math:`2\epsilon I`: theirs keeps
+    an SVD differentiable but singles out the axes of the laboratory, so the network is not equivariant (see
+    :class:`CompatibleWhitenedNorm`). The inverse root is a coupled Newton-Schulz iteration in float64: matrix products
+    only, differentiable at degenerate eigenvalues.
+    """
+
+    EPSILON = 1e-5
+    ITERATIONS = 30
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_features))
+
+    def forward(self, vector: Float[Tensor, "n_atoms 3 n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
+        """Return whitened vectors."""
+        centred, covariance = _covariance(vector)
+        identity = torch.eye(3, dtype=torch.float64, device=vector.device)
+        root = _inverse_square_root(covariance + 3 * self.EPSILON * identity, self.ITERATIONS)
+        return (root @ centred).to(vector.dtype) * self.weight
+
+
+class CompatibleWhitenedNorm(nn.Module):
+    """The whitened norm exactly as released by Zaidi et al., for their weights: equivariant only to a few percent.
+
+    Kept apart from :class:`WhitenedNorm` so that nobody gets the defect without asking for it.
+    """
+
+    EPSILON = 1e-5
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_features))
+
+    def forward(self, vector: Float[Tensor, "n_atoms 3 n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
+        """Return whitened vectors."""
+        centred, covariance = _covariance(vector)
+        axes = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, device=vector.device)
+        shifted = covariance + self.EPSILON * torch.diag(axes + 1)
+        eigenvalues, eigenvectors = torch.linalg.eigh(shifted)
+        root = eigenvectors @ torch.diag_embed(eigenvalues.rsqrt()) @ eigenvectors.mT
+        return (root @ centred).to(vector.dtype) * self.weight
+
+
+def _covariance(vector: Float[Tensor, "n_atoms 3 n_features"]) -> tuple[Tensor, Tensor]:
+    """Return the vectors minus their mean over channels, and their 3 x 3 covariance, both in float64."""
+    double = vector.double()
+    centred = double - double.mean(-1, keepdim=True)
+    return centred, centred @ centred.mT / vector.shape[-1]
+
+
+def _inverse_square_root(matrix: Float[Tensor, "n 3 3"], iterations: int) -> Float[Tensor, "n 3 3"]:
+    """Return the inverse square root of symmetric positive matrices (coupled Newton-Schulz; Higham, 2008, eq. 6.35)."""
+    identity = torch.eye(3, dtype=matrix.dtype, device=matrix.device)
+    size = torch.linalg.matrix_norm(matrix)[:, None, None]
+    y, z = matrix / size, identity.expand_as(matrix)
+    for _ in range(iterations):
+        step = 0.5 * (3 * identity - z @ y)
+        y, z = y @ step, step @ z
+    return z / size.sqrt()

@@ -1,0 +1,250 @@
+"""Who interacts with whom: one interface for backbones, two layouts behind it.
+
+Small molecules are nearly fully connected within 5 Å, so padded dense blocks waste little and need no scatter; large
+systems are not, so they use an edge list. A backbone is written once against :class:`Neighbors` and gives the same
+energies, forces and parameter gradients in both layouts. Receiver ``i``, sender ``j``, ``vector = r_j - r_i``.
+
+Every atom is its own neighbour too, at distance zero and with a zero unit vector (the Equivariant Transformer attends to
+itself). There is no cap on the number of neighbours.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from basinet.structures.batch import Batch
+
+DENSE_LIMIT = 64
+"""Atoms. Batches whose largest molecule is above this use the sparse layout."""
+
+PAIRS_PER_CHUNK = 20_000_000
+"""Candidate pairs tested at once in the neighbour search: bounds its memory to about 1 GB."""
+
+class Neighbors(ABC):
+    """Interacting pairs of atoms, as broadcastable or gathered "edge" tensors.
+
+    ``edges`` in the shapes below stands for the leading dimensions of a layout: ``n_edges`` in the sparse one,
+    ``n_molecules n_max n_max`` in the dense one. An edge tensor is only ever combined with another one, or summed.
+    """
+
+    cutoff: float | None
+    """Å; ``None`` connects all atoms of a molecule."""
+    distances: Float[Tensor, "*pairs"]
+    """Å, of each unordered pair once, then one zero: an atom and itself. Functions of the distance (filters) are
+    evaluated here, at half the cost of the edges, and brought to the edges by :meth:`to_edges`."""
+
+    @abstractmethod
+    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it receives on."""
+
+    @abstractmethod
+    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it sends on."""
+
+    @abstractmethod
+    def to_edges(
+        self, x: Float[Tensor, "*pairs n_features"], *, self_edges: bool = True
+    ) -> Float[Tensor, "*edges n_features"]:
+        """Bring a quantity of unordered pairs to both directions; zero where atoms are not neighbours.
+
+        Args:
+            x: a function of :attr:`distances`.
+            self_edges: whether an atom is a neighbour of itself here; otherwise its own edge gets zero.
+        """
+
+    @abstractmethod
+    def weighted_sum(
+        self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
+    ) -> Float[Tensor, "n_atoms *xyz n_features"]:
+        r"""Return :math:`\sum_j w_{ij} \odot x_j`. Weights must vanish off the edges: give them a factor from
+        :meth:`to_edges`."""
+
+    @abstractmethod
+    def directed_sum(
+        self, weights: Float[Tensor, "*edges n_features"]
+    ) -> Float[Tensor, "n_atoms 3 n_features"]:
+        r"""Return :math:`\sum_j \hat r_{ij} \otimes w_{ij}`. Weights must vanish off the edges, as above."""
+
+
+def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:
+    """Return the neighbours within ``cutoff`` Å in the layout that suits the largest molecule of the batch."""
+    largest = int(batch.atoms_per_molecule.max()) if batch.n_molecules else 0
+    return DenseNeighbors(batch, cutoff) if largest <= DENSE_LIMIT else SparseNeighbors(batch, cutoff)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padding:
+    """The map between atoms laid end to end and atoms padded to the largest molecule."""
+
+    slot: Int[Tensor, " n_atoms"]
+    n_molecules: int
+    n_max: int
+    is_full: bool
+
+    @staticmethod
+    def of(batch: Batch) -> "_Padding":
+        count = batch.atoms_per_molecule
+        n_max = int(count.max()) if batch.n_molecules else 0
+        first = torch.cumsum(count, 0) - count
+        within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
+        return _Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
+
+    def pad(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
+        shape = (self.n_molecules, self.n_max, *x.shape[1:])
+        if self.is_full:
+            return x.reshape(shape)
+        return x.new_zeros((self.n_molecules * self.n_max, *x.shape[1:])).index_copy(0, self.slot, x).reshape(shape)
+
+    def unpad(self, x: Float[Tensor, "n_molecules n_max *rest"]) -> Float[Tensor, "n_atoms *rest"]:
+        flat = x.flatten(0, 1)
+        return flat if self.is_full else flat[self.slot]
+
+
+class DenseNeighbors(Neighbors):
+    """Every pair of a padded block ``[n_molecules, n_max, n_max]``; static shapes, no scatter."""
+
+    def __init__(self, batch: Batch, cutoff: float | None) -> None:
+        self.cutoff = cutoff
+        self._padding = _Padding.of(batch)
+        self._n_max = n = self._padding.n_max
+        first, second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
+        self._edge_to_pair = _edge_to_pair(n, first, second)
+        positions = self._padding.pad(batch.positions)
+        is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0
+        is_pair = is_atom[:, first] & is_atom[:, second]                               # [B, P]
+        vector = positions[:, second] - positions[:, first]                            # [B, P, 3]
+        # Padding puts atoms on top of each other, where the distance has no gradient: move them to (1, 1, 1).
+        vector = torch.where(is_pair[..., None], vector, torch.ones_like(vector))
+        distance = torch.linalg.vector_norm(vector, dim=-1)
+        is_near = is_pair if cutoff is None else is_pair & (distance < cutoff)
+        self.distances = torch.cat([distance, distance.new_zeros(len(distance), 1)], dim=1)
+        self._mask = torch.cat([is_near, is_near.new_ones(len(is_near), 1)], dim=1)    # [B, P + 1]
+        self._mask_without_self = torch.cat([is_near, is_near.new_zeros(len(is_near), 1)], dim=1)
+        self._unit = self._odd_to_edges(vector / distance[..., None])
+
+    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it receives on: ``[n_molecules, n_max, 1, ...]``."""
+        return self._padding.pad(x)[:, :, None]
+
+    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it sends on: ``[n_molecules, 1, n_max, ...]``."""
+        return self._padding.pad(x)[:, None]
+
+    def to_edges(
+        self, x: Float[Tensor, "*pairs n_features"], *, self_edges: bool = True
+    ) -> Float[Tensor, "*edges n_features"]:
+        """Bring a quantity of pairs to the edges, zero where atoms are not neighbours."""
+        mask = self._mask if self_edges else self._mask_without_self
+        table = torch.where(mask[..., None], x, torch.zeros_like(x))                   # [B, P + 1, K]
+        return table.index_select(1, self._edge_to_pair).unflatten(1, (self._n_max, self._n_max))
+
+    def weighted_sum(
+        self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
+    ) -> Float[Tensor, "n_atoms *xyz n_features"]:
+        """Sum over senders, one component at a time: no temporary is larger than the weights."""
+        padded = self._padding.pad(values)
+        if values.ndim == 2:
+            return self._padding.unpad((weights * padded[:, None]).sum(2))
+        components = [(weights * padded[:, None, :, c]).sum(2) for c in range(values.shape[1])]
+        return self._padding.unpad(torch.stack(components, dim=2))
+
+    def directed_sum(self, weights: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
+        """Sum over senders as one small matrix product per receiver."""
+        return self._padding.unpad(torch.matmul(self._unit, weights))
+
+    def _odd_to_edges(
+        self, of_pairs: Float[Tensor, "n_molecules n_pairs 3"]
+    ) -> Float[Tensor, "n_molecules n_max 3 n_max"]:
+        """Return [molecule, receiver, xyz, sender] of a quantity that changes sign with the direction of the edge."""
+        n = self._n_max
+        of_self = of_pairs.new_zeros(len(of_pairs), 1, 3)
+        edges = torch.cat([of_pairs, of_self], dim=1).index_select(1, self._edge_to_pair)
+        upper = torch.triu(of_pairs.new_ones(n, n))
+        return (edges * (upper - upper.T).flatten()[:, None]).unflatten(1, (n, n)).transpose(2, 3)
+
+
+def _edge_to_pair(n: int, first: Int[Tensor, " n_pairs"], second: Int[Tensor, " n_pairs"]) -> Int[Tensor, " n_edges"]:
+    """Return the row in the table of pairs of each edge of an n x n block; the last row is an atom with itself."""
+    index = torch.full((n, n), len(first), dtype=torch.int64, device=first.device)
+    pair = torch.arange(len(first), device=first.device)
+    index[first, second] = pair
+    index[second, first] = pair
+    return index.flatten()
+
+
+class SparseNeighbors(Neighbors):
+    """A list of edges: each pair in both directions, then each atom with itself."""
+
+    def __init__(self, batch: Batch, cutoff: float | None) -> None:
+        self.cutoff = cutoff
+        first, second = _pairs_within(batch, cutoff)
+        atoms = torch.arange(batch.n_atoms, device=batch.positions.device)
+        self.n_atoms = batch.n_atoms
+        self.receiver: Int[Tensor, " n_edges"] = torch.cat([first, second, atoms])
+        self.sender: Int[Tensor, " n_edges"] = torch.cat([second, first, atoms])
+        vector = batch.positions[second] - batch.positions[first]
+        distance = torch.linalg.vector_norm(vector, dim=-1)
+        self.distances = torch.cat([distance, distance.new_zeros(1)])
+        unit = vector / distance[:, None]
+        self._unit = torch.cat([unit, -unit, unit.new_zeros(len(atoms), 3)])
+
+    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it receives on: ``[n_edges, ...]``."""
+        return x[self.receiver]
+
+    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+        """Bring an atom quantity to the edges it sends on: ``[n_edges, ...]``."""
+        return x[self.sender]
+
+    def to_edges(
+        self, x: Float[Tensor, "*pairs n_features"], *, self_edges: bool = True
+    ) -> Float[Tensor, "*edges n_features"]:
+        """Bring a quantity of pairs to the edges."""
+        of_pairs, of_self = x[:-1], x[-1:]
+        return torch.cat([of_pairs, of_pairs, (of_self if self_edges else 0 * of_self).expand(self.n_atoms, -1)])
+
+    def weighted_sum(
+        self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
+    ) -> Float[Tensor, "n_atoms *xyz n_features"]:
+        """Sum over senders by index."""
+        gathered = values[self.sender]
+        return self._sum((weights if values.ndim == 2 else weights[:, None]) * gathered)
+
+    def directed_sum(self, weights: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
+        """Sum over senders by index."""
+        return self._sum(self._unit[:, :, None] * weights[:, None])
+
+    def _sum(self, messages: Float[Tensor, "n_edges *rest"]) -> Float[Tensor, "n_atoms *rest"]:
+        return messages.new_zeros((self.n_atoms, *messages.shape[1:])).index_add(0, self.receiver, messages)
+
+
+def _pairs_within(batch: Batch, cutoff: float | None) -> tuple[Int[Tensor, " n_pairs"], Int[Tensor, " n_pairs"]]:
+    """Return all pairs ``first < second`` of one molecule that are closer than ``cutoff``, in chunks of atoms."""
+    positions = batch.positions.detach()
+    count = batch.atoms_per_molecule
+    last = torch.cumsum(count, 0)[batch.molecule] if batch.n_molecules else batch.molecule
+    atoms = torch.arange(batch.n_atoms, device=positions.device)
+    n_candidates = last - atoms - 1
+    chunk = torch.cumsum(n_candidates, 0) // PAIRS_PER_CHUNK
+    found: list[tuple[Tensor, Tensor]] = []
+    for members in torch.split(atoms, torch.bincount(chunk).tolist()) if batch.n_atoms else []:
+        repeats = n_candidates[members]
+        first = torch.repeat_interleave(members, repeats)
+        start = torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
+        second = first + 1 + torch.arange(len(first), device=positions.device) - start
+        keep = _closer(positions, first, second, cutoff)
+        found.append((first[keep], second[keep]))
+    if not found:
+        return atoms, atoms
+    return torch.cat([f for f, _ in found]), torch.cat([s for _, s in found])
+
+
+def _closer(
+    positions: Float[Tensor, "n_atoms 3"], first: Tensor, second: Tensor, cutoff: float | None
+) -> Bool[Tensor, " n_pairs"]:
+    if cutoff is None:
+        return torch.ones_like(first, dtype=torch.bool)
+    return torch.linalg.vector_norm(positions[second] - positions[first], dim=-1) < cutoff
