@@ -74,14 +74,14 @@ class EquivariantTransformer(Backbone):
     """Attention over neighbours with scalar and vector features, as published (appendix A of the paper).
 
     Differences in form, none in value: the maps that share an input are one matrix product; filters depend on the
-    distance alone and are evaluated once per pair; the value is stored as three blocks (x, a, b) of all heads instead of
-    (x, a, b) inside each head, which a converter permutes.
+    distance alone and are evaluated once per pair; the value is stored as three blocks (x, a, b) of all heads instead
+    of (x, a, b) inside each head, which a converter permutes.
     """
 
     def __init__(self, config: EquivariantTransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.cutoff: float = config.cutoff
+        self.cutoff = config.cutoff
         self.n_scalar = self.n_vector = config.n_features
         self.embedding = nn.Embedding(N_ELEMENTS, config.n_features)
         self.basis = ExponentialNormalBasis(config.n_basis, config.cutoff)
@@ -92,7 +92,7 @@ class EquivariantTransformer(Backbone):
 
     def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
         """Return scalars [n_atoms, F] and vectors [n_atoms, 3, F]."""
-        radial = RadialFeatures(self.basis(neighbors.distances), cosine_cutoff(neighbors.distances, self.cutoff))
+        radial = RadialFeatures(self.basis(neighbors.distances), cosine_cutoff(neighbors.distances, self.config.cutoff))
         scalar = self.embedding(batch.atomic_numbers)
         scalar = self.neighbor_embedding(scalar, batch.atomic_numbers, neighbors, radial)
         vector = scalar.new_zeros(len(scalar), 3, self.n_vector)

@@ -24,13 +24,12 @@ class _Source:
         self._state = dict(state)
         self._left = set(state) - IGNORED
 
-    def take(self, *keys: str) -> Tensor:
-        """Return the named tensors, laid one below the other."""
-        missing = [key for key in keys if key not in self._state]
-        if missing:
-            raise ValueError(f"the checkpoint has no tensor {', '.join(missing)}; is it of another network?")
-        self._left -= set(keys)
-        return torch.cat([self._state[key] for key in keys]) if len(keys) > 1 else self._state[keys[0]]
+    def take(self, key: str) -> Tensor:
+        """Return the named tensor."""
+        if key not in self._state:
+            raise ValueError(f"the checkpoint has no tensor {key}; is it of another network?")
+        self._left.discard(key)
+        return self._state[key]
 
     def finish(self) -> None:
         """Raise if anything was left over."""
@@ -48,7 +47,7 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
         ValueError: a tensor is missing, left over, or of the wrong shape.
     """
     source = _Source(state)
-    model = build_model(EquivariantTransformer(config), ["energy"]).to(next(iter(state.values())).dtype)
+    model = build_model(EquivariantTransformer(config), ["energy"]).to(source.take(f"{BACKBONE}embedding.weight").dtype)
     renamed = _backbone_tensors(source, config) | _energy_head_tensors(source)
     renamed["references.scale"] = source.take("std").double()
     renamed["references.energies"] = torch.zeros(100, dtype=torch.float64)
@@ -96,9 +95,8 @@ def _layer_tensors(source: _Source, old: str, new: str, n_heads: int) -> dict[st
         renamed[f"{new}norm.{kind}"] = source.take(f"{old}layernorm.{kind}")
         renamed[f"{new}output.{kind}"] = source.take(f"{old}o_proj.{kind}")
         value = _blocks_of_heads(source.take(f"{old}v_proj.{kind}"), n_heads)
-        renamed[f"{new}query_key_value.{kind}"] = torch.cat(
-            [source.take(f"{old}q_proj.{kind}", f"{old}k_proj.{kind}"), value]
-        )
+        query, key = source.take(f"{old}q_proj.{kind}"), source.take(f"{old}k_proj.{kind}")
+        renamed[f"{new}query_key_value.{kind}"] = torch.cat([query, key, value])
         filters = _blocks_of_heads(source.take(f"{old}dv_proj.{kind}"), n_heads)
         renamed[f"{new}filters.{kind}"] = torch.cat([source.take(f"{old}dk_proj.{kind}"), filters])
     return renamed
@@ -113,7 +111,8 @@ def _energy_head_tensors(source: _Source) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for block, name in enumerate(("first", "second")):
         old, new = f"{ENERGY_HEAD}{block}.", f"heads.energy.{name}."
-        renamed[f"{new}vector_projection.weight"] = source.take(f"{old}vec1_proj.weight", f"{old}vec2_proj.weight")
+        for_norm, for_output = source.take(f"{old}vec1_proj.weight"), source.take(f"{old}vec2_proj.weight")
+        renamed[f"{new}vector_projection.weight"] = torch.cat([for_norm, for_output])
         for kind in ("weight", "bias"):
             renamed[f"{new}hidden.{kind}"] = source.take(f"{old}update_net.layers.0.{kind}")
             renamed[f"{new}gates.{kind}"] = source.take(f"{old}update_net.layers.2.{kind}")

@@ -46,6 +46,10 @@ def _symbols(atomic_numbers: Iterable[int]) -> str:
     return " ".join(chemical_symbols[z] for z in sorted(atomic_numbers))
 
 
+ANYTHING = Scope(frozenset(), "")
+"""The scope of a model that has not been trained."""
+
+
 class Model(nn.Module):
     """An energy-based model of molecules.
 
@@ -64,7 +68,7 @@ class Model(nn.Module):
         backbone: Backbone,
         heads: Mapping[str, Head],
         references: AtomicReferences | None = None,
-        scope: Scope = Scope(frozenset(), ""),
+        scope: Scope = ANYTHING,
     ) -> None:
         super().__init__()
         unknown = set(heads) - {"energy", "noise"}
@@ -134,9 +138,10 @@ class Model(nn.Module):
 
     def noise_head(self) -> NoiseHead:
         """Return the head that predicts noise, or say that there is none."""
-        head = self.heads["noise"] if "noise" in self.heads else None
-        if not isinstance(head, NoiseHead):
+        if "noise" not in self.heads:
             raise ValueError(f"the model has no noise head; it offers {sorted(self.offers)}")
+        head = self.heads["noise"]
+        assert isinstance(head, NoiseHead)
         return head
 
     def reset_target_normalizer(self) -> None:

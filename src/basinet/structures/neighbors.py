@@ -4,8 +4,8 @@ Small molecules are nearly fully connected within 5 Å, so padded dense blocks w
 systems are not, so they use an edge list. A backbone is written once against :class:`Neighbors` and gives the same
 energies, forces and parameter gradients in both layouts. Receiver ``i``, sender ``j``, ``vector = r_j - r_i``.
 
-Every atom is its own neighbour too, at distance zero and with a zero unit vector (the Equivariant Transformer attends to
-itself). There is no cap on the number of neighbours.
+Every atom is its own neighbour too, at distance zero and with a zero unit vector (the Equivariant Transformer attends
+to itself). There is no cap on the number of neighbours.
 """
 
 from abc import ABC, abstractmethod
@@ -59,14 +59,13 @@ class Neighbors(ABC):
     def weighted_sum(
         self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
     ) -> Float[Tensor, "n_atoms *xyz n_features"]:
-        r"""Return :math:`\sum_j w_{ij} \odot x_j`. Weights must vanish off the edges: give them a factor from
-        :meth:`to_edges`."""
+        r"""Return :math:`\sum_j w_{ij} \odot x_j`; the weights must carry a factor from :meth:`to_edges`."""
 
     @abstractmethod
     def directed_sum(
         self, weights: Float[Tensor, "*edges n_features"]
     ) -> Float[Tensor, "n_atoms 3 n_features"]:
-        r"""Return :math:`\sum_j \hat r_{ij} \otimes w_{ij}`. Weights must vanish off the edges, as above."""
+        r"""Return :math:`\sum_j \hat r_{ij} \otimes w_{ij}`; the weights must carry a factor, as above."""
 
 
 def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:

@@ -1,0 +1,73 @@
+"""A loss that is not finite: stop, say where, and keep the batch so that it can be looked at again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from basinet.models.model import Model
+from basinet.structures.batch import Batch
+from basinet.structures.segment import max_norm
+from basinet.training.state import load_plain, save_atomically
+
+FAILURE_FILE = "failure.pt"
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is infinite or NaN."""
+
+
+class BeforeStep:
+    """What a step changes before it can fail: the generator and the buffers of the model."""
+
+    def __init__(self, model: Model, generator: torch.Generator) -> None:
+        self.generator = generator.get_state()
+        self.buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def stop_for_failure(
+    directory: Path, rank: int, step: int, model: Model, batches: Sequence[Batch], before: BeforeStep, what: str
+) -> NonFiniteLossError:
+    """Save the failed step and return the error to raise."""
+    path = directory / (FAILURE_FILE if rank == 0 else f"rank{rank}-{FAILURE_FILE}")
+    weights = {**model.state_dict(), **before.buffers}
+    save_atomically(
+        {"step": step, "model": weights, "generator": before.generator, "batches": [_plain(b) for b in batches]}, path
+    )
+    ids = [i for b in batches if b.ids is not None for i in b.ids.tolist()]
+    labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
+    largest = max((max_norm(torch.nan_to_num(f, nan=0.0)) for f in labels), default=float("nan"))
+    return NonFiniteLossError(
+        f"step {step}: {what} is not finite. Molecules {_short(ids)} of the training data; largest force label "
+        f"{largest:.3g} eV/Å. The step is saved in {path}; look at it with: basinet replay {directory}. "
+        "Likely causes: a learning rate that is too high, or labels in wrong units (basinet data info)"
+    )
+
+
+def load_failure(path: Path) -> tuple[int, dict[str, Tensor], Tensor, list[Batch]]:
+    """Return the step, the weights before it, the state of the generator and the batches of a failure."""
+    saved = load_plain(path)
+    return saved["step"], saved["model"], saved["generator"], [_batch(b) for b in saved["batches"]]
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    return {
+        "atomic_numbers": batch.atomic_numbers,
+        "positions": batch.positions,
+        "molecule": batch.molecule,
+        "n_molecules": batch.n_molecules,
+        "labels": dict(batch.labels),
+        "flags": dict(batch.flags),
+        "ids": batch.ids,
+    }
+
+
+def _batch(plain: dict[str, Any]) -> Batch:
+    return Batch(**plain)
+
+
+def _short(ids: Sequence[int], limit: int = 12) -> str:
+    shown = ", ".join(str(i) for i in ids[:limit])
+    return shown if len(ids) <= limit else f"{shown} and {len(ids) - limit} more"

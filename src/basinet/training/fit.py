@@ -1,0 +1,308 @@
+"""The training loop, read from top to bottom.
+
+data, forward, backward, reduce, clip, step, average, log, validate, save: in that order. Gradients of several processes
+are added with one all-reduce of one flat vector, so that a step may hold any number of forward passes, double backward
+and unused heads; the loss of a step is that of its whole batch however it was cut up (see :class:`Objective`).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from basinet.config import settings
+from basinet.data.loader import Loader
+from basinet.models.model import Model
+from basinet.objectives.base import Objective, mean_terms, total_loss
+from basinet.structures.batch import Batch
+from basinet.training.failure import BeforeStep, stop_for_failure
+from basinet.training.interrupt import InterruptedRunError, StopRequest, stop_on_signals
+from basinet.training.log import MetricsLog
+from basinet.training.optim import OptimizerConfig, Schedule, averaged, build_optimizer
+from basinet.training.state import STATE_FILE, TrainState
+
+NOISE_STREAM = 7919
+"""Separates the seeds of the noise of different processes."""
+
+
+@settings
+class TrainingConfig:
+    """How long to train, how often to look, and what is random."""
+
+    n_steps: int = 1000
+    """Optimiser steps."""
+    batch_size: int = 32
+    """Molecules in a batch, over all processes together."""
+    accumulate: int = 1
+    """Batches in a step: the gradient is that of all of them joined."""
+    seed: int = 0
+    """Of the order of the data, the noise and fresh weights."""
+    validate_every: int = 100
+    """Steps between validations; the last step is always validated."""
+    log_every: int = 10
+    """Steps between lines of the log."""
+    save_every: int = 100
+    """Steps between saved states: what a killed run loses at most."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser and learning rate."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard events too."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no sense."""
+        for name in ("n_steps", "batch_size", "accumulate", "validate_every", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class Progress(NamedTuple):
+    """What the loop tells whoever watches, after each step."""
+
+    step: int
+    n_steps: int
+    loss: float
+    validation: Mapping[str, float] | None
+    """Of this step, if it was validated."""
+
+
+class FitResult(NamedTuple):
+    """Where a run ended."""
+
+    best: float
+    """Lowest monitored validation value."""
+    best_step: int
+    step: int
+    seconds: float
+
+
+Validate = Callable[[Model], Mapping[str, float]]
+"""Returns metrics of a model; ``loss`` is the one monitored."""
+SaveBest = Callable[[Model, int, Mapping[str, float]], None]
+"""Keeps the model of the lowest validation loss."""
+
+
+def fit(
+    model: Model,
+    objective: Objective,
+    loader: Loader,
+    config: TrainingConfig,
+    directory: Path,
+    *,
+    validate: Validate,
+    save_best: SaveBest,
+    fabric: Fabric,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Train a model in place; afterwards it holds the averaged weights of the last step.
+
+    Args:
+        model: on any device; moved to that of ``fabric``.
+        objective: what to minimise.
+        loader: batches of this process.
+        config: lengths and rates.
+        directory: of the run; receives ``metrics.jsonl`` and ``state.pt``.
+        validate: called with the averaged weights, in evaluation mode.
+        save_best: called with the averaged weights when the monitored ``loss`` is the lowest so far.
+        fabric: launched; gives device, rank and number of processes.
+        resume: go on from ``state.pt``, bit for bit as if the run had not stopped.
+        on_progress: called after each step.
+
+    Raises:
+        NonFiniteLossError: a loss or gradient is not finite; the step is saved for ``basinet replay``.
+        InterruptedRunError: asked to stop by a signal; the state is saved.
+    """
+    check_objective(model, objective)
+    model.to(fabric.device)
+    run = _Run(model, objective, loader, config, directory, fabric)
+    if resume:
+        run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.device)
+    log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
+    start = time.monotonic()
+    try:
+        with stop_on_signals() as request:
+            run.loop(validate, save_best, log, on_progress, request)
+    finally:
+        if log is not None:
+            log.close()
+    if run.state.average is not None:
+        model.load_state_dict(run.state.average.module.state_dict())
+    return FitResult(run.state.best, run.state.best_step, run.state.step, time.monotonic() - start)
+
+
+def check_objective(model: Model, objective: Objective) -> None:
+    """Raise a ``ValueError`` if the model does not offer what the objective requires."""
+    missing = objective.requires - model.offers
+    if missing:
+        raise ValueError(
+            f"the objective needs the outputs {sorted(objective.requires)}, the model offers {sorted(model.offers)}; "
+            f"add a head for {sorted(missing)}"
+        )
+
+
+class _Run:
+    """The parts of one run, so that each stage of a step is a method."""
+
+    def __init__(
+        self,
+        model: Model,
+        objective: Objective,
+        loader: Loader,
+        config: TrainingConfig,
+        directory: Path,
+        fabric: Fabric,
+    ) -> None:
+        self.model, self.objective, self.config = model, objective, config
+        self.directory, self.fabric = directory, fabric
+        self.is_main = fabric.global_rank == 0
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self._broadcast_weights()
+        optimizer = build_optimizer(self.parameters, config.optimizer)
+        decay = config.optimizer.ema_decay
+        generator = torch.Generator(fabric.device)
+        generator.manual_seed(config.seed * NOISE_STREAM + fabric.global_rank)
+        self.state = TrainState(
+            model,
+            None if decay is None else averaged(model, decay),
+            optimizer,
+            Schedule(optimizer, config.optimizer, config.n_steps),
+            loader,
+            generator,
+        )
+
+    def loop(
+        self,
+        validate: Validate,
+        save_best: SaveBest,
+        log: MetricsLog | None,
+        on_progress: Callable[[Progress], None] | None,
+        request: StopRequest,
+    ) -> None:
+        """Take the steps that are left."""
+        state, config = self.state, self.config
+        while state.step < config.n_steps:
+            values = self._step()
+            state.step += 1
+            is_last = state.step == config.n_steps
+            if log is not None and (state.step % config.log_every == 0 or is_last):
+                log.write("train", state.step, values)
+            metrics = None
+            if state.step % config.validate_every == 0 or is_last:
+                metrics = self._validate(validate, save_best)
+                if log is not None:
+                    log.write("validation", state.step, metrics)
+            stop = self._any_process(request.is_set)
+            if state.step % config.save_every == 0 or is_last or stop:
+                self._save()
+            if on_progress is not None and self.is_main:
+                on_progress(Progress(state.step, config.n_steps, values["loss"], metrics))
+            if stop and not is_last:
+                raise InterruptedRunError(f"stopped after step {state.step} of {config.n_steps}; the state is saved")
+
+    def _step(self) -> dict[str, float]:
+        """Take one optimiser step and return what to log about it."""
+        state = self.state
+        self.model.train()
+        before = BeforeStep(self.model, state.generator)
+        batches = [state.loader.next_batch().to(self.fabric.device) for _ in range(self.config.accumulate)]
+        counts = self._total_counts(batches)
+        state.optimizer.zero_grad(set_to_none=True)
+        sums = self._backward(batches, counts)
+        norm = self._reduce_and_clip()
+        means = mean_terms(sums, counts)
+        loss = sum(self.objective.weights[key] * value for key, value in means.items())
+        for what, value in (("the loss", loss), ("the norm of the gradient", norm)):
+            if not _is_finite(value):
+                raise stop_for_failure(
+                    self.directory, self.fabric.global_rank, state.step + 1, self.model, batches, before, what
+                )
+        learning_rate = state.optimizer.param_groups[0]["lr"]
+        state.optimizer.step()
+        state.schedule.after_step()
+        if state.average is not None:
+            state.average.update_parameters(self.model)
+        return {"loss": loss, **means, "gradient_norm": norm, "learning_rate": learning_rate}
+
+    def _backward(self, batches: Sequence[Batch], counts: Mapping[str, float]) -> dict[str, float]:
+        """Add up the gradients of the batches; return the sums of the terms over all processes."""
+        terms = list(self.objective.weights)
+        total = torch.zeros(len(terms), dtype=torch.float64, device=self.fabric.device)
+        for batch in batches:
+            sums = self.objective.sums(self.model, batch, self.state.generator)
+            loss = total_loss(self.objective, sums, counts)
+            if loss.requires_grad:  # a process may have no molecule of a small batch
+                loss.backward()
+            total += torch.stack([sums[key].detach().double() for key in terms])
+        return dict(zip(terms, self._sum(total).tolist(), strict=True))
+
+    def _reduce_and_clip(self) -> float:
+        """Add the gradients of all processes, clip them, and return their norm before clipping."""
+        for p in self.parameters:
+            if p.grad is None and self.fabric.world_size > 1:
+                p.grad = torch.zeros_like(p)
+        if self.fabric.world_size > 1:
+            flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
+            torch.distributed.all_reduce(flat)
+            start = 0
+            for p in self.parameters:
+                p.grad = flat[start : start + p.numel()].view_as(p)
+                start += p.numel()
+        clip = self.config.optimizer.clip_norm
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
+        return float(norm)
+
+    def _validate(self, validate: Validate, save_best: SaveBest) -> dict[str, float]:
+        state = self.state
+        model = self.model if state.average is None else state.average.module
+        assert isinstance(model, Model)
+        model.eval()
+        metrics = dict(validate(model))
+        if not _is_finite(metrics["loss"]):
+            raise ValueError(f"step {state.step}: the validation loss is not finite; see metrics.jsonl")
+        state.schedule.after_validation(metrics["loss"])
+        if metrics["loss"] < state.best:
+            state.best, state.best_step = metrics["loss"], state.step
+            if self.is_main:
+                save_best(model, state.step, metrics)
+        return metrics
+
+    def _save(self) -> None:
+        generators = self._all_generators()
+        if self.is_main:
+            self.state.save(self.directory / STATE_FILE, generators)
+
+    def _all_generators(self) -> list[Tensor]:
+        own = self.state.generator.get_state()
+        if self.fabric.world_size == 1:
+            return [own]
+        gathered: list[Tensor | None] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(gathered, own)
+        return [g for g in gathered if g is not None]
+
+    def _total_counts(self, batches: Sequence[Batch]) -> dict[str, float]:
+        each = [self.objective.counts(batch) for batch in batches]
+        terms = list(self.objective.weights)
+        counts = torch.tensor([sum(c[key] for c in each) for key in terms], dtype=torch.float64)
+        return dict(zip(terms, self._sum(counts.to(self.fabric.device)).tolist(), strict=True))
+
+    def _sum(self, values: Tensor) -> Tensor:
+        if self.fabric.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def _any_process(self, flag: bool) -> bool:
+        return flag if self.fabric.world_size == 1 else bool(self._sum(torch.tensor(float(flag))) > 0)
+
+    def _broadcast_weights(self) -> None:
+        if self.fabric.world_size > 1:
+            for tensor in self.model.state_dict().values():
+                torch.distributed.broadcast(tensor, src=0)
+
+
+def _is_finite(value: float) -> bool:
+    return value - value == 0

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM end a run after the current step, with its state saved."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class InterruptedRunError(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+class StopRequest:
+    """Whether the run has been asked to stop."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn the first SIGINT or SIGTERM into a request; a second one acts as usual.
+
+    Outside the main thread, where Python allows no signal handlers, the request is never set.
+    """
+    request = StopRequest()
+    previous: dict[signal.Signals, signal.Handlers | int | None] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        request.is_set = True
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            previous[signum] = signal.getsignal(signum)  # pyright: ignore[reportArgumentType]
+            signal.signal(signum, ask)
+    except ValueError:
+        previous.clear()
+    try:
+        yield request
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)

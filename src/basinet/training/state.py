@@ -1,0 +1,107 @@
+"""Everything a run needs to go on exactly where it stopped, in one file that is replaced all or nothing."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.swa_utils import AveragedModel
+
+from basinet.data.loader import Loader
+from basinet.training.optim import Schedule
+
+STATE_FILE = "state.pt"
+
+
+class TrainState:
+    """The moving parts of a run.
+
+    The file holds tensors and plain values only and is read with ``weights_only``: it runs no code.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        average: AveragedModel | None,
+        optimizer: AdamW,
+        schedule: Schedule,
+        loader: Loader,
+        generator: torch.Generator,
+    ) -> None:
+        self.model, self.average, self.optimizer, self.schedule = model, average, optimizer, schedule
+        self.loader, self.generator = loader, generator
+        self.step = 0
+        """Steps done."""
+        self.best = float("inf")
+        """Lowest monitored value so far."""
+        self.best_step = 0
+
+    def save(self, path: Path, generators: list[torch.Tensor]) -> None:
+        """Write the state.
+
+        Args:
+            path: of the file.
+            generators: state of the noise generator of every process.
+        """
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "best_step": self.best_step,
+            "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "loader": self.loader.state_dict(),
+            "generators": generators,
+        }
+        save_atomically(state, path)
+
+    def load(self, path: Path, rank: int, device: torch.device) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: the state does not fit this run.
+        """
+        state = load_plain(path, device)
+        if (state["average"] is None) != (self.average is None):
+            raise ValueError(f"{path}: ema_decay was switched on or off since the run was stopped; restore it")
+        if rank >= len(state["generators"]):
+            raise ValueError(
+                f"{path}: the run had {len(state['generators'])} processes and now has more; use as many as before"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.loader.load_state_dict(state["loader"])
+        self.generator.set_state(state["generators"][rank].cpu())
+        self.step, self.best, self.best_step = state["step"], state["best"], state["best_step"]
+
+
+def save_atomically(value: Mapping[str, Any], path: Path) -> None:
+    """Write a file with ``torch.save`` so that a reader sees the old one or the new one, never a part."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            torch.save(dict(value), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch reports a full disk as a RuntimeError of its zip writer.
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}; is the disk full? The file written before is intact") from error
+    os.replace(partial, path)
+
+
+def load_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a file of tensors and plain values; refuse anything else."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a saved state ({type(error).__name__}: {error})") from None
