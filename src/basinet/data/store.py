@@ -97,10 +97,10 @@ class MoleculeStore:
     def __len__(self) -> int:
         return int(self._first[-1])
 
-    def __getitem__(self, index: int) -> Molecule:
+    def __getitem__(self, index: int | np.integer) -> Molecule:
         if not -len(self) <= index < len(self):
             raise IndexError(f"molecule {index} of a store of {len(self)}")
-        index = index % len(self)
+        index = int(index) % len(self)
         shard = int(np.searchsorted(self._first, index, side="right")) - 1
         return self._shards[shard][index - int(self._first[shard])]
 
