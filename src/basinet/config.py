@@ -37,13 +37,15 @@ def read_settings(kind: Any, values: object, where: str) -> Any:
 
 def dump_settings(value: object) -> Any:
     """Return settings as plain values that JSON and YAML can hold."""
-    return TypeAdapter(type(value)).dump_python(value, mode="json")
+    return TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
 
 
 def _problem(error: Any) -> str:
     option = ".".join(str(part) for part in error["loc"]) or "settings"
     if error["type"] == "unexpected_keyword_argument":
         return f"{option}: no such option"
+    if error["type"] == "missing":
+        return f"{option}: must be given"
     if error["type"] == "value_error":
         return f"{option}: {error['ctx']['error']}"
     return f"{option}: got {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -24,6 +24,8 @@ class ModelFile(NamedTuple):
     """A model as it was saved, with what was written beside it."""
 
     model: Model
+    backbone: BackboneConfig
+    """The settings its backbone was built from."""
     metadata: Mapping[str, Any]
     """``recipe``, ``metrics``, ``step``, ``data`` ... as the writer chose; see :func:`save_model`."""
 
@@ -70,7 +72,7 @@ def load_model(path: Path) -> ModelFile:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
     model.load_state_dict(tensors)
     model.scope = Scope(frozenset(header["elements"]), header["level_of_theory"])
-    return ModelFile(model, {**header["metadata"], "backbone": config})
+    return ModelFile(model, config, header["metadata"])
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -155,9 +155,15 @@ def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
     unknown = wanted - OUTPUTS
     if unknown:
         raise ValueError(f"unknown outputs {sorted(unknown)}; choose from {sorted(OUTPUTS)}")
-    heads: dict[str, Head] = {}
-    if wanted & {"energy", "forces"}:
-        heads["energy"] = AtomicEnergyHead(backbone.n_scalar)
-    if "noise" in wanted:
-        heads["noise"] = NoiseHead(backbone.n_scalar)
-    return Model(backbone, heads)
+    return with_outputs(Model(backbone, {}), wanted)
+
+
+def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
+    """Return a model that offers the requested outputs too: fresh heads for those it has not."""
+    missing = frozenset(outputs) - model.offers
+    heads: dict[str, Head | None] = {}
+    if missing & {"energy", "forces"}:
+        heads["energy"] = AtomicEnergyHead(model.backbone.n_scalar)
+    if "noise" in missing:
+        heads["noise"] = NoiseHead(model.backbone.n_scalar)
+    return model.with_heads(**heads)

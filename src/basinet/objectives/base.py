@@ -42,7 +42,7 @@ class Objective(ABC):
 
 
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
-    """Return the weighted sum of the means, with counts that may cover more than this batch; empty terms add nothing."""
+    """Return the weighted sum of the means; the counts may cover more than this batch, empty terms are left out."""
     terms = [objective.weights[k] * sums[k] / counts[k] for k in objective.weights if counts[k] > 0]
     return torch.stack(terms).sum() if terms else torch.zeros(())
 

@@ -1,0 +1,244 @@
+"""A recipe: everything that decides what a run does, in one YAML file and ``key=value`` overrides.
+
+Options are fields of frozen dataclasses beside what they build; this module reads them, strictly, and lists them for
+``--help``. A run is reproduced from the resolved recipe in its directory.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import yaml
+from pydantic import Field, TypeAdapter
+
+from basinet.backbones.build import BackboneConfig
+from basinet.config import dump_settings, read_settings, settings
+from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig
+from basinet.training.fit import TrainingConfig
+from basinet.training.optim import OptimizerConfig
+
+Recipe = TypeVar("Recipe")
+
+
+@settings
+class LaunchConfig:
+    """Where a run runs."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    devices: int = 1
+    """Processes on each machine, one device each. Several are started by basinet, torchrun or SLURM alike."""
+    nodes: int = 1
+    """Machines."""
+    threads: int | None = None
+    """CPU threads of each process; null: as torch decides."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no sense."""
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1 or null, got {self.threads}")
+
+
+@settings
+class UnitsConfig:
+    """What a file does not say about itself; a store says all of this."""
+
+    energy_unit: str | None = None
+    """eV, meV, Ha, kcal/mol or kJ/mol; null: eV. Forces are in this per length unit."""
+    length_unit: str | None = None
+    """Angstrom, bohr or nm; null: Angstrom."""
+    energy_key: str | None = None
+    """Where the energies are; null: REF_energy, the calculator's, energy, in this order."""
+    forces_key: str | None = None
+    """Where the forces are; null: REF_forces, the calculator's, forces, in this order."""
+    level_of_theory: str = ""
+    """How the labels were computed; goes into the model."""
+
+
+@settings
+class PretrainRecipe:
+    """Pre-train a model on a store of many molecules."""
+
+    data: Path
+    """The store, or a file of molecules."""
+    units: UnitsConfig = UnitsConfig()
+    """Units and keys of a file."""
+    validation_fraction: float = 0.05
+    """Part of the compounds kept for validation."""
+    model: BackboneConfig = BackboneConfig()
+    """The network."""
+    start: Annotated[Path | None, Field(alias="from")] = None
+    """A model file to go on from; null: fresh weights."""
+    objective: ObjectiveConfig = ForceAndDenoiseConfig()
+    """What to learn."""
+    training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
+    """How to learn it."""
+    launch: LaunchConfig = LaunchConfig()
+    """Where to run."""
+
+    def __post_init__(self) -> None:
+        """Refuse fractions outside 0 to 1."""
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+
+
+@settings
+class FinetuneRecipe:
+    """Fine-tune a model on labelled conformations, or train one from scratch on them."""
+
+    data: Path
+    """A file of molecules or a store."""
+    units: UnitsConfig = UnitsConfig()
+    """Units and keys of a file."""
+    start: Annotated[str, Field(alias="from")] = "scratch"
+    """A model file to start from, or scratch."""
+    n_train: int | None = None
+    """Conformations to train on; null: all that are left."""
+    n_validation: int | None = None
+    """Conformations that choose the best step; null: a tenth, at least one."""
+    n_test: int | None = None
+    """Conformations to test on at the end; null: what is left, or a tenth if n_train is null too."""
+    split_seed: int = 0
+    """Which conformations go where."""
+    split: Path | None = None
+    """A saved split instead of a random one."""
+    model: BackboneConfig = BackboneConfig()
+    """The network, if it starts from scratch."""
+    objective: ObjectiveConfig = EnergyForcesConfig()
+    """What to learn."""
+    training: TrainingConfig = TrainingConfig(
+        n_steps=2000,
+        batch_size=8,
+        validate_every=100,
+        save_every=200,
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, ema_decay=0.99),
+    )
+    """How to learn it."""
+    launch: LaunchConfig = LaunchConfig()
+    """Where to run."""
+
+
+TrainableRecipe = PretrainRecipe | FinetuneRecipe
+"""A recipe that makes a run with a directory."""
+
+
+class Option(NamedTuple):
+    """One option of a recipe, as ``--help`` shows it."""
+
+    name: str
+    kind: str
+    default: str
+    text: str
+
+
+def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str], **given: object) -> Recipe:
+    """Return a recipe from a YAML file, then ``key=value`` overrides, then values given by name.
+
+    Raises:
+        ValueError: the file is no YAML mapping, or an option is unknown or has a value that is not allowed; all
+            problems are named at once.
+    """
+    values = _defaults(kind)
+    _merge(values, {} if path is None else read_yaml(path))
+    for override in overrides:
+        name, separator, text = override.partition("=")
+        if not separator or not name:
+            raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
+        change: Any = yaml.safe_load(text)
+        for part in reversed(name.split(".")):
+            change = {part: change}
+        _merge(values, change)
+    _merge(values, {key: value for key, value in given.items() if value is not None})
+    where = "recipe" if path is None else str(path)
+    return read_settings(kind, values, where)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no recipe {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected options, one 'key: value' a line, got {type(values).__name__}")
+    return values
+
+
+def save_recipe(recipe: object, path: Path) -> None:
+    """Write a recipe, every option included."""
+    path.write_text(yaml.safe_dump(dump_settings(recipe), sort_keys=False))
+
+
+def describe(kind: type[Any]) -> Iterator[Option]:
+    """Yield every option of a recipe, with its allowed values, default and meaning."""
+    schema = TypeAdapter(kind).json_schema(by_alias=True)
+    yield from _options(schema, schema.get("$defs", {}), "", None)
+
+
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    """Return the default of every option that has one.
+
+    Options a recipe leaves out keep the default of that recipe, also inside a group of which it sets another option.
+    """
+    schema = TypeAdapter(kind).json_schema(by_alias=True)
+    return {name: copy.deepcopy(field["default"]) for name, field in schema["properties"].items() if "default" in field}
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put changes over values, group by group; a group of another ``kind`` replaces the one that was there."""
+    for name, change in changes.items():
+        old = values.get(name)
+        if (
+            isinstance(change, Mapping)
+            and isinstance(old, dict)
+            and change.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            _merge(old, change)
+        else:
+            values[name] = dict(change) if isinstance(change, Mapping) else change
+
+
+def _options(
+    schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, defaults: Mapping[str, Any] | None
+) -> Iterator[Option]:
+    for name, field in schema.get("properties", {}).items():
+        default = (defaults or {}).get(name, field.get("default", "required"))
+        groups = [definitions[ref.rsplit("/", 1)[1]] for ref in _references(field)]
+        if not groups:
+            yield Option(prefix + name, _kind(field), _show(default), field.get("description", ""))
+            continue
+        for group in groups:
+            matches = isinstance(default, Mapping) and _has_kind(group, default)
+            yield from _options(group, definitions, f"{prefix}{name}.", default if matches else None)
+
+
+def _has_kind(group: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    kind = group["properties"].get("kind")
+    return kind is None or kind.get("const") == default.get("kind")
+
+
+def _references(field: Mapping[str, Any]) -> list[str]:
+    if "$ref" in field:
+        return [field["$ref"]]
+    return [part["$ref"] for part in field.get("oneOf", []) if "$ref" in part]
+
+
+def _kind(field: Mapping[str, Any]) -> str:
+    if "anyOf" in field:
+        return " | ".join(_kind(part) for part in field["anyOf"])
+    if "enum" in field:
+        return " | ".join(str(value) for value in field["enum"])
+    if "const" in field:
+        return str(field["const"])
+    kind = str(field.get("type", "value"))
+    return "text" if kind == "string" else kind
+
+
+def _show(value: object) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,8 @@
+"""What the commands do, for Python: each takes a recipe or paths, leaves its files, and returns what it found."""
+
+from basinet.runs.finetune import FinetuneResult, finetune
+from basinet.runs.inference import evaluate_file, predict_file
+from basinet.runs.pretrain import PretrainResult, pretrain
+from basinet.runs.replay import replay
+
+__all__ = ["FinetuneResult", "PretrainResult", "evaluate_file", "finetune", "predict_file", "pretrain", "replay"]

@@ -1,0 +1,282 @@
+"""What all runs share: the run directory, the launch, validation, and checks of data against objective."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from basinet import __version__
+from basinet.backbones.build import BackboneConfig
+from basinet.config import dump_settings
+from basinet.data.loader import Loader
+from basinet.data.readers import load_store
+from basinet.data.splits import Split
+from basinet.data.store import MoleculeStore
+from basinet.evaluation.metrics import Errors, evaluate
+from basinet.models.checkpoint import save_model
+from basinet.models.model import Model, Scope
+from basinet.models.references import ReferenceFit, composition, fit_references
+from basinet.objectives.base import Objective, mean_terms, total_loss
+from basinet.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, read_yaml, save_recipe
+from basinet.structures.batch import Batch
+from basinet.training.fit import SaveBest, TrainingConfig, Validate
+from basinet.training.state import STATE_FILE
+
+RECIPE_FILE = "recipe.yaml"
+MODEL_FILE = "model.safetensors"
+LAST_FILE = "last.safetensors"
+ENVIRONMENT_FILE = "environment.txt"
+DATA_FILE = "data.json"
+
+VALIDATION_SEED = 20220718
+"""Of the noise in validation: the same every time, so that losses can be compared."""
+REFERENCE_SAMPLE = 100_000
+"""Molecules used for reference energies and scale: beyond that they no longer change."""
+VALIDATION_BATCH = 64
+"""Molecules in a batch of validation or evaluation."""
+CHUNK = 4096
+"""Molecules gathered at once when data is looked through."""
+
+
+def launch(config: LaunchConfig) -> Fabric:
+    """Start the processes of a run; several are started here, or by torchrun or SLURM."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    n_processes = config.devices * config.nodes
+    strategy = "ddp" if n_processes > 1 else "auto"
+    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+    fabric.launch()
+    return fabric
+
+
+def prepare_directory(out: Path, recipe: TrainableRecipe, resume: bool) -> None:
+    """Make the run directory and write what the run will do, or check that a resumed run does the same.
+
+    Raises:
+        ValueError: there is a run already, none to resume, or it had another recipe.
+    """
+    has_run = (out / RECIPE_FILE).exists()
+    if resume:
+        _require_same_recipe(out, recipe, has_run)
+    elif has_run:
+        raise ValueError(f"{out} holds a run already; go on with it (--resume) or choose another --out")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is no run of basinet; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, out / RECIPE_FILE)
+    (out / ENVIRONMENT_FILE).write_text(environment())
+
+
+def can_resume(out: Path) -> bool:
+    """Return whether a state was saved; a run killed before that begins again at step 0."""
+    return (out / STATE_FILE).exists()
+
+
+def _require_same_recipe(out: Path, recipe: TrainableRecipe, has_run: bool) -> None:
+    if not has_run:
+        raise ValueError(f"{out} holds no run to resume; leave --resume out to start one")
+    old, new = _flat(read_yaml(out / RECIPE_FILE)), _flat(dump_settings(recipe))
+    differences = [
+        f"{key} was {old.get(key)}, now {new.get(key)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and not key.startswith("launch.")
+    ]
+    if differences:
+        raise ValueError(f"{out} was started with another recipe: {'; '.join(differences)}")
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def environment() -> str:
+    """Return versions, machine and command, one a line."""
+    lines = [
+        f"basinet {__version__}",
+        f"command {' '.join(sys.argv)}",
+        f"python {platform.python_version()}",
+        f"platform {platform.platform()}",
+        f"cpus {os.cpu_count()}, torch threads {torch.get_num_threads()}",
+        f"cuda {torch.version.cuda or 'none'}"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+    ]
+    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
+    return "\n".join([*lines, "", *packages]) + "\n"
+
+
+def read_data(path: Path, units: UnitsConfig) -> tuple[MoleculeStore, str]:
+    """Return the molecules of a file or store, and one line about what was read."""
+    store, report = load_store(
+        path,
+        level_of_theory=units.level_of_theory,
+        energy_unit=units.energy_unit,
+        length_unit=units.length_unit,
+        energy_key=units.energy_key,
+        forces_key=units.forces_key,
+    )
+    return store, str(report)
+
+
+def loaders(store: MoleculeStore, split: Split, config: TrainingConfig, fabric: Fabric) -> tuple[Loader, Loader]:
+    """Return the loader of this process's share of the training set, and one of the whole validation set."""
+    train = Loader(
+        store,
+        split.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return train, Loader(store, split.validation, batch_size=VALIDATION_BATCH, seed=0, shuffle=False)
+
+
+def write_data_record(out: Path, store: MoleculeStore, parts: Mapping[str, Any]) -> None:
+    """Write what the run is trained on: hashes, counts, level of theory, and the split."""
+    manifest = store.manifest
+    record = {
+        "fingerprint": store.fingerprint,
+        "source": manifest.source,
+        "level_of_theory": manifest.level_of_theory,
+        "n_molecules": len(store),
+        "labels": store.label_counts,
+        **parts,
+    }
+    (out / DATA_FILE).write_text(json.dumps(record, indent=2) + "\n")
+
+
+def chunks(store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]) -> Iterator[Batch]:
+    """Yield the chosen molecules in large batches, for statistics."""
+    for first in range(0, len(indices), CHUNK):
+        yield store.gather(indices[first : first + CHUNK])
+
+
+def batches(store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]) -> Iterator[Batch]:
+    """Yield the chosen molecules in batches that a model can take."""
+    for first in range(0, len(indices), VALIDATION_BATCH):
+        yield store.gather(indices[first : first + VALIDATION_BATCH])
+
+
+def require_data(objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n"], what: str) -> None:
+    """Raise a ``ValueError`` if no chosen molecule has a label or flag that a term of the loss needs."""
+    wanted = {f"has_{label}": f"the label {label!r}" for label in objective.labels}
+    wanted |= {flag: f"the mark {flag!r}" for flag in objective.flags}
+    for batch in chunks(store, indices):
+        wanted = {flag: text for flag, text in wanted.items() if flag not in batch.flags or not batch.flags[flag].any()}
+        if not wanted:
+            return
+    if wanted:
+        raise ValueError(
+            f"the loss needs molecules with {' and '.join(wanted.values())}, and {what} has none; labels there are "
+            f"{store.label_counts or 'none'}. Choose another objective (objective.kind=...) or data that has them"
+        )
+
+
+class Statistics(NamedTuple):
+    """What is fitted to the training labels before training."""
+
+    references: ReferenceFit | None
+    """``None`` if no molecule has an energy."""
+    force_rms: float | None
+    """eV/Å per component; ``None`` if no molecule has forces."""
+
+
+def label_statistics(store: MoleculeStore, indices: Int64[np.ndarray, " n"], seed: int) -> Statistics:
+    """Fit reference energies and measure the size of the forces, on a sample of large data."""
+    if len(indices) > REFERENCE_SAMPLE:
+        indices = np.sort(np.random.default_rng(seed).choice(indices, REFERENCE_SAMPLE, replace=False))
+    compositions: list[Tensor] = []
+    energies: list[Tensor] = []
+    squares, count = 0.0, 0
+    for batch in chunks(store, indices):
+        if "has_energy" in batch.flags:
+            has = batch.flags["has_energy"]
+            compositions.append(composition(batch)[has])
+            energies.append(batch.labels["energy"][has])
+        if "has_forces" in batch.flags:
+            forces = batch.labels["forces"][batch.flags["has_forces"][batch.molecule]].double()
+            squares, count = squares + float(forces.square().sum()), count + forces.numel()
+    has_energies = sum(len(e) for e in energies) > 0
+    references = fit_references(torch.cat(compositions), torch.cat(energies)) if has_energies else None
+    return Statistics(references, (squares / count) ** 0.5 if count else None)
+
+
+def start_from_statistics(model: Model, statistics: Statistics) -> None:
+    """Give a fresh model the reference energies of the data, and forces of their size."""
+    if statistics.references is not None:
+        model.references.energies.copy_(statistics.references.energies)
+    if statistics.force_rms:
+        model.references.scale.fill_(statistics.force_rms)
+
+
+def errors_of(model: Model, batches: Iterator[Batch], device: torch.device) -> Errors:
+    """Return the errors of energies and forces, in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    errors = evaluate(lambda batch: model(batch, ["energy", "forces"]), (b.to(device) for b in batches))
+    model.train(was_training)
+    return errors
+
+
+def validation(objective: Objective, loader: Loader, device: torch.device) -> Validate:
+    """Return a function that gives the loss and its terms on the validation set, and force and energy errors."""
+
+    def validate(model: Model) -> Mapping[str, float]:
+        generator = torch.Generator(device).manual_seed(VALIDATION_SEED)
+        sums = dict.fromkeys(objective.weights, 0.0)
+        counts = dict.fromkeys(objective.weights, 0.0)
+        for batch in (b.to(device) for b in loader.epoch_batches()):
+            with torch.no_grad():
+                for key, value in objective.sums(model, batch, generator).items():
+                    sums[key] += float(value)
+            for key, count in objective.counts(batch).items():
+                counts[key] += count
+        tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()}
+        metrics = {"loss": float(total_loss(objective, tensors, counts)), **mean_terms(sums, counts)}
+        if "forces" in model.offers and "forces" in loader.store.label_counts:
+            errors = errors_of(model, loader.epoch_batches(), device)
+            if errors.n_forces:
+                metrics["force_mae"] = errors.force_mae
+            if errors.n_energies:
+                metrics["energy_mae"] = errors.energy_mae
+        return metrics
+
+    return validate
+
+
+def best_model_saver(out: Path, backbone: BackboneConfig, recipe: TrainableRecipe, store: MoleculeStore) -> SaveBest:
+    """Return a function that keeps the best model of a run."""
+
+    def save(model: Model, step: int, metrics: Mapping[str, float]) -> None:
+        save_model(model, out / MODEL_FILE, backbone, run_metadata(recipe, store, step, metrics))
+
+    return save
+
+
+def run_metadata(
+    recipe: TrainableRecipe, store: MoleculeStore, step: int, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return what a model file says about how it came to be."""
+    return {
+        "recipe": dump_settings(recipe),
+        "step": step,
+        "validation": dict(metrics),
+        "data": {"fingerprint": store.fingerprint, "source": store.manifest.source},
+    }
+
+
+def extended_scope(scope: Scope, store: MoleculeStore, elements: Sequence[int]) -> Scope:
+    """Return the scope of a model trained on further data."""
+    return Scope(scope.elements | frozenset(elements), store.manifest.level_of_theory or scope.level_of_theory)

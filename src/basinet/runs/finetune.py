@@ -1,0 +1,215 @@
+"""Fine-tuning: one model, your labels; and the same from scratch, to compare with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from basinet.backbones.build import BackboneConfig, build_backbone
+from basinet.data.check import require_consistent
+from basinet.data.splits import Split, random_split
+from basinet.data.store import MoleculeStore
+from basinet.evaluation.metrics import Errors, to_unit
+from basinet.models.checkpoint import load_model, n_parameters, save_model
+from basinet.models.model import Model, build_model, with_outputs
+from basinet.models.references import ReferenceFit, composition, fit_references
+from basinet.objectives.config import build_objective
+from basinet.recipe import FinetuneRecipe
+from basinet.runs import common
+from basinet.training.fit import FitResult, Progress, fit
+
+SCRATCH = "scratch"
+RESULTS_FILE = "results.json"
+
+
+class FinetuneResult(NamedTuple):
+    """What a fine-tuning left behind."""
+
+    model: Path
+    """The model with the lowest validation loss."""
+    fit: FitResult
+    test: Errors | None
+    """Errors of that model on the test set; ``None`` if there is none."""
+    before: Errors | None
+    """Errors of the loaded model on the validation set before training, references re-fitted; ``None`` from scratch."""
+
+
+def finetune(
+    recipe: FinetuneRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> FinetuneResult:
+    """Fine-tune a model, or train one from scratch, and test the best step.
+
+    Args:
+        recipe: what to do.
+        out: run directory; a new one, or one to resume.
+        resume: go on with the run in ``out``, bit for bit.
+        on_progress: called after each step.
+        say: called with lines about what is being done.
+    """
+    fabric = common.launch(recipe.launch)
+    speak = say if fabric.is_global_zero else _silent
+    store, read = common.read_data(recipe.data, recipe.units)
+    consistency = require_consistent(store, str(recipe.data))
+    split = _split(store, recipe)
+    objective = build_objective(recipe.objective)
+    for part, indices in (("training", split.train), ("validation", split.validation)):
+        common.require_data(objective, store, indices, f"the {part} part of {recipe.data}")
+    torch.manual_seed(recipe.training.seed)
+    speak(read)
+    speak(f"units and signs: {consistency.verdict} ({consistency.reason})")
+    speak(
+        f"{len(split.train)} conformations to train on, {len(split.validation)} to validate, {len(split.test)} to test"
+    )
+    model, backbone, before = _start(recipe, objective.requires, store, split, speak)
+    speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
+    if fabric.is_global_zero:
+        common.prepare_directory(out, recipe, resume)
+        split.save(out / "split.json")
+        common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
+    fabric.barrier()
+    train, validation = common.loaders(store, split, recipe.training, fabric)
+    result = fit(
+        model,
+        objective,
+        train,
+        recipe.training,
+        out,
+        validate=common.validation(objective, validation, fabric.device),
+        save_best=common.best_model_saver(out, backbone, recipe, store),
+        fabric=fabric,
+        resume=resume and common.can_resume(out),
+        on_progress=on_progress,
+    )
+    test = None
+    if fabric.is_global_zero:
+        metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
+        save_model(model, out / common.LAST_FILE, backbone, metadata)
+        test = _test(out, store, split, fabric)
+    return FinetuneResult(out / common.MODEL_FILE, result, test, before)
+
+
+def _silent(line: str) -> None:
+    """Say nothing: another process does."""
+
+
+def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
+    if recipe.split is not None:
+        split = Split.load(recipe.split)
+        largest = max(
+            (int(part.max()) for part in (split.train, split.validation, split.test) if len(part)), default=-1
+        )
+        if largest >= len(store):
+            raise ValueError(f"{recipe.split} names molecule {largest}, but {recipe.data} has {len(store)} molecules")
+        return split
+    n = len(store)
+    tenth = max(1, n // 10)
+    n_validation = tenth if recipe.n_validation is None else recipe.n_validation
+    n_test = tenth if recipe.n_test is None and recipe.n_train is None else recipe.n_test
+    n_train = n - n_validation - n_test if recipe.n_train is None and n_test is not None else recipe.n_train
+    wanted = (n_train or 0) + n_validation + (n_test or 0)
+    if wanted > n or n_train is None or n_train < 1 or n_validation < 1:
+        raise ValueError(
+            f"{recipe.data} has {n} molecules; cannot take n_train={n_train}, n_validation={n_validation}, "
+            f"n_test={n_test} from them (training and validation need at least one each)"
+        )
+    n_test = n - n_validation - n_train if n_test is None else n_test
+    # All that is not tested on is drawn first and then cut: a larger n_train begins with a smaller one.
+    whole = random_split(n, validation=n_validation, test=n_test, seed=recipe.split_seed)
+    return Split(train=whole.train[:n_train], validation=whole.validation, test=whole.test)
+
+
+def _start(
+    recipe: FinetuneRecipe, requires: frozenset[str], store: MoleculeStore, split: Split, say: Callable[[str], None]
+) -> tuple[Model, BackboneConfig, Errors | None]:
+    if recipe.start == SCRATCH:
+        model = build_model(build_backbone(recipe.model), requires | {"energy"})
+        common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+        model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
+        return model, recipe.model, None
+    file = load_model(Path(recipe.start))
+    for batch in common.chunks(store, split.train):
+        file.model.scope.check(batch)
+    model = with_outputs(file.model, requires | {"energy"})
+    if "noise" not in requires and "noise" in model.heads:
+        model = model.with_heads(noise=None)
+    before = _before_training(model, store, split, say)
+    model.scope = common.extended_scope(model.scope, store, [])
+    return model, file.backbone, before
+
+
+def _before_training(model: Model, store: MoleculeStore, split: Split, say: Callable[[str], None]) -> Errors:
+    """Say how good the loaded model is as it comes and with reference energies re-fitted; keep the latter."""
+    device = next(model.parameters()).device
+    as_loaded = common.errors_of(model, common.batches(store, split.validation), device)
+    say(f"before training, as loaded: {describe_errors(as_loaded)}")
+    fitted = refit_references(model, store, split.train)
+    if fitted is None:
+        return as_loaded
+    refitted = common.errors_of(model, common.batches(store, split.validation), device)
+    determined = (
+        ""
+        if fitted.rank == fitted.n_elements
+        else (f"; the data determines {fitted.rank} of {fitted.n_elements} of them, their sums are right")
+    )
+    say(f"before training, reference energies re-fitted: {describe_errors(refitted)}{determined}")
+    return refitted
+
+
+def refit_references(model: Model, store: MoleculeStore, indices: np.ndarray) -> ReferenceFit | None:
+    """Add to the reference energies what best explains the residuals of a model; ``None`` without energies."""
+    device = next(model.parameters()).device
+    compositions: list[torch.Tensor] = []
+    residuals: list[torch.Tensor] = []
+    model.eval()
+    for batch in (b.to(device) for b in common.batches(store, indices)):
+        if "has_energy" not in batch.flags:
+            return None
+        has = batch.flags["has_energy"]
+        with torch.no_grad():
+            predicted = model(batch, ["energy"])["energy"]
+        compositions.append(composition(batch)[has].cpu())
+        residuals.append((batch.labels["energy"] - predicted)[has].cpu())
+    if not sum(len(r) for r in residuals):
+        return None
+    fitted = fit_references(torch.cat(compositions), torch.cat(residuals))
+    model.references.energies += fitted.energies.to(device)
+    return fitted
+
+
+def describe_errors(errors: Errors) -> str:
+    """Return force and energy errors as a person reads them."""
+    parts: list[str] = []
+    if errors.n_forces:
+        kcal = to_unit(errors.force_mae, "kcal/mol")
+        parts.append(f"force MAE {to_unit(errors.force_mae, 'meV'):.1f} meV/Å ({kcal:.3f} kcal/mol/Å)")
+    if errors.n_energies:
+        parts.append(
+            f"energy MAE {to_unit(errors.energy_mae, 'meV'):.1f} meV "
+            f"({to_unit(errors.energy_mae_per_atom, 'meV'):.2f} meV/atom)"
+        )
+    return ", ".join(parts) + f" over {errors.n_molecules} conformations" if parts else "no labels to compare with"
+
+
+def _test(out: Path, store: MoleculeStore, split: Split, fabric: Fabric) -> Errors | None:
+    if not len(split.test):
+        return None
+    model = load_model(out / common.MODEL_FILE).model.to(fabric.device)
+    errors = common.errors_of(model, common.batches(store, split.test), fabric.device)
+    record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **numbers(errors)}
+    (out / RESULTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    return errors
+
+
+def numbers(errors: Errors) -> dict[str, float]:
+    """Return the errors that are single numbers."""
+    names = ("energy_mae", "energy_rmse", "energy_mae_per_atom", "force_mae", "force_rmse", "force_cosine")
+    return {name: getattr(errors, name) for name in names}

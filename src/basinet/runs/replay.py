@@ -1,0 +1,67 @@
+"""Look again at a step that failed."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from basinet.backbones.build import build_backbone
+from basinet.models.model import build_model
+from basinet.objectives.base import mean_terms
+from basinet.objectives.config import build_objective
+from basinet.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe, load_recipe, read_yaml
+from basinet.runs.common import RECIPE_FILE
+from basinet.structures.segment import max_norm
+from basinet.training.failure import FAILURE_FILE, load_failure
+
+
+class Replay(NamedTuple):
+    """What the failed step looks like."""
+
+    step: int
+    terms: dict[str, float]
+    """Mean of each term of the loss."""
+    bad_molecules: list[tuple[int, float]]
+    """Molecules whose own loss is not finite: index in the training data, largest force label in eV/Å."""
+
+
+def replay(run: Path) -> Replay:
+    """Compute the loss of the failed step of a run again, whole and molecule by molecule, on the CPU.
+
+    Raises:
+        FileNotFoundError: the run has no saved failure.
+    """
+    path = run / FAILURE_FILE
+    if not path.exists():
+        raise FileNotFoundError(f"{run} has no {FAILURE_FILE}: no step of this run failed")
+    recipe = _recipe(run)
+    step, weights, generator_state, batches = load_failure(path)
+    objective = build_objective(recipe.objective)
+    heads = {key.split(".")[1] for key in weights if key.startswith("heads.")}
+    model = build_model(build_backbone(recipe.model), heads)
+    model.load_state_dict(weights)
+    model.train()
+    generator = torch.Generator()
+    generator.set_state(generator_state.cpu())
+    sums = dict.fromkeys(objective.weights, 0.0)
+    counts = dict.fromkeys(objective.weights, 0.0)
+    for batch in batches:
+        for key, value in objective.sums(model, batch, generator).items():
+            sums[key] += float(value)
+            counts[key] += objective.counts(batch)[key]
+    model.eval()
+    bad: list[tuple[int, float]] = []
+    for batch in batches:
+        for index in range(batch.n_molecules):
+            one = batch.select([index])
+            values = objective.sums(model, one, generator).values()
+            if not all(bool(torch.isfinite(value)) for value in values):
+                force = max_norm(one.labels["forces"]) if "forces" in one.labels else float("nan")
+                bad.append((index if one.ids is None else int(one.ids[0]), force))
+    return Replay(step, mean_terms(sums, counts), bad)
+
+
+def _recipe(run: Path) -> TrainableRecipe:
+    path = run / RECIPE_FILE
+    kind = PretrainRecipe if "validation_fraction" in read_yaml(path) else FinetuneRecipe
+    return load_recipe(kind, path, [])
