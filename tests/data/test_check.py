@@ -114,6 +114,20 @@ def test_what_cannot_be_tested_is_said_and_not_guessed(molecules, reason):
     assert reason in report.reason
 
 
+def test_minima_found_many_times_are_not_taken_for_wrong_forces():
+    rng = np.random.default_rng(2)
+    minimum = frames(morse())[0]
+    found = [
+        dataclasses.replace(
+            minimum,
+            positions=minimum.positions + rng.normal(0, 1e-3, minimum.positions.shape),
+            labels={"energy": -3.0 + rng.normal(0, 1e-5), "forces": rng.normal(0, 1e-3, minimum.positions.shape)},
+        )
+        for _ in range(50)
+    ]
+    assert check_consistency(found).verdict == "not testable"
+
+
 def test_frames_far_apart_are_not_judged():
     rng = np.random.default_rng(1)
     molecules = [

@@ -85,6 +85,14 @@ def test_frames_without_labels_are_read_without_labels(tmp_path):
     assert report.energy_keys == {"energy": 1}
 
 
+def test_the_words_of_a_comment_are_not_labels(tmp_path):
+    file = write(tmp_path / "h2.xyz", "2\nlowest energy found, no charge\nH 0 0 0\nH 0 0 0.74\n")
+    (m,) = read_molecules(file)
+    assert (m.labels, m.charge) == ({}, 0)
+    with pytest.raises(StructureError, match="has no 'energy'"):
+        list(read_molecules(file, energy_key="energy"))
+
+
 def test_units_are_converted_once(tmp_path):
     file = write(tmp_path / "water.xyz", WATER)
     (m,) = read_molecules(file, energy_unit="Ha", length_unit="bohr", is_equilibrium=True)

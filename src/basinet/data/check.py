@@ -18,6 +18,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -39,6 +40,8 @@ random frames (18% on 3BPA); below it the frames are too far apart to say."""
 CLOSE = 0.1
 """Å. Frames this close (rms) correlate above 0.96 on rMD17, so a low correlation there means wrong forces."""
 UNRELATED = 0.5
+NOISE = 1e-3
+"""eV. Pairs that change by less say nothing: the same frame twice, or one minimum found twice."""
 MAX_ATOMS = 48
 """Atoms whose distances are compared to find close frames; more would only cost time."""
 
@@ -172,9 +175,9 @@ def _close_pairs(molecules: Sequence[Molecule]) -> _Pairs:
         if len(frames) > 1
         for distance, i, j in _nearest_frames([molecules[f] for f in frames])
     ]
-    pairs = [_compare(molecules[i], molecules[j]) for _, i, j in sorted(candidates)[:MAX_PAIRS]]
-    columns = np.array(pairs, dtype=np.float64).reshape(-1, 3)
-    columns = columns[columns[:, 2] > 1e-5]  # the same frame twice says nothing
+    compared = (_compare(molecules[i], molecules[j]) for _, i, j in sorted(candidates))
+    telling = (pair for pair in compared if max(abs(pair[0]), abs(pair[1])) > NOISE)
+    columns = np.array(list(islice(telling, MAX_PAIRS)), dtype=np.float64).reshape(-1, 3)
     return _Pairs(*columns.T)
 
 
@@ -209,8 +212,8 @@ def _judge(
     n = len(pairs.change)
     if n < MIN_PAIRS:
         reason = (
-            f"{n_labelled} molecules have energy and forces, and {n} pairs of them are frames of one compound; "
-            f"{MIN_PAIRS} pairs are needed"
+            f"{n_labelled} molecules have energy and forces, and {n} pairs of them are different frames of one "
+            f"compound; {MIN_PAIRS} pairs are needed"
         )
         return "not testable", reason, None, None
     # Per Å, so that every pair counts the same and not the few that are far apart.

@@ -131,7 +131,7 @@ def _parse(text: str, name: str) -> Atoms:
 
 
 def _charge(atoms: Atoms, name: str) -> int:
-    charge = atoms.info.get(CHARGE_KEY, 0)
+    charge = _values(atoms.info).get(CHARGE_KEY, 0)
     if not isinstance(charge, int | float | np.integer | np.floating) or charge != round(charge):
         raise StructureError(f"{name}: {CHARGE_KEY} must be a whole number (e), got {charge!r}")
     return int(charge)
@@ -142,7 +142,7 @@ def _labels(
 ) -> dict[str, Any]:
     results = {} if atoms.calc is None else atoms.calc.results
     labels: dict[str, Any] = {}
-    per_molecule, per_atom = {**atoms.info, **results}, {**atoms.arrays, **results}
+    per_molecule, per_atom = _values({**atoms.info, **results}), {**atoms.arrays, **results}
     energy = _find(per_molecule, ENERGY_KEYS, energy_key, name, report.energy_keys)
     if energy is not None:
         labels["energy"] = _number(energy, name) * energy_factor(report.energy_unit)
@@ -151,6 +151,11 @@ def _labels(
         unit = energy_factor(report.energy_unit) / length_factor(report.length_unit)
         labels["forces"] = _rows(forces, name) * unit
     return labels
+
+
+def _values(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the bare words of a comment such as "lowest energy found", which ASE reads as ``energy=True``."""
+    return {key: value for key, value in info.items() if not isinstance(value, bool | np.bool_)}
 
 
 def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, name: str, used: Any) -> Any:

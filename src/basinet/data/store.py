@@ -167,6 +167,7 @@ class StoreWriter:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self._path = path
         self._manifest = manifest
+        self._written = (path / MANIFEST_FILE).read_text(encoding="utf-8")
 
     @classmethod
     def open(
@@ -231,10 +232,9 @@ class StoreWriter:
         try:
             self._require_sole_writer()
             write_array_directory(self._path / entry.name, arrays.to_files())
-            write_text(self._path / MANIFEST_FILE, manifest.to_json())
+            self._replace_manifest(manifest)
         except OSError as error:
             raise self._cleaned_up(error, f"shard {self.n_shards}") from error
-        self._manifest = manifest
 
     def finish(self) -> MoleculeStore:
         """Join small shards, mark the store complete and open it.
@@ -245,10 +245,9 @@ class StoreWriter:
         try:
             self._require_sole_writer()
             manifest = dataclasses.replace(self._manifest, shards=self._merge_shards(), complete=True)
-            write_text(self._path / MANIFEST_FILE, manifest.to_json())
+            self._replace_manifest(manifest)
         except OSError as error:
             raise self._cleaned_up(error, "the finished store") from error
-        self._manifest = manifest
         self._remove_leftovers()
         return MoleculeStore.open(self._path)
 
@@ -266,8 +265,13 @@ class StoreWriter:
             merged.append(entry)
         return tuple(merged)
 
+    def _replace_manifest(self, manifest: Manifest) -> None:
+        text = manifest.to_json()
+        write_text(self._path / MANIFEST_FILE, text)
+        self._manifest, self._written = manifest, text
+
     def _require_sole_writer(self) -> None:
-        if read_manifest(self._path) != self._manifest:
+        if (self._path / MANIFEST_FILE).read_text(encoding="utf-8") != self._written:
             raise RuntimeError(f"{self._path} was changed by another process; only one may write a store at a time")
 
     def _remove_leftovers(self) -> None:
