@@ -1,0 +1,312 @@
+"""The command line. Every command is a thin call of a function that Python can call too.
+
+Imports of the heavy kind are inside the commands, so that ``--help`` and a typing error answer at once.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from basinet import __version__
+from basinet.errors import RunError
+from basinet.terminal import console, errors, progress, say, table
+
+if TYPE_CHECKING:
+    from basinet.training.fit import Progress
+
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Make molecular data and look at it.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Arguments = Annotated[
+    list[str], typer.Argument(help="A recipe (*.yaml), a data file or store, and key=value options, in any order.")
+]
+Out = Annotated[Path, typer.Option(help="Run directory to make (or to resume).")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the run in --out.")]
+ModelFile = Annotated[Path, typer.Argument(help="Model file (*.safetensors).")]
+DataFile = Annotated[Path, typer.Argument(help="Molecules: .xyz, .extxyz, .sdf, .npz, or a store.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+EnergyUnit = Annotated[
+    str | None, typer.Option(help="Unit of the energies in the file: eV, meV, Ha, kcal/mol, kJ/mol.")
+]
+LengthUnit = Annotated[str | None, typer.Option(help="Unit of the positions in the file: Angstrom, bohr, nm.")]
+
+
+class RecipeCommand(TyperCommand):
+    """A command whose ``--help`` lists the options of its recipe."""
+
+    recipe = ""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the usual help, then every option with its allowed values, default and meaning."""
+        super().format_help(ctx, formatter)
+        from rich.markup import escape
+        from rich.padding import Padding
+
+        import basinet.data.generate as generate
+        import basinet.recipe as recipes
+
+        kind = {
+            "pretrain": recipes.PretrainRecipe,
+            "finetune": recipes.FinetuneRecipe,
+            "generate": generate.GenerateConfig,
+        }[self.recipe]
+        console.print("\n Options of the recipe, as [bold]key=value[/bold] or in a YAML file:\n")
+        for option in recipes.describe(kind):
+            allowed = "" if option.kind == option.default else f"  ({option.kind})"
+            console.print(f" [bold]{option.name}[/bold]={escape(option.default + allowed)}")
+            console.print(Padding(escape(" ".join(option.text.split())), (0, 0, 0, 6)))
+
+
+class PretrainCommand(RecipeCommand):
+    """Lists the options of pre-training."""
+
+    recipe = "pretrain"
+
+
+class FinetuneCommand(RecipeCommand):
+    """Lists the options of fine-tuning."""
+
+    recipe = "finetune"
+
+
+class GenerateCommand(RecipeCommand):
+    """Lists the options of data generation."""
+
+    recipe = "generate"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeArguments:
+    """Positional arguments of a command with a recipe, told apart by their look."""
+
+    recipe: Path | None
+    data: Path | None
+    overrides: Sequence[str]
+
+    @staticmethod
+    def parse(arguments: Sequence[str]) -> "RecipeArguments":
+        """Sort arguments into recipe, data and options."""
+        overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+        paths = [Path(a) for a in arguments if a not in overrides]
+        recipes = [p for p in paths if p.suffix in (".yaml", ".yml")]
+        files = [p for p in paths if p not in recipes]
+        for kind, found in (("recipe", recipes), ("data file", files)):
+            if len(found) > 1:
+                raise ValueError(f"expected one {kind}, got {', '.join(map(str, found))}")
+        return RecipeArguments(
+            recipe=_packaged(recipes[0]) if recipes else None, data=files[0] if files else None, overrides=overrides
+        )
+
+
+def _packaged(path: Path) -> Path:
+    """Return a recipe file, or the one of that name that comes with basinet."""
+    shipped = Path(__file__).parent / "recipes" / path.name
+    return shipped if not path.exists() and path.parent == Path() and shipped.exists() else path
+
+
+@data.command(cls=GenerateCommand)
+def generate(
+    out: Annotated[Path, typer.Argument(help="Store to make (or to resume).")],
+    options: Annotated[list[str] | None, typer.Argument(help="A recipe (*.yaml) and key=value options.")] = None,
+) -> None:
+    """Make labelled data from SMILES: conformers, minima and dynamics, with energies and forces."""
+    from basinet.data.generate import GenerateConfig
+    from basinet.data.generate import generate as run
+    from basinet.recipe import load_recipe
+
+    given = RecipeArguments.parse(options or [])
+    config = load_recipe(GenerateConfig, given.recipe, given.overrides)
+    with progress("molecules") as show:
+        store = run(config, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed"))
+    _show_store(out, store)
+
+
+@data.command()
+def info(
+    store: DataFile,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+) -> None:
+    """Say what is in a store or a file, and whether its energies and forces fit each other."""
+    from basinet.data.readers import load_store
+
+    found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
+    _show_store(store, found)
+    if store.is_file():
+        say(str(report))
+
+
+def _show_store(path: Path, store: Any) -> None:
+    from basinet.data.check import check_consistency
+
+    manifest = store.manifest
+    sizes = store.atoms_per_molecule
+    check = check_consistency(store)
+    rows = {
+        "molecules": f"{len(store):,} conformations of {len(set(store.smiles) - {''}) or 'unknown'} compounds",
+        "atoms": f"{int(sizes.sum()):,}; {sizes.min()} to {sizes.max()} a molecule" if len(sizes) else "none",
+        "elements": ", ".join(f"{symbol} {count:,}" for symbol, count in manifest.elements.items()),
+        "labels": ", ".join(f"{name} of {count:,}" for name, count in store.label_counts.items()) or "none",
+        "level of theory": manifest.level_of_theory or "not on record",
+        "source": manifest.source or "not on record",
+        "skipped": ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped.items()) or "nothing",
+        "units and signs": f"{check.verdict}: {check.reason}",
+        "fingerprint": store.fingerprint,
+    }
+    table(str(path), rows)
+
+
+@app.command(cls=PretrainCommand)
+def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
+    """Pre-train a model on many molecules."""
+    from basinet.recipe import PretrainRecipe, load_recipe
+    from basinet.runs import pretrain as run
+
+    given = RecipeArguments.parse(arguments)
+    recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=_text(given.data))
+    with progress("pre-training") as show:
+        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+    say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+
+
+@app.command(cls=FinetuneCommand)
+def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
+    """Fine-tune a model on your labelled conformations, or train one from scratch."""
+    from basinet.recipe import FinetuneRecipe, load_recipe
+    from basinet.runs import finetune as run
+    from basinet.runs.finetune import describe_errors
+
+    given = RecipeArguments.parse(arguments)
+    recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=_text(given.data))
+    with progress("fine-tuning") as show:
+        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+    say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+    if result.test is not None:
+        say(f"test: {describe_errors(result.test)}")
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    molecules: DataFile,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    device: Device = "cpu",
+) -> None:
+    """Compare the energies and forces of a model with the labels of a file."""
+    from basinet.recipe import UnitsConfig
+    from basinet.runs import evaluate_file
+    from basinet.runs.finetune import describe_errors
+
+    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit)
+    found, read = evaluate_file(model, molecules, units, device)
+    say(read)
+    say(describe_errors(found))
+
+
+@app.command()
+def predict(model: ModelFile, molecules: DataFile, out: Path, device: Device = "cpu") -> None:
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model."""
+    from basinet.runs import predict_file
+
+    count = predict_file(model, molecules, out, device)
+    say(f"{count} molecules written to {out}")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Directory of a run that stopped at a loss that is not finite.")],
+) -> None:
+    """Compute the failed step of a run again and name the molecules to blame."""
+    from basinet.runs import replay as run_again
+
+    found = run_again(run)
+    say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))
+    for index, force in found.bad_molecules:
+        say(f"molecule {index} of the data alone gives a loss that is not finite; largest force label {force:.3g} eV/Å")
+    if not found.bad_molecules:
+        say("each molecule alone gives a finite loss: the weights or the gradient overflow, not the data")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Directory to work in; an interrupted quickstart goes on there.")] = Path(
+        "quickstart"
+    ),
+    seeds: Annotated[int, typer.Option(help="Repetitions of the fine-tuning, with different labels and weights.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes for labelling; all cores without a number.")
+    ] = None,
+) -> None:
+    """From SMILES to a fine-tuned force field and a report, in minutes, on this machine alone."""
+    from basinet.quickstart import QuickstartConfig
+    from basinet.quickstart import quickstart as run
+
+    run(QuickstartConfig(seeds=seeds, processes=processes), out)
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    ctx: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
+    if show:
+        say(__version__)
+        raise typer.Exit
+    del ctx
+
+
+class _Watcher:
+    """Moves a bar with the steps of a run, and keeps the last validation in sight."""
+
+    def __init__(self, show: Any) -> None:
+        self.show = show
+        self.note = ""
+
+    def __call__(self, step: "Progress") -> None:
+        if step.validation is not None:
+            shown = {"loss": step.validation["loss"]}
+            if "force_mae" in step.validation:
+                shown["force MAE, meV/Å"] = 1000 * step.validation["force_mae"]
+            self.note = "validation " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def main() -> NoReturn:
+    """Run the command line: what a user can mend is one line and exit code 2, never a traceback.
+
+    ``BASINET_TRACEBACK=1`` shows the traceback all the same.
+    """
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was finished is saved, the same command goes on from there", EXIT_INTERRUPTED)
+    except (ValueError, OSError, ImportError, RunError) as error:
+        if os.environ.get("BASINET_TRACEBACK") == "1":
+            raise
+        _stop(str(error) or type(error).__name__, EXIT_USER)
+    sys.exit(0)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    errors.print(f"basinet: {message}", markup=False, soft_wrap=True)
+    sys.exit(code)

@@ -1,0 +1,85 @@
+"""What the commands show: progress bars, tables, one-line errors."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+
+class Show(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, done: float, total: float, note: str = "") -> None:
+        """Show that ``done`` of ``total`` is done."""
+        ...
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Show]:
+    """Show one bar with rate and remaining time; on a screen that cannot, a line now and then."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None, note="", rate="")
+        lines = _Lines(title)
+
+        def show(done: float, total: float, note: str = "") -> None:
+            speed = bar.tasks[_index(bar, task)].speed
+            bar.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
+            if not console.is_terminal:
+                lines.show(done, total, note)
+
+        yield show
+
+
+def _index(bar: Progress, task: TaskID) -> int:
+    return next(i for i, t in enumerate(bar.tasks) if t.id == task)
+
+
+class _Lines:
+    """Progress for a log file: a line at every tenth."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+        self.tenth = -1
+
+    def show(self, done: float, total: float, note: str) -> None:
+        tenth = int(10 * done / total) if total else 10
+        if tenth != self.tenth:
+            self.tenth = tenth
+            console.print(f"{self.title} {done:g}/{total:g} {note}", soft_wrap=True)
+
+
+def say(line: str) -> None:
+    """Print one line of text as it is."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def table(title: str, rows: Mapping[str, str]) -> None:
+    """Print names and values."""
+    grid = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    console.print(grid)
