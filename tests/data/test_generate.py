@@ -189,7 +189,7 @@ def _is_running(pid):
 
 def test_a_worker_that_dies_is_an_error_and_not_a_wait(smiles_file, tmp_path):
     config = config_of(smiles_file, calculator=f"{__name__}:DiesInWorkers", processes=1)
-    with pytest.raises(RuntimeError, match="a worker process died"):
+    with pytest.raises(RunError, match="a worker process died"):
         generate(config, tmp_path)
     assert not active_children()
 

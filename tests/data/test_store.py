@@ -270,7 +270,7 @@ def test_two_writers_of_one_store_notice_each_other(tmp_path):
     first = StoreWriter.open(tmp_path / "store", **ORIGIN)
     second = StoreWriter.open(tmp_path / "store", **ORIGIN)
     second.write_shard(some_molecules())
-    with pytest.raises(RuntimeError, match="another process"):
+    with pytest.raises(ValueError, match="another process"):
         first.write_shard(some_molecules())
     assert second.n_shards == StoreWriter.open(tmp_path / "store", **ORIGIN).n_shards == 1
 

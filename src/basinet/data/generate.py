@@ -143,7 +143,7 @@ def generate(config: GenerateConfig, out: Path, on_progress: Callable[[Progress]
     Raises:
         ValueError: a setting is wrong, or the unfinished store at ``out`` was made with other settings.
         FileExistsError: ``out`` is a finished store or something else.
-        RuntimeError: a worker process died; the store can be resumed.
+        RunError: a worker process died; the store can be resumed.
     """
     options = parse_options(config.calculator_options)
     make_calculator(config.calculator, options=options)  # a wrong name or option is an error now, not in a worker
@@ -179,7 +179,7 @@ def trajectory(config: TrajectoryConfig) -> list[Molecule]:
     Raises:
         GenerationError: the molecule cannot be treated, or a chain does not keep its bonds at this temperature.
         ValueError: a setting is wrong.
-        RuntimeError: a worker process died.
+        RunError: a worker process died.
     """
     make_calculator(config.calculator, options=parse_options(config.calculator_options))
     processes = min(config.processes or available_cores(), config.n_chains)

@@ -272,7 +272,7 @@ class StoreWriter:
 
     def _require_sole_writer(self) -> None:
         if (self._path / MANIFEST_FILE).read_text(encoding="utf-8") != self._written:
-            raise RuntimeError(f"{self._path} was changed by another process; only one may write a store at a time")
+            raise ValueError(f"{self._path} was changed by another process; only one may write a store at a time")
 
     def _remove_leftovers(self) -> None:
         """Delete what a killed writer left: everything of ours that the manifest does not name."""

@@ -12,6 +12,8 @@ from multiprocessing import active_children, connection, get_context, parent_pro
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
+from basinet.errors import RunError
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -38,7 +40,7 @@ def map_in_order(
     They end with the iterator: at its end, when it is closed, on an error, on Ctrl-C, and when this process dies.
 
     Raises:
-        RuntimeError: a process died.
+        RunError: a process died.
     """
     with _pool(processes) as submit:
         pending: deque[Future[Result]] = deque()
@@ -50,7 +52,7 @@ def map_in_order(
             while pending:
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise RunError(
                 "a worker process died: killed from outside, out of memory (use fewer processes), or never started "
                 '(a script must make this call under `if __name__ == "__main__":`)'
             ) from error

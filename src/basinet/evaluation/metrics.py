@@ -8,7 +8,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -116,9 +115,7 @@ class ForceEnergyErrors:
             force_mae=self._force.mae,
             force_rmse=self._force.rmse,
             force_cosine=_ratio(self._cosine[0], self._cosine[1]),
-            force_mae_by_element=MappingProxyType(
-                {int(z): float(self._element[0, z] / self._element[1, z]) for z in present}
-            ),
+            force_mae_by_element={int(z): float(self._element[0, z] / self._element[1, z]) for z in present},
             energy_parity=self._energy_sample.parity(),
             force_parity=self._force_sample.parity(),
         )

@@ -1,7 +1,7 @@
 """A backbone with heads: from a batch to energies, forces and noise."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from ase.data import chemical_symbols
@@ -130,11 +130,11 @@ class Model(nn.Module):
         (gradient,) = torch.autograd.grad(energy.sum(), positions, create_graph=create_graph, materialize_grads=True)
         return -gradient
 
-    def with_heads(self, **heads: Head | None) -> Self:
+    def with_heads(self, **heads: Head | None) -> "Model":
         """Return a model on the same backbone with heads added, replaced or (``None``) dropped."""
         kept = {name: head for name, head in self.heads.items() if isinstance(head, Head)} | heads
         chosen = {name: head for name, head in kept.items() if head is not None}
-        return type(self)(self.backbone, chosen, self.references, self.scope)
+        return Model(self.backbone, chosen, self.references, self.scope)
 
     def noise_head(self) -> NoiseHead:
         """Return the head that predicts noise, or say that there is none."""

@@ -36,11 +36,25 @@ class GatedEquivariantBlock(nn.Module):
         return (F.silu(out) if self.activate else out), gate[:, None] * for_output
 
 
+SMALL_NORM = 1e-3
+"""Vectors shorter than this get a smoothed norm."""
+
+
 def safe_norm(vector: Float[Tensor, "n_atoms 3 n"]) -> Float[Tensor, "n_atoms n"]:
-    """Return the length of each vector, with gradient zero (not NaN) where the vector is zero: an isolated atom."""
+    r"""Return the length of each vector, rounded off at the tip of the cone so that it has a gradient there.
+
+    .. math:: n(v) = \|v\| \text{ for } \|v\| \ge \delta, \qquad
+              n(v) = \tfrac{\delta}{8} (15 x - 10 x^2 + 3 x^3) \text{ with } x = \|v\|^2 / \delta^2 \text{ otherwise}
+
+    Value, slope and curvature meet at :math:`\delta` (:data:`SMALL_NORM`). A vector vanishes by symmetry, up to
+    rounding, on the carbon of methane; the gradient of the bare length is then the direction of the rounding error,
+    and so would be the forces. It also vanishes on an isolated atom.
+    """
     squared = vector.square().sum(1)
-    is_zero = squared == 0
-    return torch.where(is_zero, squared, torch.sqrt(torch.where(is_zero, torch.ones_like(squared), squared)))
+    is_small = squared < SMALL_NORM**2
+    x = (squared / SMALL_NORM**2).clamp(max=1)
+    rounded = SMALL_NORM / 8 * x * (15 - 10 * x + 3 * x.square())
+    return torch.where(is_small, rounded, torch.sqrt(torch.where(is_small, torch.ones_like(squared), squared)))
 
 
 class WhitenedNorm(nn.Module):

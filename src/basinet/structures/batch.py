@@ -69,7 +69,7 @@ class Batch:
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Batch":
         """Move every tensor to ``device``; cast positions and per-atom labels, but never energies, to ``dtype``."""
         labels = {
-            key: value.to(device=device, dtype=dtype if key in ATOM_LABELS else None)
+            key: value.to(device=device, dtype=dtype if self._is_per_atom(key, value) else None)
             for key, value in self.labels.items()
         }
         return self.replace(
@@ -89,7 +89,7 @@ class Batch:
         first = torch.cumsum(count, 0) - count
         atoms = self.first_atom[index][molecule] + torch.arange(len(molecule), device=index.device) - first[molecule]
         labels = {
-            key: value[atoms] if value.shape[0] == self.n_atoms and key not in MOLECULE_LABELS else value[index]
+            key: value[atoms] if self._is_per_atom(key, value) else value[index]
             for key, value in self.labels.items()
         }
         return Batch(
@@ -101,6 +101,9 @@ class Batch:
             flags={key: value[index] for key, value in self.flags.items()},
             ids=None if self.ids is None else self.ids[index],
         )
+
+    def _is_per_atom(self, key: str, value: Tensor) -> bool:
+        return key in ATOM_LABELS or (key not in MOLECULE_LABELS and value.shape[0] == self.n_atoms)
 
 
 def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -> Batch:
@@ -129,7 +132,7 @@ def _collate_labels(
         rows: list[Tensor] = []
         for m in molecules:
             value = np.asarray(m.labels[key]) if key in m.labels else _missing(key, m, molecules)
-            rows.append(torch.as_tensor(value, dtype=torch.float64))
+            rows.append(torch.tensor(value, dtype=torch.float64))  # a copy: the array may be read-only
         per_atom = rows[0].ndim > 0
         labels[key] = torch.cat(rows).to(dtype) if per_atom else torch.stack(rows)
         flags[f"has_{key}"] = torch.tensor([key in m.labels for m in molecules])

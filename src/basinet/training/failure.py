@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from basinet.errors import RunError
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from basinet.structures.segment import max_norm
@@ -15,7 +16,7 @@ from basinet.training.state import load_plain, save_atomically
 FAILURE_FILE = "failure.pt"
 
 
-class NonFiniteLossError(ArithmeticError):
+class NonFiniteLossError(RunError):
     """The loss or its gradient is infinite or NaN."""
 
 

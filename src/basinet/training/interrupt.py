@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from basinet.errors import RunError
 
-class InterruptedRunError(Exception):
+
+class InterruptedRunError(RunError):
     """The run was asked to stop and has saved its state."""
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+METRICS_FILE = "metrics.jsonl"
+
 
 class MetricsLog:
     """``metrics.jsonl`` in the run directory: appended line by line, cut back when a run resumes.
@@ -17,7 +19,7 @@ class MetricsLog:
     """
 
     def __init__(self, directory: Path, *, resume_step: int, tensorboard: bool) -> None:
-        self.path = directory / "metrics.jsonl"
+        self.path = directory / METRICS_FILE
         records = [r for r in read_metrics(self.path) if r["step"] <= resume_step] if resume_step else []
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(r) + "\n" for r in records))

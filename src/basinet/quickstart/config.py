@@ -1,0 +1,66 @@
+"""Sizes of the quickstart, and what one of its fine-tunings is."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.config import settings
+from basinet.evaluation.results import Start
+
+
+@settings
+class QuickstartConfig:
+    """Sizes that fit into six minutes on two cores."""
+
+    smiles: str = "O=C(O)c1ccccc1O"
+    """The molecule of the fine-tuning, never seen in pre-training: salicylic acid."""
+    seeds: int = 1
+    """Repetitions of the fine-tuning, with other labels and other fresh weights."""
+    processes: int | None = None
+    """Processes for labelling and fine-tuning; null: all cores."""
+    n_molecules: int = 300
+    """Compounds to pre-train on."""
+    label_counts: tuple[int, ...] = (50, 200)
+    """Labelled frames to fine-tune on."""
+    n_validation: int = 50
+    """Frames that choose the best step of a fine-tuning."""
+    n_test: int = 250
+    """Frames to test on, from a trajectory of its own."""
+    model: EquivariantTransformerConfig = EquivariantTransformerConfig()
+    """The network, the same for both starts."""
+    pretrain_steps: int = 400
+    """Steps of pre-training."""
+    finetune_steps: int = 300
+    """Steps of each fine-tuning."""
+    dynamics_steps: int = 1000
+    """Time steps of 0.5 fs."""
+    replicas: int = 4
+    """Trajectories of each model."""
+    temperature: float = 300.0
+    """At which the dynamics starts, K."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        if self.seeds < 1 or (self.processes is not None and self.processes < 1):
+            raise ValueError(f"seeds and processes must be at least 1, got {self.seeds} and {self.processes}")
+
+    @property
+    def most_labels(self) -> int:
+        """The larger of the label counts: whose models are simulated and drawn."""
+        return max(self.label_counts)
+
+
+class Job(NamedTuple):
+    """One fine-tuning of the comparison."""
+
+    start: Start
+    labels: int
+    seed: int
+
+    def directory(self, out: Path) -> Path:
+        """Return where it runs."""
+        return out / f"finetune-{self.start}-{self.labels}-seed{self.seed}"
+
+    def split_file(self, out: Path) -> Path:
+        """Return the split it uses, the same for both starts."""
+        return out / f"split-{self.labels}-seed{self.seed}.json"

@@ -1,0 +1,213 @@
+"""The stages of the quickstart. Each leaves its files and is skipped, or resumed, where they are there already."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from basinet.data.generate import GenerateConfig, TrajectoryConfig, chain_of, generate, trajectory
+from basinet.data.splits import Split, random_split
+from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.workers import available_cores, map_in_order
+from basinet.evaluation.metrics import Errors
+from basinet.evaluation.results import STARTS, MDSeries
+from basinet.md.integrators import VelocityVerlet
+from basinet.md.observables import BOND_TOLERANCE, bond_deviation, energy_drift, reference_bonds, stability_time
+from basinet.md.simulate import simulate
+from basinet.models.checkpoint import load_model
+from basinet.quickstart.config import Job, QuickstartConfig
+from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
+from basinet.runs.common import LAST_FILE, MODEL_FILE, RECIPE_FILE, batches, errors_of
+from basinet.runs.finetune import SCRATCH, finetune
+from basinet.runs.pretrain import pretrain
+from basinet.structures.batch import Batch, collate
+from basinet.terminal import console, progress, say
+from basinet.training.fit import Progress, TrainingConfig
+from basinet.training.log import METRICS_FILE, read_metrics
+from basinet.training.optim import OptimizerConfig
+
+TIME_STEP = 0.5
+"""fs, of the dynamics at constant energy: a tenth of the fastest vibration's period and less."""
+
+
+def label_molecules(config: QuickstartConfig, out: Path) -> MoleculeStore:
+    """Make minima and thermal frames of many molecules, without the one of the fine-tuning."""
+    wanted = GenerateConfig(n_molecules=config.n_molecules, exclude=(config.smiles,), processes=config.processes)
+    with progress("labelling molecules") as show:
+        try:
+            return generate(wanted, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} failed"))
+        except FileExistsError:
+            say(f"{out} is there already")
+            return MoleculeStore.open(out)
+
+
+def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> MoleculeStore:
+    """Label frames of the molecule of the fine-tuning from two trajectories: one to learn from, one to test on."""
+    per_chain = max(config.most_labels + config.n_validation, config.n_test)
+    wanted = TrajectoryConfig(smiles=config.smiles, n_frames=2 * per_chain, n_chains=2, processes=config.processes)
+    try:
+        writer = StoreWriter.open(
+            out, level_of_theory=level_of_theory, source=f"dynamics of {config.smiles}", settings={"frames": per_chain}
+        )
+    except FileExistsError:
+        say(f"{out} is there already")
+        return MoleculeStore.open(out)
+    with console.status(f"labelling {2 * per_chain} frames of {config.smiles}"):
+        frames = trajectory(wanted)
+    writer.write_shard(frames)
+    return writer.finish()
+
+
+def pretrain_model(config: QuickstartConfig, molecules: Path, out: Path) -> Path:
+    """Pre-train on all molecules with the default objective and return the model file."""
+    if (out / LAST_FILE).exists():
+        return out / MODEL_FILE
+    recipe = PretrainRecipe(
+        data=molecules,
+        model=config.model,
+        training=TrainingConfig(
+            n_steps=config.pretrain_steps,
+            batch_size=32,
+            validate_every=max(1, config.pretrain_steps // 5),
+            save_every=50,
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=40, ema_decay=0.99),
+        ),
+    )
+    with progress("pre-training") as show:
+
+        def watch(step: Progress) -> None:
+            show(step.step, step.n_steps, f"loss {step.loss:.3f}")
+
+        return pretrain(recipe, out, resume=(out / RECIPE_FILE).exists(), on_progress=watch).model
+
+
+def jobs_of(config: QuickstartConfig) -> list[Job]:
+    """Return every fine-tuning: both starts, all label counts, all seeds."""
+    return [Job(start, n, seed) for seed in range(config.seeds) for n in config.label_counts for start in STARTS]
+
+
+def finetune_all(config: QuickstartConfig, pretrained: Path, out: Path) -> dict[Job, Errors]:
+    """Fine-tune and test every model, each on one core; both starts see the same labels, for as many steps."""
+    frames = MoleculeStore.open(out / "frames")
+    jobs = jobs_of(config)
+    for job in jobs:
+        split_frames(config, frames, job).save(job.split_file(out))
+    tasks = [(config, job, pretrained, out) for job in jobs]
+
+    def steps_done() -> int:
+        runs = (read_metrics(job.directory(out) / METRICS_FILE) for job in jobs)
+        return sum(max((r["step"] for r in records), default=0) for records in runs)
+
+    total = len(jobs) * config.finetune_steps
+    with (
+        progress(f"fine-tuning {len(jobs)} models") as show,
+        _repeating(lambda: show(steps_done(), total)),
+        closing(map_in_order(_finetune, tasks, _processes(config))) as results,
+    ):
+        return dict(zip(jobs, results, strict=True))
+
+
+def split_frames(config: QuickstartConfig, frames: MoleculeStore, job: Job) -> Split:
+    """Return training and validation frames of the first trajectory, test frames of the second."""
+    chain = np.array([chain_of(molecule) for molecule in frames])
+    pool, test = np.flatnonzero(chain == 0), np.flatnonzero(chain == 1)[: config.n_test]
+    drawn = random_split(len(pool), validation=config.n_validation, test=0, seed=job.seed)
+    return Split(train=pool[drawn.train[: job.labels]], validation=pool[drawn.validation], test=test)
+
+
+def _finetune(task: tuple[QuickstartConfig, Job, Path, Path]) -> Errors:
+    """Fine-tune and test one model, in a worker."""
+    config, job, pretrained, out = task
+    run = job.directory(out)
+    if not (run / LAST_FILE).exists():
+        recipe = FinetuneRecipe(
+            data=out / "frames",
+            split=job.split_file(out),
+            start=str(pretrained) if job.start == "pre-trained" else SCRATCH,
+            model=config.model,
+            training=TrainingConfig(
+                n_steps=config.finetune_steps,
+                batch_size=8,
+                seed=job.seed,
+                validate_every=max(1, config.finetune_steps // 5),
+                save_every=100,
+                optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30, ema_decay=0.98),
+            ),
+            launch=LaunchConfig(accelerator="cpu", threads=1),
+        )
+        finetune(recipe, run, resume=(run / RECIPE_FILE).exists())
+    frames = MoleculeStore.open(out / "frames")
+    test = Split.load(job.split_file(out)).test
+    return errors_of(load_model(run / MODEL_FILE).model, batches(frames, test), torch.device("cpu"))
+
+
+def simulate_all(config: QuickstartConfig, out: Path) -> list[MDSeries]:
+    """Simulate with both models of most labels, each on one core."""
+    tasks = [(config, Job(start, config.most_labels, 0), out) for start in STARTS]
+    with (
+        console.status(f"simulating {config.dynamics_steps} time steps with both models"),
+        closing(map_in_order(_simulate, tasks, min(2, _processes(config)))) as results,
+    ):
+        return list(results)
+
+
+def _simulate(task: tuple[QuickstartConfig, Job, Path]) -> MDSeries:
+    """Run replicas at constant energy from a frame of the test trajectory, in a worker."""
+    config, job, out = task
+    torch.set_num_threads(1)
+    model = load_model(job.directory(out) / MODEL_FILE).model.eval()
+    first = int(Split.load(job.split_file(out)).test[0])
+    molecules = [MoleculeStore.open(out / "frames")[first]] * config.replicas
+    bonds = reference_bonds(molecules)
+
+    def potential(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        found = model(batch, ["energy", "forces"])
+        return found["energy"], found["forces"]
+
+    track = simulate(
+        potential,
+        collate(molecules),
+        VelocityVerlet(dt=TIME_STEP),
+        n_steps=config.dynamics_steps,
+        record_every=5,
+        temperature=config.temperature,
+        generator=torch.Generator().manual_seed(job.seed),
+    )
+    return MDSeries(
+        start=job.start,
+        n_atoms=molecules[0].n_atoms,
+        times=track.times.numpy(),
+        total_energy=track.total_energy.numpy(),
+        temperature=track.temperature.numpy(),
+        bond_deviation=bond_deviation(track, bonds).numpy(),
+        stability_time=stability_time(track, bonds).numpy(),
+        energy_drift=energy_drift(track).numpy(),
+        duration=track.duration,
+        bond_tolerance=BOND_TOLERANCE,
+    )
+
+
+def _processes(config: QuickstartConfig) -> int:
+    return config.processes or available_cores()
+
+
+@contextmanager
+def _repeating(action: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
+    """Call ``action`` again and again in the background, and once at the end."""
+    finished = threading.Event()
+
+    def repeat() -> None:
+        while not finished.wait(seconds):
+            action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        thread.join()
+    action()
