@@ -1,0 +1,97 @@
+"""Real molecules small enough to think about."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from ase.build import molecule as ase_molecule
+from rdkit import Chem
+from rdkit.Chem import rdDistGeom
+from scipy.spatial.transform import Rotation
+
+from basinet.structures.batch import Batch
+from basinet.structures.molecule import Molecule
+
+
+def from_ase(name: str, **fields: Any) -> Molecule:
+    """Return a molecule of ASE's G2 collection."""
+    atoms = ase_molecule(name)
+    return molecule(atoms.numbers, atoms.positions, name=name, **fields)
+
+
+def molecule(atomic_numbers: Any, positions: Any, **fields: Any) -> Molecule:
+    """Return a molecule from anything numpy understands."""
+    return Molecule(
+        atomic_numbers=np.array(atomic_numbers, dtype=np.int64),
+        positions=np.array(positions, dtype=np.float64).reshape(-1, 3),
+        **fields,
+    )
+
+
+def from_smiles(smiles: str, **fields: Any) -> Molecule:
+    """Return one conformation, with bonds and explicit hydrogens."""
+    return from_rdkit(embedded(smiles), name=smiles, **fields)
+
+
+def embedded(smiles: str) -> Chem.Mol:
+    """Return one conformation as RDKit sees it, aromatic bonds marked as such."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert rdDistGeom.EmbedMolecule(mol, randomSeed=7) == 0
+    return mol
+
+
+def from_rdkit(mol: Chem.Mol, **fields: Any) -> Molecule:
+    """Return the first conformation of an RDKit molecule."""
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
+    return molecule(
+        [a.GetAtomicNum() for a in mol.GetAtoms()],
+        mol.GetConformer().GetPositions(),
+        bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),
+        bond_orders=np.array([b.GetBondTypeAsDouble() for b in mol.GetBonds()], dtype=np.float64),
+        **fields,
+    )
+
+
+HELIUM = molecule([2], [[0, 0, 0]], name="helium")
+METHANE = from_ase("CH4")
+WATER = from_ase("H2O")
+ETHANOL = from_ase("CH3CH2OH")
+BENZENE = from_ase("C6H6")
+CARBON_MONOXIDE = from_ase("CO")
+AMMONIUM = molecule(
+    [7, 1, 1, 1, 1],
+    np.array([[0, 0, 0], [1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) * 0.59,
+    charge=1,
+    name="NH4+",
+)
+SMALL = (ETHANOL, HELIUM, WATER, CARBON_MONOXIDE, AMMONIUM, METHANE, BENZENE)
+"""Of 1 to 12 atoms; linear, planar, charged and symmetric ones among them."""
+
+
+def labelled(of: Molecule, seed: int = 0, *, is_equilibrium: bool = False) -> Molecule:
+    """Return a molecule with an energy of a realistic size and forces that add up to zero."""
+    forces = np.random.default_rng(seed).normal(size=(of.n_atoms, 3))
+    labels = {"energy": -1000.0 - seed, "forces": forces - forces.mean(0)}
+    return molecule(of.atomic_numbers, of.positions, labels=labels, is_equilibrium=is_equilibrium, name=of.name)
+
+
+def at_equilibrium(of: Molecule) -> Molecule:
+    """Return a molecule flagged as a minimum, without labels."""
+    return molecule(of.atomic_numbers, of.positions, is_equilibrium=True, name=of.name)
+
+
+def apart(first: Molecule, second: Molecule, distance: float) -> Molecule:
+    """Return two molecules as one record, the second moved by ``distance`` Å."""
+    numbers = np.concatenate([first.atomic_numbers, second.atomic_numbers])
+    return molecule(numbers, np.concatenate([first.positions, second.positions + [distance, 0, 0]]))
+
+
+def random_orthogonal(seed: int, *, reflect: bool) -> torch.Tensor:
+    """Return a random rotation [3, 3], float64, with a reflection if asked."""
+    rotation = Rotation.random(rng=np.random.default_rng(seed)).as_matrix()
+    return torch.from_numpy(rotation * (-1 if reflect else 1)).double()
+
+
+def moved(batch: Batch, rotation: torch.Tensor, shift: torch.Tensor) -> Batch:
+    """Return a batch turned and shifted as a whole."""
+    return batch.replace(positions=batch.positions @ rotation.T + shift)
