@@ -4,6 +4,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from basinet.backbones.build import build_backbone
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.models.model import Model, build_model
+
 torch.set_num_threads(1)
 
 settings.register_profile("basinet", deadline=None, derandomize=True, database=None)
@@ -14,3 +18,16 @@ settings.load_profile("basinet")
 def generator() -> torch.Generator:
     """Return a random generator in a known state."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def backbone_config() -> EquivariantTransformerConfig:
+    """Return the settings of the smallest backbone that has all its parts."""
+    return EquivariantTransformerConfig(n_features=16, n_layers=1, n_heads=4, n_basis=8)
+
+
+@pytest.fixture
+def model(backbone_config: EquivariantTransformerConfig) -> Model:
+    """Return a small model in float64 with all outputs, in training mode, the same every time."""
+    torch.manual_seed(0)
+    return build_model(build_backbone(backbone_config), ["energy", "forces", "noise"]).double()

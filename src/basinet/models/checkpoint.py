@@ -70,7 +70,9 @@ def load_model(path: Path) -> ModelFile:
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
-    model.load_state_dict(tensors)
+    # Assigned, to keep the dtype they were saved in; copied, because they lie unaligned in the file, and sums of
+    # unaligned numbers round in another order.
+    model.load_state_dict({key: value.clone() for key, value in tensors.items()}, assign=True)
     model.scope = Scope(frozenset(header["elements"]), header["level_of_theory"])
     return ModelFile(model, config, header["metadata"])
 

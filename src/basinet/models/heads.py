@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from basinet.backbones.base import NodeFeatures
 from basinet.nn.equivariant import GatedEquivariantBlock
+from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
 
 
@@ -53,7 +54,7 @@ class NoiseHead(Head):
         return vector[..., 0]
 
 
-class RunningNormalizer(nn.Module):
+class RunningNormalizer(ExactBuffers):
     r"""Standardise displacements by the mean and deviation of all that were ever seen in training.
 
     .. math:: t \mapsto (t - \mu) / s, \qquad \mu = \tfrac1n \sum t, \quad s = \sqrt{\tfrac1n \sum t^2 - \mu^2}

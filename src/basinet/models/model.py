@@ -161,9 +161,10 @@ def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
 def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
     """Return a model that offers the requested outputs too: fresh heads for those it has not."""
     missing = frozenset(outputs) - model.offers
+    like = next(model.backbone.parameters())  # its device and dtype
     heads: dict[str, Head | None] = {}
     if missing & {"energy", "forces"}:
-        heads["energy"] = AtomicEnergyHead(model.backbone.n_scalar)
+        heads["energy"] = AtomicEnergyHead(model.backbone.n_scalar).to(like)
     if "noise" in missing:
-        heads["noise"] = NoiseHead(model.backbone.n_scalar)
+        heads["noise"] = NoiseHead(model.backbone.n_scalar).to(like)
     return model.with_heads(**heads)

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
 
 N_ELEMENTS = 100
@@ -26,13 +27,13 @@ class ReferenceFit(NamedTuple):
     """Root mean square of what the fit leaves, eV per molecule."""
 
 
-class AtomicReferences(nn.Module):
+class AtomicReferences(ExactBuffers):
     r"""Turn raw atomic energies into total energies.
 
     .. math:: E = s \sum_i e_i + \sum_i E_0(Z_i)
 
     :math:`E_0` are reference energies in eV, fitted by least squares on the training set; :math:`s` is the scale of the
-    network's output in eV. Both are float64 buffers: a total energy of some thousand eV does not fit into float32.
+    network's output in eV. Both stay float64: a total energy of some thousand eV does not fit into float32.
     """
 
     energies: Tensor

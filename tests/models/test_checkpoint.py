@@ -1,0 +1,150 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from basinet.backbones.build import build_backbone
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.models.checkpoint import load_model, save_model
+from basinet.models.model import Model, Scope, build_model
+from basinet.structures.batch import collate
+from molecules import SMALL
+
+METADATA = {"recipe": {"seed": 3, "steps": 1000}, "metrics": {"mae": 0.0123456789}, "note": "Å, no faults"}
+
+
+@pytest.fixture
+def path(tmp_path: Path, model: Model, backbone_config: EquivariantTransformerConfig) -> Path:
+    """Return the file of a model with statistics, references and a scope."""
+    model.references.energies[6] = -1030.123456789
+    model.references.scale.fill_(1.1)
+    model.noise_head().normalizer.update(torch.rand(5, 3, dtype=torch.float64))
+    model.scope = Scope(frozenset({1, 6, 7, 8, 2}), "wB97X-D/def2-TZVP")
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, backbone_config, METADATA)
+    return path
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], object]) -> None:
+    """Change the header and the tensors of a model file."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["basinet"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    change(header, tensors)
+    save_file(tensors, path, metadata={"basinet": json.dumps(header)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_saved_model_comes_back_bit_for_bit(
+    tmp_path: Path, backbone_config: EquivariantTransformerConfig, dtype: torch.dtype
+) -> None:
+    model = build_model(build_backbone(backbone_config), ["energy", "noise"]).to(dtype).eval()
+    path = tmp_path / "model.safetensors"
+    save_model(model, path, backbone_config)
+    loaded = load_model(path).model.eval()
+    for (key, ours), (other, theirs) in zip(loaded.state_dict().items(), model.state_dict().items(), strict=True):
+        assert key == other
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs), key
+    batch = collate(SMALL, dtype=dtype)
+    for key, value in loaded(batch, ["energy", "forces", "noise"]).items():
+        assert torch.equal(value, model(batch, [key])[key]), key
+
+
+def test_what_the_model_knows_of_itself_comes_back_too(
+    path: Path, model: Model, backbone_config: EquivariantTransformerConfig
+) -> None:
+    loaded, config, metadata = load_model(path)
+    assert metadata == METADATA
+    assert config == backbone_config
+    assert loaded.scope == model.scope
+    assert float(loaded.references.energies[6]) == -1030.123456789
+    assert torch.equal(loaded.noise_head().normalizer.total, model.noise_head().normalizer.total)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_a_model_with_one_head_comes_back_with_one_head(
+    path: Path, model: Model, backbone_config: EquivariantTransformerConfig
+) -> None:
+    save_model(model.with_heads(noise=None), path, backbone_config)
+    assert load_model(path).model.offers == {"energy", "forces"}
+
+
+def test_saving_that_fails_leaves_the_old_file_whole(
+    path: Path, model: Model, backbone_config: EquivariantTransformerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_model(model, path, backbone_config, {"not JSON": object()})
+
+    def fail_halfway(tensors: object, to: Path, metadata: object) -> None:
+        to.write_bytes(before[:100])
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("basinet.models.checkpoint.save_file", fail_halfway)
+    with pytest.raises(OSError, match="no space left"):
+        save_model(model, path, backbone_config)
+    assert path.read_bytes() == before
+
+
+def test_saving_leaves_one_file(path: Path) -> None:
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model file .*nowhere.safetensors"):
+        load_model(tmp_path / "nowhere.safetensors")
+
+
+def test_a_directory_is_refused_with_the_file_to_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a directory; name the model file in it, for example .*model.safetensors"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 100, 0.5, 0.999])
+def test_a_file_cut_short_is_refused(path: Path, keep: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if 0 < keep < 1 else int(keep)])
+    with pytest.raises(ValueError, match="model.safetensors is not a model file, or is cut short"):
+        load_model(path)
+
+
+def test_files_of_others_are_refused(tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="is a safetensors file but not one of basinet; convert it first"):
+        load_model(tmp_path / "other.safetensors")
+    torch.save({"weight": torch.ones(3)}, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="model.pt is not a model file"):
+        load_model(tmp_path / "model.pt")
+
+
+def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
+    rewrite(path, lambda header, tensors: header.update(format_version=99, basinet_version="7.1"))
+    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 1; update"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda header, tensors: tensors.pop("references.scale"), "do not fit .*: missing references.scale$"),
+        (lambda header, tensors: tensors.update(more=torch.ones(2)), "do not fit .*: unexpected more$"),
+        (
+            lambda header, tensors: tensors.update({"references.energies": torch.ones(9)}),
+            r"do not fit .*: references.energies is \[9\], expected \[100\]$",
+        ),
+        (lambda header, tensors: header.update(heads=["energy"]), "unexpected heads.noise.first.gates.bias"),
+        (lambda header, tensors: header["backbone"].update(n_layers=2), "missing backbone.layers.1"),
+        (lambda header, tensors: header["backbone"].update(n_rays=2), "backbone:\n  n_rays: no such option"),
+    ],
+)
+def test_weights_that_do_not_fit_the_network_are_refused(path: Path, change: Any, message: str) -> None:
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=message):
+        load_model(path)
