@@ -1,5 +1,7 @@
 """Isotropic Gaussian noise on every atom."""
 
+import math
+
 import torch
 
 from basinet.noise.base import Perturbation, Perturbed
@@ -22,8 +24,8 @@ class CoordinateNoise(Perturbation):
     """
 
     def __init__(self, sigma: float) -> None:
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive (Å), got {sigma}")
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma must be positive and finite (Å), got {sigma}")
         self.sigma = sigma
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Perturbed:

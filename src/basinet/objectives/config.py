@@ -1,5 +1,6 @@
 """Objectives as settings of a recipe."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -11,8 +12,8 @@ from basinet.objectives.supervised import EnergyForces, ForceLoss, Forces
 
 
 def _require_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 @settings

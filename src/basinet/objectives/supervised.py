@@ -1,5 +1,6 @@
 """Objectives with labels: forces, energies, and the force that must vanish at a minimum."""
 
+import math
 from typing import Literal
 
 import torch
@@ -87,7 +88,7 @@ class EnergyForces(Objective):
     small ones; the force term is that of :class:`Forces`. A molecule may lack either label.
 
     Args:
-        energy_weight: of the energy term; 0 leaves it out.
+        energy_weight: of the energy term.
         forces_weight: of the force term.
         loss: of the forces.
     """
@@ -97,9 +98,9 @@ class EnergyForces(Objective):
     flags: frozenset[str] = frozenset()
 
     def __init__(self, energy_weight: float, forces_weight: float, loss: ForceLoss = "norm") -> None:
-        if not (energy_weight > 0 and forces_weight > 0):
+        if not (0 < energy_weight < math.inf and 0 < forces_weight < math.inf):
             raise ValueError(
-                f"weights must be positive, got energy {energy_weight} and forces {forces_weight}; "
+                f"weights must be positive and finite, got energy {energy_weight} and forces {forces_weight}; "
                 "for forces alone use Forces"
             )
         self.loss: ForceLoss = loss
