@@ -70,8 +70,9 @@ def test_total_energies_keep_nine_digits_after_the_point() -> None:
     references = AtomicReferences()
     references.energies[6] = -1030.123456789
     batch = collate([BENZENE])  # float32 positions
-    atomic = torch.full((12,), 1e-3, dtype=torch.float32)
-    expected = 6 * -1030.123456789 + 12 * float(atomic[0])
+    references.scale.fill_(1 / 3)
+    atomic = torch.full((12,), 123.456, dtype=torch.float32)
+    expected = 6 * -1030.123456789 + 12 * float(atomic[0]) / 3
     assert references(atomic, batch).dtype == torch.float64
     assert float(references(atomic, batch)[0]) == pytest.approx(expected, abs=1e-9)
 

@@ -17,13 +17,15 @@ REFLECT = [False, True]
 
 
 def vectors(n_atoms: int = 20, n_features: int = 16, seed: int = 0, size: float = 1.0) -> Tensor:
-    """Return random vectors [n_atoms, 3, n_features], some of them zero, on a line or in a plane."""
+    """Return random vectors [n_atoms, 3, n_features], some of them zero, on a line, in or near a plane."""
     generator = torch.Generator().manual_seed(seed)
     v = size * torch.randn(n_atoms, 3, n_features, generator=generator, dtype=torch.float64)
     if n_atoms > 3:
         v[0] = 0
         v[1] = v[1, :, :1] * v[1, 0]
         v[2] = torch.cat([v[2, :2], 0 * v[2, :1]])
+    if n_atoms > 4:
+        v[4] = v[4] * torch.tensor([1, 0.01, 0.001], dtype=torch.float64)[:, None]
     return v
 
 
