@@ -71,8 +71,8 @@ def test_total_energies_keep_nine_digits_after_the_point() -> None:
     references.energies[6] = -1030.123456789
     batch = collate([BENZENE])  # float32 positions
     references.scale.fill_(1 / 3)
-    atomic = torch.full((12,), 123.456, dtype=torch.float32)
-    expected = 6 * -1030.123456789 + 12 * float(atomic[0]) / 3
+    atomic = torch.linspace(1, 124, 12, dtype=torch.float32)
+    expected = 6 * -1030.123456789 + float(atomic.double().sum()) / 3
     assert references(atomic, batch).dtype == torch.float64
     assert float(references(atomic, batch)[0]) == pytest.approx(expected, abs=1e-9)
 
