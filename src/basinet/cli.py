@@ -20,8 +20,8 @@ from basinet.terminal import console, errors, progress, say, table
 if TYPE_CHECKING:
     from basinet.training.fit import Progress
 
-EXIT_USER = 2
-EXIT_INTERRUPTED = 130
+EXIT_STOPPED = 2
+"""Wrong input, a run that cannot go on, and Ctrl-C."""
 
 app = typer.Typer(
     help="Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules.",
@@ -249,9 +249,7 @@ def quickstart(
         "quickstart"
     ),
     seeds: Annotated[int, typer.Option(help="Repetitions of the fine-tuning, with different labels and weights.")] = 1,
-    processes: Annotated[
-        int | None, typer.Option(help="Processes for labelling; all cores without a number.")
-    ] = None,
+    processes: Annotated[int | None, typer.Option(help="Processes for labelling; all cores without a number.")] = None,
 ) -> None:
     """From SMILES to a fine-tuned force field and a report, in minutes, on this machine alone."""
     from basinet.quickstart import QuickstartConfig
@@ -260,15 +258,19 @@ def quickstart(
     run(QuickstartConfig(seeds=seeds, processes=processes), out)
 
 
-@app.callback(invoke_without_command=True)
-def version(
-    ctx: typer.Context, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
-) -> None:
-    """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
-    if show:
+def _print_version(wanted: bool | None) -> None:
+    if wanted:
         say(__version__)
         raise typer.Exit
-    del ctx
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
 
 
 class _Watcher:
@@ -299,14 +301,14 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:
-        _stop("interrupted; what was finished is saved, the same command goes on from there", EXIT_INTERRUPTED)
+        _stop("interrupted; what was finished is saved")
     except (ValueError, OSError, ImportError, RunError) as error:
         if os.environ.get("BASINET_TRACEBACK") == "1":
             raise
-        _stop(str(error) or type(error).__name__, EXIT_USER)
+        _stop(str(error) or type(error).__name__)
     sys.exit(0)
 
 
-def _stop(message: str, code: int) -> NoReturn:
+def _stop(message: str) -> NoReturn:
     errors.print(f"basinet: {message}", markup=False, soft_wrap=True)
-    sys.exit(code)
+    sys.exit(EXIT_STOPPED)

@@ -23,7 +23,7 @@ errors = Console(stderr=True, highlight=False)
 class Show(Protocol):
     """Moves a progress bar."""
 
-    def __call__(self, done: float, total: float, note: str = "") -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """Show that ``done`` of ``total`` is done."""
         ...
 
@@ -45,7 +45,7 @@ def progress(title: str) -> Iterator[Show]:
         task = bar.add_task(title, total=None, note="", rate="")
         lines = _Lines(title)
 
-        def show(done: float, total: float, note: str = "") -> None:
+        def show(done: int, total: int, note: str = "") -> None:
             speed = bar.tasks[_index(bar, task)].speed
             bar.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
             if not console.is_terminal:
@@ -65,7 +65,7 @@ class _Lines:
         self.title = title
         self.tenth = -1
 
-    def show(self, done: float, total: float, note: str) -> None:
+    def show(self, done: int, total: int, note: str) -> None:
         tenth = int(10 * done / total) if total else 10
         if tenth != self.tenth:
             self.tenth = tenth

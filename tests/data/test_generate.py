@@ -19,6 +19,7 @@ from basinet.data.conformers import GenerationError, embed
 from basinet.data.generate import GenerateConfig, TrajectoryConfig, chain_of, generate, trajectory
 from basinet.data.store import MoleculeStore
 from basinet.data.workers import THREAD_VARIABLES, map_in_order, one_thread
+from basinet.errors import RunError
 
 pytest.importorskip("rdkit")
 with one_thread():

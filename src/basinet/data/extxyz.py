@@ -127,7 +127,8 @@ def _parse(text: str, name: str) -> Atoms:
     try:
         return next(read_xyz(StringIO(text), 0))
     except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
-        raise StructureError(f"{name}: cannot be read as extended xyz ({type(error).__name__}: {error})") from None
+        cut = "" if text.endswith("\n") else "; its last line is cut short: the file is truncated"
+        raise StructureError(f"{name}: cannot be read as extended xyz ({type(error).__name__}: {error}){cut}") from None
 
 
 def _charge(atoms: Atoms, name: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from basinet.config import settings
 from basinet.data import molecules as lists
 from basinet.data.calculators import calculator_version, level_of_theory, make_calculator, parse_options
 from basinet.data.conformers import FORCE_FIELDS, ForceField, GenerationError, embed, force_field_hessian
@@ -22,7 +23,7 @@ from basinet.data.workers import available_cores, map_in_order
 from basinet.structures import Molecule
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class GenerateConfig:
     """Which molecules, which calculator, and which configurations of each molecule."""
 
@@ -68,7 +69,7 @@ class GenerateConfig:
         _require_positive(self, or_zero=("frames_per_conformer", "displaced_frames", "seed"))
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class TrajectoryConfig:
     """One molecule, one calculator, and how to draw its configurations at a temperature."""
 

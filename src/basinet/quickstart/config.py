@@ -13,7 +13,9 @@ class QuickstartConfig:
     """Sizes that fit into six minutes on two cores."""
 
     smiles: str = "O=C(O)c1ccccc1O"
-    """The molecule of the fine-tuning, never seen in pre-training: salicylic acid."""
+    """The molecule of the fine-tuning, never seen in pre-training."""
+    name: str = "salicylic acid"
+    """What to call it."""
     seeds: int = 1
     """Repetitions of the fine-tuning, with other labels and other fresh weights."""
     processes: int | None = None

@@ -43,7 +43,7 @@ def results(
     molecules, frames = MoleculeStore.open(out / "molecules"), MoleculeStore.open(out / "frames")
     shown = {start: tested[Job(start, config.most_labels, 0)] for start in STARTS}
     return QuickstartResults(
-        molecule=config.smiles,
+        molecule=config.name,
         pretraining=f"{len(molecules):,} labelled conformations of {len(set(molecules.smiles)):,} other molecules",
         dynamics_protocol=(
             f"{config.replicas} trajectories of {config.dynamics_steps * TIME_STEP / 1000:g} ps at constant energy "

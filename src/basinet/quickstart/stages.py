@@ -55,7 +55,7 @@ def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> M
     except FileExistsError:
         say(f"{out} is there already")
         return MoleculeStore.open(out)
-    with console.status(f"labelling {2 * per_chain} frames of {config.smiles}"):
+    with console.status(f"labelling {2 * per_chain} frames of {config.name}"):
         frames = trajectory(wanted)
     writer.write_shard(frames)
     return writer.finish()
