@@ -2,7 +2,8 @@
 
     python benchmarks/store_rate.py [--molecules 300000] [--batch 256] [--shards 1]
 
-The molecules are random numbers in the sizes of a drug-like set (18 to 36 atoms, mean 27), with energies and forces.
+The molecules are random numbers in the sizes of a drug-like set (18 to 36 atoms, mean 27), with energies and forces;
+with bonds, they are chains of six rotors that move five atoms each.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +24,28 @@ from basinet.data.shards import shard_name
 from basinet.data.store import MoleculeStore
 
 
-def random_arrays(n_molecules: int, with_forces: bool, seed: int) -> FlatArrays:
+def chain_bonds(counts: np.ndarray, with_bonds: bool) -> dict[str, Any]:
+    """Return the arrays of bonds and rotors of chains of the given lengths."""
+    n = len(counts)
+    n_bonds = counts - 1 if with_bonds else 0 * counts
+    n_rotors, n_moved = (6, 5) if with_bonds else (0, 0)
+    bond_offsets = np.concatenate([[0], np.cumsum(n_bonds)])
+    within = np.arange(bond_offsets[-1]) - np.repeat(bond_offsets[:-1], n_bonds)
+    axis = np.arange(1, n_rotors + 1)
+    return {
+        "bonds": np.stack([within, within + 1], axis=1).astype(np.int32),
+        "bond_orders": np.ones(len(within), dtype=np.float32),
+        "bond_offsets": bond_offsets,
+        "has_bonds": np.full(n, with_bonds),
+        "has_bond_orders": np.full(n, with_bonds),
+        "rotors": np.tile(np.stack([axis + 1, axis, 0 * axis + n_moved], axis=1), (n, 1)).astype(np.int32),
+        "rotor_offsets": n_rotors * np.arange(n + 1),
+        "moved": np.tile(np.tile(np.arange(n_moved), n_rotors), n).astype(np.int32),
+        "moved_offsets": n_rotors * n_moved * np.arange(n + 1),
+    }
+
+
+def random_arrays(n_molecules: int, with_forces: bool, with_bonds: bool, seed: int) -> FlatArrays:
     """Return arrays of random molecules, made without a Python loop over them."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(18, 37, size=n_molecules)
@@ -39,22 +62,18 @@ def random_arrays(n_molecules: int, with_forces: bool, seed: int) -> FlatArrays:
         labels={"energy": rng.standard_normal(n_molecules)},
         atom_labels={"forces": rng.standard_normal((n_atoms, 3), dtype=np.float32)} if with_forces else {},
         has={"energy": true, **({"forces": true} if with_forces else {})},
-        bonds=np.zeros((0, 2), dtype=np.int32),
-        bond_orders=np.zeros(0, dtype=np.float32),
-        bond_offsets=nothing,
-        has_bonds=~true,
-        has_bond_orders=~true,
+        **chain_bonds(counts, with_bonds),
         smiles=empty,
         names=empty,
     )
 
 
-def write_store(path: Path, n_molecules: int, n_shards: int, with_forces: bool) -> MoleculeStore:
+def write_store(path: Path, n_molecules: int, n_shards: int, with_forces: bool, with_bonds: bool) -> MoleculeStore:
     """Write a store of exactly ``n_shards`` shards, which ``StoreWriter`` would have joined."""
     path.mkdir()
     manifest = Manifest(level_of_theory="random", source="benchmark", settings={}, complete=True)
     for shard in range(n_shards):
-        arrays = random_arrays(n_molecules // n_shards, with_forces, seed=shard)
+        arrays = random_arrays(n_molecules // n_shards, with_forces, with_bonds, seed=shard)
         entry = describe(shard_name(shard), arrays, {})
         write_array_directory(path / entry.name, arrays.to_files())
         manifest = manifest.with_shard(entry)
@@ -99,13 +118,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"{arguments.molecules} molecules, 27 atoms on average, batches of {arguments.batch}, one thread, warm")
-    print(f"{'shards':>8} {'forces':>8} {'loader, molecules/s':>22} {'random, molecules/s':>22}")
+    print(f"{'shards':>8} {'forces':>8} {'bonds':>8} {'loader, molecules/s':>22} {'random, molecules/s':>22}")
     for n_shards in arguments.shards:
-        for with_forces in (False, True):
+        for with_forces, with_bonds in ((False, False), (True, False), (True, True)):
             with tempfile.TemporaryDirectory() as folder:
-                store = write_store(Path(folder) / "store", arguments.molecules, n_shards, with_forces)
+                store = write_store(Path(folder) / "store", arguments.molecules, n_shards, with_forces, with_bonds)
                 loader, at_random = measure(store, arguments.batch)
-            print(f"{n_shards:>8} {'yes' if with_forces else 'no':>8} {loader:>22,.0f} {at_random:>22,.0f}", flush=True)
+            has = ["yes" if it_has else "no" for it_has in (with_forces, with_bonds)]
+            print(f"{n_shards:>8} {has[0]:>8} {has[1]:>8} {loader:>22,.0f} {at_random:>22,.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int16, Int32, Int64, Shaped, UInt8
 
 from basinet.structures import Molecule, StructureError
+from basinet.structures.topology import rotor_table
 
 _LABEL_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _LABEL, _ATOM_LABEL, _HAS = "label.", "atom_label.", "has."
@@ -69,6 +70,12 @@ class FlatArrays:
     has_bonds: Bool[np.ndarray, " n_molecules"]
     """False where the source has no bonds, which is not the same as zero bonds."""
     has_bond_orders: Bool[np.ndarray, " n_molecules"]
+    rotors: Int32[np.ndarray, "n_rotors 3"]
+    """(fixed atom, atom on the side that turns, number of atoms that move), derived from the bonds."""
+    rotor_offsets: Int64[np.ndarray, " n_molecules_plus_1"]
+    moved: Int32[np.ndarray, " n_moved"]
+    """The atoms that move, rotor after rotor."""
+    moved_offsets: Int64[np.ndarray, " n_molecules_plus_1"]
     smiles: Strings
     names: Strings
 
@@ -77,7 +84,12 @@ class FlatArrays:
         n_atoms, n_bonds = len(self.atomic_numbers), len(self.bonds)
         if len(self.positions) != n_atoms:
             raise ValueError(f"{n_atoms} atomic numbers but {len(self.positions)} positions")
-        for name, offsets, end in (("offsets", self.offsets, n_atoms), ("bond_offsets", self.bond_offsets, n_bonds)):
+        for name, offsets, end in (
+            ("offsets", self.offsets, n_atoms),
+            ("bond_offsets", self.bond_offsets, n_bonds),
+            ("rotor_offsets", self.rotor_offsets, len(self.rotors)),
+            ("moved_offsets", self.moved_offsets, len(self.moved)),
+        ):
             if len(offsets) != self.n_molecules + 1 or offsets[0] != 0 or offsets[-1] != end:
                 raise ValueError(f"{name} must be {self.n_molecules + 1} numbers from 0 to {end}")
         for name, rows in self.labels.items():
@@ -130,10 +142,16 @@ class FlatArrays:
 
     @classmethod
     def from_files(cls, files: Mapping[str, Shaped[np.ndarray, "..."]]) -> "FlatArrays":
-        """Put back together what :meth:`to_files` took apart."""
-        required = {*_PLAIN, *_STRINGS, *(f"{name}_offsets" for name in _STRINGS)}
+        """Put back together what :meth:`to_files` took apart.
+
+        Stores written before rotors were kept have no files for them: theirs are found here, in about 0.1 ms a molecule
+        each time such a store is opened.
+        """
+        required = {*_PLAIN, *_STRINGS, *(f"{name}_offsets" for name in _STRINGS)} - set(_ROTORS)
         if missing := sorted(required - set(files)):
             raise ValueError(f"missing arrays: {', '.join(missing)}")
+        if not set(_ROTORS) <= set(files):
+            files = {**files, **_find_rotors(files)}
         fields: dict[str, Any] = {name: files[name] for name in _PLAIN}
         for name in _STRINGS:
             fields[name] = Strings(blob=files[name], offsets=files[f"{name}_offsets"])
@@ -142,6 +160,7 @@ class FlatArrays:
         return cls(**fields)
 
 
+_ROTORS = ("rotors", "rotor_offsets", "moved", "moved_offsets")
 _PLAIN = (
     "atomic_numbers",
     "positions",
@@ -153,9 +172,10 @@ _PLAIN = (
     "bond_offsets",
     "has_bonds",
     "has_bond_orders",
+    *_ROTORS,
 )
 _STRINGS = ("smiles", "names")
-_OFFSETS = ("offsets", "bond_offsets", "smiles_offsets", "names_offsets")
+_OFFSETS = ("offsets", "bond_offsets", "rotor_offsets", "moved_offsets", "smiles_offsets", "names_offsets")
 
 
 def flatten(molecules: Sequence[Molecule]) -> FlatArrays:
@@ -169,26 +189,51 @@ def flatten(molecules: Sequence[Molecule]) -> FlatArrays:
     per_atom = {name: shape for name, shape in shapes.items() if shape is not None}
     no_bonds, no_orders = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.float32)
     bonds = [no_bonds if m.bonds is None else m.bonds.astype(np.int32) for m in molecules]
+    of_bonds: dict[str, Any] = {
+        "bonds": _join(bonds, no_bonds),
+        "bond_orders": _join([_orders(m, len(b)) for m, b in zip(molecules, bonds, strict=True)], no_orders),
+        "bond_offsets": _offsets([len(b) for b in bonds]),
+        "has_bonds": np.array([m.bonds is not None for m in molecules], dtype=bool),
+        "has_bond_orders": np.array([m.bond_orders is not None for m in molecules], dtype=bool),
+    }
+    offsets = _offsets([m.n_atoms for m in molecules])
     return FlatArrays(
         atomic_numbers=_join([m.atomic_numbers.astype(np.uint8) for m in molecules], np.zeros(0, dtype=np.uint8)),
         positions=_join(
             [(m.positions - m.positions.mean(0)).astype(np.float32) for m in molecules],
             np.zeros((0, 3), dtype=np.float32),
         ),
-        offsets=_offsets([m.n_atoms for m in molecules]),
+        offsets=offsets,
         charges=np.array([_int16_charge(m) for m in molecules], dtype=np.int16),
         is_equilibrium=np.array([m.is_equilibrium for m in molecules], dtype=bool),
         labels={name: np.array([m.labels.get(name, np.nan) for m in molecules], np.float64) for name in per_molecule},
         atom_labels={name: _join_atom_label(molecules, name, shape) for name, shape in per_atom.items()},
         has={name: np.array([name in m.labels for m in molecules], dtype=bool) for name in shapes},
-        bonds=_join(bonds, no_bonds),
-        bond_orders=_join([_orders(m, len(b)) for m, b in zip(molecules, bonds, strict=True)], no_orders),
-        bond_offsets=_offsets([len(b) for b in bonds]),
-        has_bonds=np.array([m.bonds is not None for m in molecules], dtype=bool),
-        has_bond_orders=np.array([m.bond_orders is not None for m in molecules], dtype=bool),
+        **of_bonds,
+        **_find_rotors({"offsets": offsets, **of_bonds}),
         smiles=Strings.pack([m.smiles for m in molecules]),
         names=Strings.pack([m.name for m in molecules]),
     )
+
+
+def _find_rotors(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, Any]:
+    """Return the arrays of rotors that follow from those of bonds."""
+    n_atoms, ends = np.diff(arrays["offsets"]), arrays["bond_offsets"]
+    n_rotors, n_moved = np.zeros_like(n_atoms), np.zeros_like(n_atoms)
+    rotors, moved = [np.zeros((0, 3), dtype=np.int32)], [np.zeros(0, dtype=np.int32)]
+    for i in np.flatnonzero(arrays["has_bond_orders"]).tolist():
+        rows = slice(int(ends[i]), int(ends[i + 1]))
+        bonds, orders = arrays["bonds"][rows].astype(np.int64), arrays["bond_orders"][rows].astype(np.float64)
+        table = rotor_table(int(n_atoms[i]), bonds, orders)
+        n_rotors[i], n_moved[i] = len(table.rotors), len(table.moved)
+        rotors.append(table.rotors.astype(np.int32))
+        moved.append(table.moved.astype(np.int32))
+    return {
+        "rotors": np.concatenate(rotors),
+        "rotor_offsets": _offsets(n_rotors),
+        "moved": np.concatenate(moved),
+        "moved_offsets": _offsets(n_moved),
+    }
 
 
 def concatenate(parts: Sequence[FlatArrays]) -> FlatArrays:

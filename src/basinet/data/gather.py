@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from basinet.data.arrays import FlatArrays
+from basinet.structures.batch_topology import BatchTopology, lay_out
+
 
 def spans(starts: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> Int64[Tensor, " n_rows"]:
     """Return the row numbers ``starts[i], ..., starts[i] + counts[i] - 1`` for each ``i``, end to end."""
@@ -16,8 +19,8 @@ def spans(starts: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> I
     return torch.from_numpy(rows)
 
 
-class AtomColumns:
-    """The per-atom arrays of several shards, seen as one array of molecules.
+class MoleculeColumns:
+    """Arrays with a run of rows for each molecule (its atoms, its bonds) in several shards, seen as one.
 
     A column that a shard lacks reads as NaN there, so only float columns may be absent.
     """
@@ -29,7 +32,7 @@ class AtomColumns:
     ) -> None:
         empty = np.zeros(0, dtype=np.int64)
         self.counts = np.concatenate([empty, *(np.diff(o) for o in offsets)])
-        """Atoms of each molecule."""
+        """Rows of each molecule."""
         self._starts = np.concatenate([empty, *(o[:-1] for o in offsets)])
         self._shard_ends = np.cumsum([len(o) - 1 for o in offsets])
         self._shards = [{name: torch.from_numpy(array) for name, array in shard.items()} for shard in columns]
@@ -42,7 +45,7 @@ class AtomColumns:
         return np.searchsorted(self._shard_ends, molecules, side="right")
 
     def gather(self, molecules: Int64[np.ndarray, " n"]) -> dict[str, Tensor]:
-        """Return every column for the atoms of the given molecules, in that order."""
+        """Return the rows of the given molecules in every column, in that order."""
         starts, counts = self._starts[molecules], self.counts[molecules]
         if len(self._shards) == 1:
             rows = spans(starts, counts)
@@ -75,3 +78,30 @@ class AtomColumns:
             out.fill_(torch.nan)
         else:
             torch.index_select(column, 0, rows, out=out)
+
+
+class TopologyColumns:
+    """The bonds and rotors of several shards, seen as one."""
+
+    def __init__(self, shards: Sequence[FlatArrays]) -> None:
+        self._bonds = MoleculeColumns(
+            [s.bond_offsets for s in shards], [{"bonds": s.bonds, "bond_orders": s.bond_orders} for s in shards]
+        )
+        self._rotors = MoleculeColumns([s.rotor_offsets for s in shards], [{"rotors": s.rotors} for s in shards])
+        self._moved = MoleculeColumns([s.moved_offsets for s in shards], [{"moved": s.moved} for s in shards])
+        self._has_bonds = np.concatenate([s.has_bonds for s in shards])
+        self._has_rotors = np.concatenate([s.has_bond_orders for s in shards])
+
+    def gather(self, molecules: Int64[np.ndarray, " n"], atoms_per_molecule: Int64[np.ndarray, " n"]) -> BatchTopology:
+        """Return the bond graph of the given molecules, in that order."""
+        return lay_out(
+            first_atom=torch.from_numpy(np.cumsum(atoms_per_molecule) - atoms_per_molecule),
+            n_bonds=torch.from_numpy(self._bonds.counts[molecules]),
+            n_rotors=torch.from_numpy(self._rotors.counts[molecules]),
+            n_moved=torch.from_numpy(self._moved.counts[molecules]),
+            has_bonds=torch.from_numpy(self._has_bonds[molecules]),
+            has_rotors=torch.from_numpy(self._has_rotors[molecules]),
+            **self._bonds.gather(molecules),
+            **self._rotors.gather(molecules),
+            **self._moved.gather(molecules),
+        )

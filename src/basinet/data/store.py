@@ -25,7 +25,7 @@ from jaxtyping import Int, Int64
 
 from basinet.data.arrays import FlatArrays, concatenate, flatten
 from basinet.data.files import TEMPORARY, write_array_directory, write_text
-from basinet.data.gather import AtomColumns
+from basinet.data.gather import MoleculeColumns, TopologyColumns
 from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe
 from basinet.data.shards import read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
@@ -49,10 +49,11 @@ class MoleculeStore:
         self.manifest = manifest
         """Where the data came from and what is in it."""
         self._shards = tuple(shards)
-        self._atoms = AtomColumns(
+        self._atoms = MoleculeColumns(
             [s.offsets for s in shards],
             [{"atomic_numbers": s.atomic_numbers, "positions": s.positions, **s.atom_labels} for s in shards],
         )
+        self._topology = TopologyColumns(shards) if any(s.has_bonds.any() for s in shards) else None
         self._first = np.concatenate([[0], np.cumsum([s.n_molecules for s in shards], dtype=np.int64)])
         empty = np.zeros(0, dtype=bool)
         self._flags = {"is_equilibrium": np.concatenate([empty, *(s.is_equilibrium for s in shards)])}
@@ -135,7 +136,8 @@ class MoleculeStore:
     def gather(self, indices: Int[np.ndarray, " n_chosen"]) -> Batch:
         """Return the given molecules as a batch, in the given order; no molecules give an empty batch.
 
-        Positions and per-atom labels are float32, per-molecule labels float64. ``ids`` are the indices.
+        Positions and per-atom labels are float32, per-molecule labels float64. ``ids`` are the indices. There
+        is a bond graph if any molecule of the store has bonds on record.
 
         Raises:
             IndexError: an index is negative or beyond the store.
@@ -144,7 +146,8 @@ class MoleculeStore:
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"indices {indices.min()} to {indices.max()} of a store of {len(self)} molecules")
         columns = self._atoms.gather(indices)
-        molecule = np.repeat(np.arange(len(indices)), self._atoms.counts[indices])
+        counts = self._atoms.counts[indices]
+        molecule = np.repeat(np.arange(len(indices)), counts)
         return Batch(
             atomic_numbers=columns.pop("atomic_numbers").long(),
             positions=columns.pop("positions"),
@@ -153,6 +156,7 @@ class MoleculeStore:
             labels={**columns, **{name: torch.from_numpy(column[indices]) for name, column in self._labels.items()}},
             flags={name: torch.from_numpy(column[indices]) for name, column in self._flags.items()},
             ids=torch.from_numpy(indices.copy()),
+            topology=None if self._topology is None else self._topology.gather(indices, counts),
         )
 
 

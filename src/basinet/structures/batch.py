@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from basinet.structures.batch_topology import BatchTopology, Runs, collate_topology
 from basinet.structures.molecule import Molecule
 
 MOLECULE_LABELS = frozenset({"energy"})
@@ -40,6 +41,8 @@ class Batch:
     """``is_equilibrium``, ``has_energy``, ``has_forces`` ...: [n_molecules] bool."""
     ids: Int[Tensor, " n_molecules"] | None = None
     """Index of each molecule in the store or list it came from, for reports."""
+    topology: BatchTopology | None = None
+    """The bond graph; ``None`` if no molecule of the source has bonds on record."""
 
     @property
     def n_atoms(self) -> int:
@@ -79,18 +82,16 @@ class Batch:
             labels=labels,
             flags={key: value.to(device) for key, value in self.flags.items()},
             ids=None if self.ids is None else self.ids.to(device),
+            topology=None if self.topology is None else self.topology.to(device),
         )
 
     def select(self, keep: Sequence[int] | Int[Tensor, " n_kept"]) -> "Batch":
         """Return the batch of the given molecules, in the given order."""
         index = torch.as_tensor(keep, dtype=torch.int64, device=self.molecule.device)
-        count = self.atoms_per_molecule[index]
-        molecule = torch.repeat_interleave(torch.arange(len(index), device=index.device), count)
-        first = torch.cumsum(count, 0) - count
-        atoms = self.first_atom[index][molecule] + torch.arange(len(molecule), device=index.device) - first[molecule]
+        count = self.atoms_per_molecule
+        atoms, molecule, _ = Runs.of(count, index)
         labels = {
-            key: value[atoms] if self._is_per_atom(key, value) else value[index]
-            for key, value in self.labels.items()
+            key: value[atoms] if self._is_per_atom(key, value) else value[index] for key, value in self.labels.items()
         }
         return Batch(
             atomic_numbers=self.atomic_numbers[atoms],
@@ -100,6 +101,7 @@ class Batch:
             labels=labels,
             flags={key: value[index] for key, value in self.flags.items()},
             ids=None if self.ids is None else self.ids[index],
+            topology=None if self.topology is None else self.topology.select(index, self.molecule, count),
         )
 
     def _is_per_atom(self, key: str, value: Tensor) -> bool:
@@ -120,12 +122,11 @@ def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -
         labels=labels,
         flags=flags,
         ids=torch.arange(len(molecules)),
+        topology=collate_topology(molecules),
     )
 
 
-def _collate_labels(
-    molecules: Sequence[Molecule], dtype: torch.dtype
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _collate_labels(molecules: Sequence[Molecule], dtype: torch.dtype) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     flags = {"is_equilibrium": torch.tensor([m.is_equilibrium for m in molecules])}
     labels: dict[str, Tensor] = {}
     for key in sorted({key for m in molecules for key in m.labels}):
@@ -145,8 +146,6 @@ def _missing(key: str, molecule: Molecule, molecules: Sequence[Molecule]) -> np.
     return np.full((molecule.n_atoms, *present.shape[1:]) if present.ndim else (), np.nan)
 
 
-def unbatch(
-    values: Float[Tensor, "n_atoms *rest"], batch: Batch
-) -> list[Float[Tensor, "_ *rest"]]:
+def unbatch(values: Float[Tensor, "n_atoms *rest"], batch: Batch) -> list[Float[Tensor, "_ *rest"]]:
     """Split a per-atom tensor into one tensor per molecule."""
     return list(torch.split(values, batch.atoms_per_molecule.tolist()))

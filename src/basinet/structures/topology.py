@@ -78,16 +78,44 @@ def rotors(molecule: Molecule) -> list[Rotor]:
             f"{molecule.name or 'molecule'}: rotors need bonds and bond orders, and this record has none; "
             "read it from an SDF or generate it from a SMILES, or use a noise that needs no bonds (coordinate)"
         )
-    neighbours = adjacency(molecule.n_atoms, molecule.bonds)
-    in_triple = _atoms_in_triple_bonds(molecule.bonds, molecule.bond_orders)
+    return _find_rotors(molecule.n_atoms, molecule.bonds, molecule.bond_orders)
+
+
+class RotorTable(NamedTuple):
+    """The rotors of one molecule as two arrays, for stores and batches."""
+
+    rotors: Int64[np.ndarray, "n_rotors 3"]
+    """(fixed atom, atom on the side that turns, number of atoms that move)."""
+    moved: Int64[np.ndarray, " n_moved"]
+    """The atoms that move, rotor after rotor."""
+
+
+def rotor_table(
+    n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"], bond_orders: Float64[np.ndarray, " n_bonds"] | None
+) -> RotorTable:
+    """Return the rotors of :func:`rotors` as arrays; without bond orders there are none to know of."""
+    found = [] if bond_orders is None else _find_rotors(n_atoms, bonds, bond_orders)
+    rows = [(*rotor.axis, int(rotor.moved.sum())) for rotor in found]
+    moved = [np.flatnonzero(rotor.moved) for rotor in found]
+    return RotorTable(
+        np.array(rows, dtype=np.int64).reshape(-1, 3),
+        np.concatenate([np.zeros(0, dtype=np.int64), *moved]),
+    )
+
+
+def _find_rotors(
+    n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"], bond_orders: Float64[np.ndarray, " n_bonds"]
+) -> list[Rotor]:
+    neighbours = adjacency(n_atoms, bonds)
+    in_triple = _atoms_in_triple_bonds(bonds, bond_orders)
     found: list[Rotor] = []
-    for (i, j), order in zip(molecule.bonds.tolist(), molecule.bond_orders.tolist(), strict=True):
+    for (i, j), order in zip(bonds.tolist(), bond_orders.tolist(), strict=True):
         if order != 1.0 or min(len(neighbours[i]), len(neighbours[j])) < 2 or i in in_triple or j in in_triple:
             continue
         side = side_of(neighbours, fixed=i, start=j)
         if i in side:
             continue
-        found.append(_smaller_side(i, j, side, neighbours, molecule.n_atoms))
+        found.append(_smaller_side(i, j, side, neighbours, n_atoms))
     return found
 
 
@@ -101,7 +129,5 @@ def _smaller_side(i: int, j: int, side: set[int], neighbours: Adjacency, n_atoms
     return Rotor(axis, moved)
 
 
-def _atoms_in_triple_bonds(
-    bonds: Int64[np.ndarray, "n_bonds 2"], orders: Float64[np.ndarray, " n_bonds"]
-) -> set[int]:
+def _atoms_in_triple_bonds(bonds: Int64[np.ndarray, "n_bonds 2"], orders: Float64[np.ndarray, " n_bonds"]) -> set[int]:
     return set(bonds[orders == 3.0].ravel().tolist())
