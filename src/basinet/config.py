@@ -4,8 +4,9 @@ Every field carries a docstring; it is the text of ``--help``. Unknown keys and 
 once. There is no registry and no dotted class path in a recipe: a ``kind`` selects a dataclass, ``match`` builds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
@@ -22,6 +23,12 @@ def settings(cls: type[T]) -> type[T]:
     return with_config(STRICT)(make(cls))
 
 
+@cache
+def adapter(kind: Any) -> Any:
+    """Return the ``TypeAdapter`` of a settings class or union; made once, for that takes a while."""
+    return TypeAdapter(kind)
+
+
 def read_settings(kind: Any, values: object, where: str) -> Any:
     """Return ``values`` (of a YAML or JSON file) as the settings class or union ``kind``.
 
@@ -29,19 +36,19 @@ def read_settings(kind: Any, values: object, where: str) -> Any:
         ValueError: one line per problem: the option, what was got, what is allowed.
     """
     try:
-        return TypeAdapter(kind).validate_python(values)
+        return adapter(kind).validate_python(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_problem(e)}" for e in error.errors(include_url=False))
+        problems = "\n".join(f"  {_problem(e, values)}" for e in error.errors(include_url=False))
         raise ValueError(f"{where}:\n{problems}") from None
 
 
 def dump_settings(value: object) -> Any:
     """Return settings as plain values that JSON and YAML can hold."""
-    return TypeAdapter(type(value)).dump_python(value, mode="json", by_alias=True)
+    return adapter(type(value)).dump_python(value, mode="json", by_alias=True)
 
 
-def _problem(error: Any) -> str:
-    option = ".".join(str(part) for part in error["loc"]) or "settings"
+def _problem(error: Any, values: object) -> str:
+    option = _option(error["loc"], values) or "settings"
     if error["type"] == "unexpected_keyword_argument":
         return f"{option}: no such option"
     if error["type"] == "missing":
@@ -49,3 +56,16 @@ def _problem(error: Any) -> str:
     if error["type"] == "value_error":
         return f"{option}: {error['ctx']['error']}"
     return f"{option}: got {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _option(place: Sequence[int | str], values: object) -> str:
+    """Return the name of an option as a user writes it: without the ``kind`` that pydantic puts after its group."""
+    names: list[str] = []
+    for part in place:
+        group = values if isinstance(values, Mapping) else {}
+        if names and group.get("kind") == part:
+            values = {**group, "kind": None}
+            continue
+        names.append(str(part))
+        values = group.get(part)
+    return ".".join(names)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
 from basinet.backbones.build import BackboneConfig
-from basinet.config import dump_settings, read_settings, settings
+from basinet.config import adapter, dump_settings, read_settings, settings
+from basinet.data.files import write_text
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
@@ -144,17 +145,26 @@ def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
     """
     values = _defaults(kind)
     _merge(values, {} if path is None else read_yaml(path))
+    changes: dict[str, Any] = {}
     for override in overrides:
-        name, separator, text = override.partition("=")
-        if not separator or not name:
-            raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
-        change: Any = yaml.safe_load(text)
-        for part in reversed(name.split(".")):
-            change = {part: change}
-        _merge(values, change)
+        _merge(changes, _read_override(override))
+    _merge(values, changes)
     _merge(values, {key: value for key, value in given.items() if value is not None})
     where = "recipe" if path is None else str(path)
     return read_settings(kind, values, where)
+
+
+def _read_override(override: str) -> dict[str, Any]:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
+    try:
+        change: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    for part in reversed(name.split(".")):
+        change = {part: change}
+    return change
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -172,12 +182,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def save_recipe(recipe: object, path: Path) -> None:
     """Write a recipe, every option included."""
-    path.write_text(yaml.safe_dump(dump_settings(recipe), sort_keys=False))
+    write_text(path, yaml.safe_dump(dump_settings(recipe), sort_keys=False))
 
 
 def describe(kind: type[Any]) -> Iterator[Option]:
     """Yield every option of a recipe, with its allowed values, default and meaning."""
-    schema = TypeAdapter(kind).json_schema(by_alias=True)
+    schema = adapter(kind).json_schema(by_alias=True)
     yield from _options(schema, schema.get("$defs", {}), "", None)
 
 
@@ -186,7 +196,7 @@ def _defaults(kind: type[Any]) -> dict[str, Any]:
 
     Options a recipe leaves out keep the default of that recipe, also inside a group of which it sets another option.
     """
-    schema = TypeAdapter(kind).json_schema(by_alias=True)
+    schema = adapter(kind).json_schema(by_alias=True)
     return {name: copy.deepcopy(field["default"]) for name, field in schema["properties"].items() if "default" in field}
 
 
@@ -197,7 +207,7 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
         if (
             isinstance(change, Mapping)
             and isinstance(old, dict)
-            and change.get("kind", old.get("kind")) == old.get("kind")
+            and ("kind" not in old or change.get("kind", old["kind"]) == old["kind"])
         ):
             _merge(old, change)
         else:

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from basinet import __version__
 from basinet.backbones.build import BackboneConfig
 from basinet.config import dump_settings
+from basinet.data.files import TEMPORARY, write_text
 from basinet.data.loader import Loader
 from basinet.data.readers import load_store
 from basinet.data.splits import Split
@@ -53,10 +56,28 @@ def launch(config: LaunchConfig) -> Fabric:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     n_processes = config.devices * config.nodes
+    _require_as_launched(n_processes)
     strategy = "ddp" if n_processes > 1 else "auto"
-    fabric = Fabric(accelerator=config.accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        # Fabric would take the GPU of a Mac, which has no float64, and energies need it.
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        fabric = Fabric(accelerator=accelerator, devices=config.devices, num_nodes=config.nodes, strategy=strategy)
+    except (RuntimeError, MisconfigurationException) as error:
+        raise ValueError(f"cannot run on {n_processes} x {accelerator} (launch.*): {error}") from None
     fabric.launch()
     return fabric
+
+
+def _require_as_launched(n_processes: int) -> None:
+    """Refuse to be one of several processes that do not know of each other and write the same files."""
+    started = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else n_processes
+    if started != n_processes:
+        raise ValueError(
+            f"torchrun started {started} processes, the recipe asks for {n_processes}; set launch.devices to the "
+            "processes on each machine and launch.nodes to the machines"
+        )
 
 
 def prepare_directory(out: Path, recipe: TrainableRecipe, resume: bool) -> None:
@@ -70,11 +91,13 @@ def prepare_directory(out: Path, recipe: TrainableRecipe, resume: bool) -> None:
         _require_same_recipe(out, recipe, has_run)
     elif has_run:
         raise ValueError(f"{out} holds a run already; go on with it (--resume) or choose another --out")
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(not p.name.startswith(TEMPORARY) for p in out.iterdir())):
         raise ValueError(f"{out} exists and is no run of basinet; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(f"{TEMPORARY}*"):  # of a process that was killed
+        leftover.unlink()
     save_recipe(recipe, out / RECIPE_FILE)
-    (out / ENVIRONMENT_FILE).write_text(environment())
+    write_text(out / ENVIRONMENT_FILE, environment())
 
 
 def can_resume(out: Path) -> bool:
@@ -113,8 +136,14 @@ def environment() -> str:
         f"cuda {torch.version.cuda or 'none'}"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
     ]
-    packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions() if d.metadata["Name"]})
-    return "\n".join([*lines, "", *packages]) + "\n"
+    return "\n".join([*lines, "", *_packages()]) + "\n"
+
+
+@cache
+def _packages() -> list[str]:
+    """Return the installed packages with their versions; a process has the same ones to its end."""
+    found = (d.metadata for d in distributions())
+    return sorted({f"{m['Name']}=={m['Version']}" for m in found if m["Name"]})
 
 
 def read_data(path: Path, units: UnitsConfig) -> tuple[MoleculeStore, str]:
@@ -154,7 +183,7 @@ def write_data_record(out: Path, store: MoleculeStore, parts: Mapping[str, Any])
         "labels": store.label_counts,
         **parts,
     }
-    (out / DATA_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    write_text(out / DATA_FILE, json.dumps(record, indent=2) + "\n")
 
 
 def chunks(store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]) -> Iterator[Batch]:
@@ -278,5 +307,6 @@ def run_metadata(
 
 
 def extended_scope(scope: Scope, store: MoleculeStore, elements: Sequence[int]) -> Scope:
-    """Return the scope of a model trained on further data."""
-    return Scope(scope.elements | frozenset(elements), store.manifest.level_of_theory or scope.level_of_theory)
+    """Return the scope of a model trained on further data; labels that do not name their level leave it unknown."""
+    level_of_theory = store.manifest.level_of_theory if store.label_counts else scope.level_of_theory
+    return Scope(scope.elements | frozenset(elements), level_of_theory)

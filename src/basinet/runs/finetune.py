@@ -1,6 +1,8 @@
 """Fine-tuning: one model, your labels; and the same from scratch, to compare with."""
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +13,7 @@ from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.data.check import require_consistent
+from basinet.data.files import write_text
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
@@ -71,6 +74,7 @@ def finetune(
     )
     model, backbone, before = _start(recipe, objective.requires, store, split, speak)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
+    recipe = dataclasses.replace(recipe, model=backbone)
     if fabric.is_global_zero:
         common.prepare_directory(out, recipe, resume)
         split.save(out / "split.json")
@@ -121,10 +125,10 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
             f"{recipe.data} has {n} molecules; cannot take n_train={n_train}, n_validation={n_validation}, "
             f"n_test={n_test} from them (training and validation need at least one each)"
         )
-    n_test = n - n_validation - n_train if n_test is None else n_test
-    # All that is not tested on is drawn first and then cut: a larger n_train begins with a smaller one.
-    whole = random_split(n, validation=n_validation, test=n_test, seed=recipe.split_seed)
-    return Split(train=whole.train[:n_train], validation=whole.validation, test=whole.test)
+    # All that could be trained on is drawn first and then cut: a larger n_train begins with a smaller one.
+    whole = random_split(n, validation=n_validation, test=n_test or 0, seed=recipe.split_seed)
+    test = whole.train[n_train:] if n_test is None else whole.test
+    return Split(train=whole.train[:n_train], validation=whole.validation, test=test)
 
 
 def _start(
@@ -136,7 +140,7 @@ def _start(
         model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
         return model, recipe.model, None
     file = load_model(Path(recipe.start))
-    for batch in common.chunks(store, split.train):
+    for batch in common.chunks(store, np.concatenate([split.train, split.validation, split.test])):
         file.model.scope.check(batch)
     model = with_outputs(file.model, requires | {"energy"})
     if "noise" not in requires and "noise" in model.heads:
@@ -204,8 +208,9 @@ def _test(out: Path, store: MoleculeStore, split: Split, fabric: Fabric) -> Erro
         return None
     model = load_model(out / common.MODEL_FILE).model.to(fabric.device)
     errors = common.errors_of(model, common.batches(store, split.test), fabric.device)
-    record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **numbers(errors)}
-    (out / RESULTS_FILE).write_text(json.dumps(record, indent=2) + "\n")
+    known = {name: None if math.isnan(value) else value for name, value in numbers(errors).items()}
+    record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **known}
+    write_text(out / RESULTS_FILE, json.dumps(record, indent=2) + "\n")
     return errors
 
 

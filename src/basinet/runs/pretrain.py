@@ -1,5 +1,6 @@
 """Pre-training: many molecules, one model."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +56,7 @@ def pretrain(
     torch.manual_seed(recipe.training.seed)
     model, backbone = _model(recipe, objective.requires, store, split)
     check_objective(model, objective)
+    recipe = dataclasses.replace(recipe, model=backbone)
     if fabric.is_global_zero:
         common.prepare_directory(out, recipe, resume)
         split.save(out / "split.json")

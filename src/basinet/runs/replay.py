@@ -28,6 +28,8 @@ class Replay(NamedTuple):
 def replay(run: Path) -> Replay:
     """Compute the loss of the failed step of a run again, whole and molecule by molecule, on the CPU.
 
+    The shares of several processes are put together. Noise of a step that failed on a GPU is drawn anew.
+
     Raises:
         FileNotFoundError: the run has no saved failure.
     """
@@ -35,28 +37,31 @@ def replay(run: Path) -> Replay:
     if not path.exists():
         raise FileNotFoundError(f"{run} has no {FAILURE_FILE}: no step of this run failed")
     recipe = _recipe(run)
-    step, weights, generator_state, batches = load_failure(path)
+    failures = [load_failure(file) for file in (path, *sorted(run.glob(f"rank*-{FAILURE_FILE}")))]
+    step, weights = failures[0].step, failures[0].weights
     objective = build_objective(recipe.objective)
     heads = {key.split(".")[1] for key in weights if key.startswith("heads.")}
     model = build_model(build_backbone(recipe.model), heads)
     model.load_state_dict(weights)
     model.train()
     generator = torch.Generator()
-    generator.set_state(generator_state.cpu())
     sums = dict.fromkeys(objective.weights, 0.0)
     counts = dict.fromkeys(objective.weights, 0.0)
-    for batch in batches:
-        for key, value in objective.sums(model, batch, generator).items():
-            sums[key] += float(value)
-            counts[key] += objective.counts(batch)[key]
+    for failure in failures:
+        if failure.generator.shape == generator.get_state().shape:  # that of a GPU means nothing to a CPU
+            generator.set_state(failure.generator)
+        for batch in failure.batches:
+            for key, value in objective.sums(model, batch, generator).items():
+                sums[key] += float(value.detach())
+                counts[key] += objective.counts(batch)[key]
     model.eval()
     bad: list[tuple[int, float]] = []
-    for batch in batches:
+    for batch in (b for failure in failures for b in failure.batches):
         for index in range(batch.n_molecules):
             one = batch.select([index])
             values = objective.sums(model, one, generator).values()
             if not all(bool(torch.isfinite(value)) for value in values):
-                force = max_norm(one.labels["forces"]) if "forces" in one.labels else float("nan")
+                force = max_norm(one.labels["forces"].double()) if "forces" in one.labels else float("nan")
                 bad.append((index if one.ids is None else int(one.ids[0]), force))
     return Replay(step, mean_terms(sums, counts), bad)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def stop_for_failure(
     )
     ids = [i for b in batches if b.ids is not None for i in b.ids.tolist()]
     labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
-    largest = max((max_norm(torch.nan_to_num(f, nan=0.0)) for f in labels), default=float("nan"))
+    largest = max((max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels), default=float("nan"))
     return NonFiniteLossError(
         f"step {step}: {what} is not finite. Molecules {_short(ids)} of the training data; largest force label "
         f"{largest:.3g} eV/Å. The step is saved in {path}; look at it with: basinet replay {directory}. "
@@ -47,10 +47,21 @@ def stop_for_failure(
     )
 
 
-def load_failure(path: Path) -> tuple[int, dict[str, Tensor], Tensor, list[Batch]]:
-    """Return the step, the weights before it, the state of the generator and the batches of a failure."""
+class Failure(NamedTuple):
+    """A failed step as one process saved it."""
+
+    step: int
+    weights: dict[str, Tensor]
+    """Parameters and buffers before the step."""
+    generator: Tensor
+    """State of the noise generator before the step."""
+    batches: list[Batch]
+
+
+def load_failure(path: Path) -> Failure:
+    """Read a failed step, onto the CPU."""
     saved = load_plain(path)
-    return saved["step"], saved["model"], saved["generator"], [_batch(b) for b in saved["batches"]]
+    return Failure(saved["step"], saved["model"], saved["generator"], [_batch(b) for b in saved["batches"]])
 
 
 def _plain(batch: Batch) -> dict[str, Any]:

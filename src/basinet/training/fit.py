@@ -121,7 +121,7 @@ def fit(
     model.to(fabric.device)
     run = _Run(model, objective, loader, config, directory, fabric)
     if resume:
-        run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.device)
+        run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.world_size, fabric.device)
     log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
     start = time.monotonic()
     try:
@@ -215,7 +215,7 @@ class _Run:
         sums = self._backward(batches, counts)
         norm = self._reduce_and_clip()
         means = mean_terms(sums, counts)
-        loss = sum(self.objective.weights[key] * value for key, value in means.items())
+        loss = sum((self.objective.weights[key] * value for key, value in means.items()), start=0.0)
         for what, value in (("the loss", loss), ("the norm of the gradient", norm)):
             if not _is_finite(value):
                 raise stop_for_failure(
@@ -242,19 +242,21 @@ class _Run:
 
     def _reduce_and_clip(self) -> float:
         """Add the gradients of all processes, clip them, and return their norm before clipping."""
-        for p in self.parameters:
-            if p.grad is None and self.fabric.world_size > 1:
-                p.grad = torch.zeros_like(p)
         if self.fabric.world_size > 1:
-            flat = torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None])
-            torch.distributed.all_reduce(flat)
-            start = 0
-            for p in self.parameters:
-                p.grad = flat[start : start + p.numel()].view_as(p)
-                start += p.numel()
+            self._add_gradients()
         clip = self.config.optimizer.clip_norm
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if clip is None else clip)
         return float(norm)
+
+    def _add_gradients(self) -> None:
+        """Add the gradients of all processes; a parameter that none of them used has none, as in one process."""
+        used = [p.grad is not None for p in self.parameters]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        flat = torch.cat([gradients[0].new_tensor(used), *(g.flatten() for g in gradients)])
+        torch.distributed.all_reduce(flat)
+        n_using, *totals = flat.split([len(used), *(g.numel() for g in gradients)])
+        for p, n, total in zip(self.parameters, n_using.tolist(), totals, strict=True):
+            p.grad = total.view_as(p) if n > 0 else None
 
     def _validate(self, validate: Validate, save_best: SaveBest) -> dict[str, float]:
         state = self.state
@@ -262,6 +264,7 @@ class _Run:
         assert isinstance(model, Model)
         model.eval()
         metrics = dict(validate(model))
+        metrics["loss"] = self._of_first_process(metrics["loss"])
         if not _is_finite(metrics["loss"]):
             raise ValueError(f"step {state.step}: the validation loss is not finite; see metrics.jsonl")
         state.schedule.after_validation(metrics["loss"])
@@ -296,7 +299,14 @@ class _Run:
         return values
 
     def _any_process(self, flag: bool) -> bool:
-        return flag if self.fabric.world_size == 1 else bool(self._sum(torch.tensor(float(flag))) > 0)
+        return bool(self._sum(torch.tensor(float(flag), device=self.fabric.device)) > 0)
+
+    def _of_first_process(self, value: float) -> float:
+        """Return the value that process 0 has: what all decide on must not differ by the rounding of their devices."""
+        shared = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
+        if self.fabric.world_size > 1:
+            torch.distributed.broadcast(shared, src=0)
+        return float(shared)
 
     def _broadcast_weights(self) -> None:
         if self.fabric.world_size > 1:

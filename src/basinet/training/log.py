@@ -24,8 +24,8 @@ class MetricsLog:
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(r) + "\n" for r in records))
         os.replace(partial, self.path)
-        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
         self._writer = _tensorboard_writer(directory, resume_step) if tensorboard else None
+        self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
 
     def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         """Append one record of ``kind`` (``train`` or ``validation``)."""

@@ -67,7 +67,8 @@ class Schedule:
     def __init__(self, optimizer: AdamW, config: OptimizerConfig, n_steps: int) -> None:
         self._config = config
         self._n_steps = n_steps
-        self._by_step = LambdaLR(optimizer, self.factor)
+        # A plain function: of anything else the scheduler would save the attributes in its state.
+        self._by_step = LambdaLR(optimizer, lambda step: self.factor(step))
         self._by_loss = ReduceLROnPlateau(
             optimizer,
             factor=config.plateau_factor,

@@ -59,7 +59,7 @@ class TrainState:
         }
         save_atomically(state, path)
 
-    def load(self, path: Path, rank: int, device: torch.device) -> None:
+    def load(self, path: Path, rank: int, world_size: int, device: torch.device) -> None:
         """Go on from a saved state.
 
         Raises:
@@ -68,9 +68,10 @@ class TrainState:
         state = load_plain(path, device)
         if (state["average"] is None) != (self.average is None):
             raise ValueError(f"{path}: ema_decay was switched on or off since the run was stopped; restore it")
-        if rank >= len(state["generators"]):
+        if world_size != len(state["generators"]):
             raise ValueError(
-                f"{path}: the run had {len(state['generators'])} processes and now has more; use as many as before"
+                f"{path}: the run had {len(state['generators'])} processes and now has {world_size}; use as many as "
+                "before (launch.devices, launch.nodes)"
             )
         self.model.load_state_dict(state["model"])
         if self.average is not None:

@@ -1,0 +1,147 @@
+"""Run a pre-training in a child process that is killed again and again, until it ends; print what was seen as JSON.
+
+Called by ``test_killed.py``. The children are forks, so that the imports are paid for once.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import torch
+
+import basinet.training.log as log
+import basinet.training.state as state
+from basinet.models.checkpoint import load_model
+from basinet.objectives.config import ForceAndDenoiseConfig
+from basinet.recipe import PretrainRecipe
+from basinet.runs import common, pretrain
+from small_runs import ON_CPU, TINY, training
+
+N_STEPS = 12
+N_KILLS = 5
+
+
+def recipe(data: Path) -> PretrainRecipe:
+    """Return the run: noise, two batches a step, and a state after every step."""
+    return PretrainRecipe(
+        data=data,
+        model=TINY,
+        validation_fraction=0.2,
+        objective=ForceAndDenoiseConfig(),
+        training=training(n_steps=N_STEPS, accumulate=2, save_every=1, validate_every=2),
+        launch=ON_CPU,
+    )
+
+
+def die(*_: object) -> None:
+    """Kill this process as the kernel would: nothing is flushed, nothing is cleaned up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def half_a_save(value: object, file: object) -> None:
+    """Write the first half of a file and die."""
+    whole = BytesIO()
+    original_save(value, whole)
+    file.write(whole.getvalue()[: len(whole.getvalue()) // 2])
+    file.flush()
+    die()
+
+
+def dying_replace(name: str, before: bool) -> Callable[[object, object], None]:
+    """Return an ``os.replace`` that dies before or after a file of this name is replaced."""
+
+    def replace(source: object, target: object) -> None:
+        if Path(str(target)).name != name:
+            return original_replace(source, target)
+        if not before:
+            original_replace(source, target)
+        return die()
+
+    return replace
+
+
+def half_a_line(self: log.MetricsLog, kind: str, step: int, values: object) -> None:
+    """Write the beginning of a line and die."""
+    self._file.write('{"kind": "trai')
+    self._file.flush()
+    die()
+
+
+original_save, original_replace = torch.save, os.replace
+
+MOMENTS: dict[str, Callable[[], None]] = {
+    "before the recipe is in place": lambda: setattr(os, "replace", dying_replace("recipe.yaml", True)),
+    "after the recipe is in place": lambda: setattr(os, "replace", dying_replace("recipe.yaml", False)),
+    "before the first metrics": lambda: setattr(os, "replace", dying_replace("metrics.jsonl", True)),
+    "while a state is written": lambda: setattr(torch, "save", half_a_save),
+    "before a state is replaced": lambda: setattr(os, "replace", dying_replace("state.pt", True)),
+    "after a state is replaced": lambda: setattr(os, "replace", dying_replace("state.pt", False)),
+    "before the best model is replaced": lambda: setattr(os, "replace", dying_replace("model.safetensors", True)),
+    "after the best model is replaced": lambda: setattr(os, "replace", dying_replace("model.safetensors", False)),
+    "inside a line of the metrics": lambda: setattr(log.MetricsLog, "write", half_a_line),
+    "before the last model is written": lambda: setattr(os, "replace", dying_replace("last.safetensors", True)),
+}
+"""What is patched in the child, and so when it dies. Those of the beginning come first."""
+
+
+def child(data: Path, out: Path, prepare: Callable[[], None]) -> int:
+    """Start or resume the run in a fork and return its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        prepare()
+        pretrain(recipe(data), out, resume=(out / common.RECIPE_FILE).exists())
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def readable(out: Path) -> int:
+    """Read every file of the run; return the step of its state."""
+    log.read_metrics(out / "metrics.jsonl")
+    for name in (common.MODEL_FILE, common.LAST_FILE):
+        if (out / name).exists():
+            load_model(out / name)
+    path = out / state.STATE_FILE
+    return state.load_plain(path)["step"] if path.exists() else 0
+
+
+def ended(pid: int) -> int:
+    """Wait for a process and return its exit status, negative if it was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def main(data: Path, out: Path, how: str) -> None:
+    """Kill the run at named moments or at random ones, then let it end."""
+    steps: list[int] = []
+    if how == "moments":
+        for name, prepare in MOMENTS.items():
+            status = ended(child(data, out, prepare))
+            if status != -signal.SIGKILL:
+                raise SystemExit(f"{name}: ended with {status}")
+            steps.append(readable(out))
+    else:
+        chance = random.Random(int(how))
+        for _ in range(N_KILLS):
+            pid = child(data, out, lambda: None)
+            time.sleep(chance.uniform(0.3, 0.8))
+            os.kill(pid, signal.SIGKILL)
+            if ended(pid) == 0:
+                break
+            steps.append(readable(out))
+    status = ended(child(data, out, lambda: None))
+    print(json.dumps({"status": status, "steps": steps}))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    common.environment()  # looked up once, for all children
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])

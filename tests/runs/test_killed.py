@@ -1,0 +1,65 @@
+"""A run killed at any moment leaves files that can be read, and resumed it ends as if nothing had happened."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import killed_run
+import pytest
+
+from basinet.runs import pretrain
+from basinet.runs.common import LAST_FILE, MODEL_FILE
+from basinet.training.state import STATE_FILE, load_plain
+from small_runs import differences, frames, make_store, read_lines
+
+TESTS = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("killed") / "store", frames())
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    out = data.parent / "whole"
+    pretrain(killed_run.recipe(data), out)
+    return out
+
+
+def kill(data, out, how):
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, killed_run.__file__, str(data), str(out), how]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["status"] == 0, done.stderr
+    return found["steps"]
+
+
+def assert_same_run(whole, out):
+    assert differences(load_plain(whole / STATE_FILE), load_plain(out / STATE_FILE)) == []
+    assert read_lines(whole / "metrics.jsonl") == read_lines(out / "metrics.jsonl")
+    for name in (MODEL_FILE, LAST_FILE):
+        assert (whole / name).read_bytes() == (out / name).read_bytes()
+    assert not [p.name for p in out.iterdir() if p.name.startswith(".tmp-")]
+
+
+def test_a_run_killed_at_the_worst_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, tmp_path):
+    steps = kill(data, tmp_path / "run", "moments")
+    assert len(steps) == len(killed_run.MOMENTS)
+    assert steps == sorted(steps)  # what was saved is never lost
+    assert steps[-1] == killed_run.N_STEPS
+    assert_same_run(whole, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "seed", ["1", pytest.param("2", marks=pytest.mark.slow), pytest.param("3", marks=pytest.mark.slow)]
+)
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, tmp_path, seed):
+    steps = kill(data, tmp_path / "run", seed)
+    assert max(steps) > 0
+    assert steps == sorted(steps)
+    assert_same_run(whole, tmp_path / "run")
