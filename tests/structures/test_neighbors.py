@@ -49,7 +49,7 @@ def pairs_of(neighbors: SparseNeighbors) -> list[tuple[int, int]]:
     return list(zip(neighbors.receiver.tolist(), neighbors.sender.tolist(), strict=True))
 
 
-def sums(neighbors: Neighbors, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sums(neighbors: Neighbors, batch: Batch) -> tuple[Tensor, ...]:
     """Return everything a backbone can compute of its neighbours, from filters that tell distances apart."""
     filters = torch.stack([torch.exp(-neighbors.distances), 1 + neighbors.distances.square()], dim=-1)
     every, others = neighbors.to_edges(filters), neighbors.to_edges(filters, self_edges=False)
@@ -61,14 +61,15 @@ def sums(neighbors: Neighbors, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Te
         neighbors.weighted_sum(every * products, x),
         neighbors.weighted_sum(every, vectors),
         neighbors.directed_sum(every * products),
+        neighbors.message_sum(others * products),
     )
 
 
-def sums_of_double_loop(batch: Batch, cutoff: float | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def sums_of_double_loop(batch: Batch, cutoff: float | None) -> tuple[Tensor, ...]:
     r = batch.positions
     x = r[:, :2] - r[0, 0]
     vectors = r[:, :, None].expand(-1, -1, 2)
-    total = (torch.zeros_like(x), torch.zeros_like(x), torch.zeros_like(vectors), torch.zeros_like(vectors))
+    total = tuple(torch.zeros_like(like) for like in (x, x, vectors, vectors, x))
     for i, j in pairs_of_double_loop(batch, cutoff):
         distance = torch.linalg.vector_norm(r[j] - r[i])
         unit = (r[j] - r[i]) / distance if i != j else torch.zeros_like(r[i])
@@ -78,6 +79,7 @@ def sums_of_double_loop(batch: Batch, cutoff: float | None) -> tuple[Tensor, Ten
         total[1][i] += weight * product * x[j]
         total[2][i] += weight * vectors[j]
         total[3][i] += unit[:, None] * weight * product
+        total[4][i] += weight * product * (i != j)
     return total
 
 
@@ -99,6 +101,26 @@ def test_edges_are_the_pairs_of_a_double_loop_each_once(cutoff: float | None) ->
     found = pairs_of(SparseNeighbors(batch, cutoff))
     assert len(found) == len(set(found))
     assert set(found) == pairs_of_double_loop(batch, cutoff)
+
+
+@pytest.mark.parametrize("cutoff", CUTOFFS)
+def test_a_quantity_of_all_pairs_of_atoms_is_brought_to_the_edges_of_those_that_are_neighbours(
+    cutoff: float | None,
+) -> None:
+    batch = collate([ETHANOL, HELIUM, BENZENE], dtype=torch.float64)
+    n_max = 12
+    code = torch.arange(1, 3 * n_max**2 + 1, dtype=torch.float64).reshape(3, n_max, n_max)
+    code = code + code.mT  # of unordered pairs
+    place = torch.cat([torch.arange(9), torch.arange(1), torch.arange(12)])
+    expected = torch.zeros(22, 22, dtype=torch.float64)
+    for i, j in pairs_of_double_loop(batch, cutoff):
+        expected[i, j] = code[batch.molecule[i], place[i], place[j]] * (i != j)
+    sparse, dense = SparseNeighbors(batch, cutoff), DenseNeighbors(batch, cutoff)
+    found = torch.zeros_like(expected)
+    found[sparse.receiver, sparse.sender] = sparse.to_edges(sparse.of_blocks(code)[..., None])[..., 0]
+    assert torch.equal(found, expected)
+    blocks = dense.to_edges(dense.of_blocks(code)[..., None])[..., 0]
+    assert torch.equal(torch.block_diag(blocks[0, :9, :9], blocks[1, :1, :1], blocks[2]), expected)
 
 
 @pytest.mark.parametrize("seed", range(3))

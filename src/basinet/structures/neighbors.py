@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from basinet.structures.batch import Batch
@@ -22,6 +22,7 @@ DENSE_LIMIT = 64
 
 PAIRS_PER_CHUNK = 20_000_000
 """Candidate pairs tested at once in the neighbour search: bounds its memory to about 1 GB."""
+
 
 class Neighbors(ABC):
     """Interacting pairs of atoms, as broadcastable or gathered "edge" tensors.
@@ -56,15 +57,25 @@ class Neighbors(ABC):
         """
 
     @abstractmethod
+    def of_blocks(self, x: Shaped[Tensor, "n_molecules n_max n_max"]) -> Shaped[Tensor, "*pairs"]:
+        """Bring a symmetric quantity of all pairs of atoms (a hop distance) to :attr:`distances`; the last one is zero.
+
+        Args:
+            x: padded blocks, as :mod:`basinet.structures.blocks` makes them.
+        """
+
+    @abstractmethod
+    def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
+        r"""Return :math:`\sum_j m_{ij}`; the messages must carry a factor from :meth:`to_edges`."""
+
+    @abstractmethod
     def weighted_sum(
         self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
     ) -> Float[Tensor, "n_atoms *xyz n_features"]:
         r"""Return :math:`\sum_j w_{ij} \odot x_j`; the weights must carry a factor from :meth:`to_edges`."""
 
     @abstractmethod
-    def directed_sum(
-        self, weights: Float[Tensor, "*edges n_features"]
-    ) -> Float[Tensor, "n_atoms 3 n_features"]:
+    def directed_sum(self, weights: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
         r"""Return :math:`\sum_j \hat r_{ij} \otimes w_{ij}`; the weights must carry a factor, as above."""
 
 
@@ -109,18 +120,19 @@ class DenseNeighbors(Neighbors):
         self.cutoff = cutoff
         self._padding = _Padding.of(batch)
         self._n_max = n = self._padding.n_max
-        first, second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
+        self._first, self._second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
+        first, second = self._first, self._second
         self._edge_to_pair = _edge_to_pair(n, first, second)
         positions = self._padding.pad(batch.positions)
         is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0
-        is_pair = is_atom[:, first] & is_atom[:, second]                               # [B, P]
-        vector = positions[:, second] - positions[:, first]                            # [B, P, 3]
+        is_pair = is_atom[:, first] & is_atom[:, second]  # [B, P]
+        vector = positions[:, second] - positions[:, first]  # [B, P, 3]
         # Padding puts atoms on top of each other, where the distance has no gradient: move them to (1, 1, 1).
         vector = torch.where(is_pair[..., None], vector, torch.ones_like(vector))
         distance = torch.linalg.vector_norm(vector, dim=-1)
         is_near = is_pair if cutoff is None else is_pair & (distance < cutoff)
         self.distances = torch.cat([distance, distance.new_zeros(len(distance), 1)], dim=1)
-        self._mask = torch.cat([is_near, is_near.new_ones(len(is_near), 1)], dim=1)    # [B, P + 1]
+        self._mask = torch.cat([is_near, is_near.new_ones(len(is_near), 1)], dim=1)  # [B, P + 1]
         self._mask_without_self = torch.cat([is_near, is_near.new_zeros(len(is_near), 1)], dim=1)
         self._unit = self._odd_to_edges(vector / distance[..., None])
 
@@ -137,8 +149,16 @@ class DenseNeighbors(Neighbors):
     ) -> Float[Tensor, "*edges n_features"]:
         """Bring a quantity of pairs to the edges, zero where atoms are not neighbours."""
         mask = self._mask if self_edges else self._mask_without_self
-        table = torch.where(mask[..., None], x, torch.zeros_like(x))                   # [B, P + 1, K]
+        table = torch.where(mask[..., None], x, torch.zeros_like(x))  # [B, P + 1, K]
         return table.index_select(1, self._edge_to_pair).unflatten(1, (self._n_max, self._n_max))
+
+    def of_blocks(self, x: Shaped[Tensor, "n_molecules n_max n_max"]) -> Shaped[Tensor, "*pairs"]:
+        """Take the upper triangle of each block."""
+        return torch.cat([x[:, self._first, self._second], x.new_zeros(len(x), 1)], dim=1)
+
+    def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
+        """Sum over senders."""
+        return self._padding.unpad(messages.sum(2))
 
     def weighted_sum(
         self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
@@ -181,6 +201,7 @@ class SparseNeighbors(Neighbors):
         self.cutoff = cutoff
         first, second = _pairs_within(batch, cutoff)
         atoms = torch.arange(batch.n_atoms, device=batch.positions.device)
+        self._batch = batch
         self.n_atoms = batch.n_atoms
         self.receiver: Int[Tensor, " n_edges"] = torch.cat([first, second, atoms])
         self.sender: Int[Tensor, " n_edges"] = torch.cat([second, first, atoms])
@@ -204,6 +225,18 @@ class SparseNeighbors(Neighbors):
         """Bring a quantity of pairs to the edges."""
         of_pairs, of_self = x[:-1], x[-1:]
         return torch.cat([of_pairs, of_pairs, (of_self if self_edges else 0 * of_self).expand(self.n_atoms, -1)])
+
+    def of_blocks(self, x: Shaped[Tensor, "n_molecules n_max n_max"]) -> Shaped[Tensor, "*pairs"]:
+        """Look each pair up in the block of its molecule."""
+        n_pairs = len(self.distances) - 1
+        first, second = self.receiver[:n_pairs], self.sender[:n_pairs]
+        molecule = self._batch.molecule[first]
+        start = self._batch.first_atom[molecule]
+        return torch.cat([x[molecule, first - start, second - start], x.new_zeros(1)])
+
+    def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
+        """Sum over senders by index."""
+        return self._sum(messages)
 
     def weighted_sum(
         self, weights: Float[Tensor, "*edges n_features"], values: Float[Tensor, "n_atoms *xyz n_features"]
