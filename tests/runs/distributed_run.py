@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,12 +112,18 @@ def main(data: Path, out: Path) -> None:
     pretrain(recipe(data, 2), out / "whole")
     stop_both(data, out / "cut")
     pretrain(recipe(data, 2), out / "cut", resume=True)
-    try:
-        common.launch(LaunchConfig(accelerator="cpu", devices=1))
-        found["refusal"] = ""
-    except ValueError as error:
-        found["refusal"] = str(error)
+    found["unaware"] = refusal(lambda: common.launch(LaunchConfig(accelerator="cpu", devices=1)))
+    found["taken"] = refusal(lambda: pretrain(recipe(data, 2), out / "whole"))
     torch.save(found, out / f"found-{fabric.global_rank}.pt")
+
+
+def refusal(function: Callable[[], object]) -> str:
+    """Return what a call is refused with."""
+    try:
+        function()
+    except ValueError as error:
+        return str(error)
+    raise SystemExit("nothing was refused")
 
 
 def stop_both(data: Path, out: Path) -> None:

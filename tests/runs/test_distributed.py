@@ -86,7 +86,11 @@ def test_a_run_of_two_processes_is_not_resumed_by_one(two):
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(two):
-    assert all("torchrun started 2 processes, the recipe asks for 1" in found["refusal"] for found in two[1])
+    assert all("torchrun started 2 processes, the recipe asks for 1" in found["unaware"] for found in two[1])
+
+
+def test_a_directory_that_is_taken_is_refused_by_every_process_in_words(two):
+    assert all("holds a run already" in found["taken"] for found in two[1])
 
 
 def test_a_gpu_that_is_not_there_is_refused_in_words():

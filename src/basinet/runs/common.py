@@ -80,8 +80,8 @@ def _require_as_launched(n_processes: int) -> None:
         )
 
 
-def prepare_directory(out: Path, recipe: TrainableRecipe, resume: bool) -> None:
-    """Make the run directory and write what the run will do, or check that a resumed run does the same.
+def check_directory(out: Path, recipe: TrainableRecipe, resume: bool, fabric: Fabric) -> None:
+    """Check in every process that the run can be begun, or gone on with, in a directory; then it may be written to.
 
     Raises:
         ValueError: there is a run already, none to resume, or it had another recipe.
@@ -93,6 +93,11 @@ def prepare_directory(out: Path, recipe: TrainableRecipe, resume: bool) -> None:
         raise ValueError(f"{out} holds a run already; go on with it (--resume) or choose another --out")
     elif out.exists() and (not out.is_dir() or any(not p.name.startswith(TEMPORARY) for p in out.iterdir())):
         raise ValueError(f"{out} exists and is no run of basinet; choose another --out")
+    fabric.barrier()  # nobody writes before all have looked
+
+
+def write_directory(out: Path, recipe: TrainableRecipe) -> None:
+    """Make the run directory and write what the run will do."""
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(f"{TEMPORARY}*"):  # of a process that was killed
         leftover.unlink()
@@ -200,8 +205,8 @@ def batches(store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]) -> It
 
 def require_data(objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n"], what: str) -> None:
     """Raise a ``ValueError`` if no chosen molecule has a label or flag that a term of the loss needs."""
-    wanted = {f"has_{label}": f"the label {label!r}" for label in objective.labels}
-    wanted |= {flag: f"the mark {flag!r}" for flag in objective.flags}
+    wanted = {f"has_{label}": f"the label {label!r}" for label in sorted(objective.labels)}
+    wanted |= {flag: f"the mark {flag!r}" for flag in sorted(objective.flags)}
     for batch in chunks(store, indices):
         wanted = {flag: text for flag, text in wanted.items() if flag not in batch.flags or not batch.flags[flag].any()}
         if not wanted:

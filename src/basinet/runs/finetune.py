@@ -75,8 +75,9 @@ def finetune(
     model, backbone, before = _start(recipe, objective.requires, store, split, speak)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
     recipe = dataclasses.replace(recipe, model=backbone)
+    common.check_directory(out, recipe, resume, fabric)
     if fabric.is_global_zero:
-        common.prepare_directory(out, recipe, resume)
+        common.write_directory(out, recipe)
         split.save(out / "split.json")
         common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
     fabric.barrier()

@@ -57,8 +57,9 @@ def pretrain(
     model, backbone = _model(recipe, objective.requires, store, split)
     check_objective(model, objective)
     recipe = dataclasses.replace(recipe, model=backbone)
+    common.check_directory(out, recipe, resume, fabric)
     if fabric.is_global_zero:
-        common.prepare_directory(out, recipe, resume)
+        common.write_directory(out, recipe)
         split.save(out / "split.json")
         common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
         say(read)
