@@ -27,10 +27,8 @@ def quickstart(config: QuickstartConfig, out: Path) -> Path:
         molecules = stages.label_molecules(config, out / "molecules")
     with _timed("label frames of one molecule", times):
         stages.label_frames(config, out / "frames", molecules.manifest.level_of_theory)
-    with _timed("pre-train", times):
-        pretrained = stages.pretrain_model(config, out / "molecules", out / "pretrain")
-    with _timed("fine-tune and test", times):
-        tested = stages.finetune_all(config, pretrained, out)
+    with _timed("pre-train, fine-tune, test", times):
+        tested = stages.train_all(config, out)
     with _timed("simulate", times):
         dynamics = stages.simulate_all(config, out)
     found = present.results(config, tested, dynamics, times, out)

@@ -20,7 +20,7 @@ class QuickstartConfig:
     """Repetitions of the fine-tuning, with other labels and other fresh weights."""
     processes: int | None = None
     """Processes for labelling and fine-tuning; null: all cores."""
-    n_molecules: int = 300
+    n_molecules: int = 500
     """Compounds to pre-train on."""
     label_counts: tuple[int, ...] = (50, 200)
     """Labelled frames to fine-tune on."""
@@ -28,12 +28,14 @@ class QuickstartConfig:
     """Frames that choose the best step of a fine-tuning."""
     n_test: int = 250
     """Frames to test on, from a trajectory of its own."""
-    model: EquivariantTransformerConfig = EquivariantTransformerConfig()
+    model: EquivariantTransformerConfig = EquivariantTransformerConfig(n_features=48, n_layers=3)
     """The network, the same for both starts."""
-    pretrain_steps: int = 400
-    """Steps of pre-training."""
-    finetune_steps: int = 300
-    """Steps of each fine-tuning."""
+    pretrain_steps: int = 2600
+    """Steps of pre-training, of 8 molecules."""
+    finetune_steps: int = 600
+    """Steps of each fine-tuning, of 8 frames."""
+    learning_rate: float = 5e-3
+    """Largest one, of pre-training and fine-tuning: the best of four tried for the fine-tuning from scratch."""
     dynamics_steps: int = 1000
     """Time steps of 0.5 fs."""
     replicas: int = 4

@@ -25,7 +25,7 @@ from basinet.evaluation.results import (
     energies_above_lowest,
 )
 from basinet.quickstart.config import Job, QuickstartConfig
-from basinet.quickstart.stages import TIME_STEP
+from basinet.quickstart.stages import PRETRAINED, TIME_STEP
 from basinet.terminal import console, say
 from basinet.training.log import METRICS_FILE, read_metrics
 
@@ -62,7 +62,7 @@ def results(
             command=" ".join(sys.argv),
             seed=0,
             level_of_theory=molecules.manifest.level_of_theory,
-            device=f"CPU, {torch.get_num_threads()} threads",
+            device="CPU, one thread a model",
             versions={name: version(name) for name in PACKAGES},
         ),
     )
@@ -129,7 +129,7 @@ def _summary(name: str, store: MoleculeStore) -> DataSummary:
 
 def _curves(jobs: Sequence[Job], out: Path) -> list[TrainingCurve]:
     fine = [_curve(f"{job.labels} labels, {job.start}", job.start, job.directory(out)) for job in jobs]
-    return [_curve("pre-training", None, out / "pretrain"), *fine]
+    return [_curve("pre-training", None, out / PRETRAINED), *fine]
 
 
 def _curve(name: str, start: Start | None, run: Path) -> TrainingCurve:

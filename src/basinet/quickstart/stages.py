@@ -1,8 +1,9 @@
 """The stages of the quickstart. Each leaves its files and is skipped, or resumed, where they are there already."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from basinet.runs.finetune import SCRATCH, finetune
 from basinet.runs.pretrain import pretrain
 from basinet.structures.batch import Batch, collate
 from basinet.terminal import console, progress, say
-from basinet.training.fit import Progress, TrainingConfig
+from basinet.training.fit import TrainingConfig
 from basinet.training.log import METRICS_FILE, read_metrics
 from basinet.training.optim import OptimizerConfig
 
+PRETRAINED = "pretrain"
+"""Directory of the pre-training."""
 TIME_STEP = 0.5
 """fs, of the dynamics at constant energy: a tenth of the fastest vibration's period and less."""
 
@@ -61,27 +64,25 @@ def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> M
     return writer.finish()
 
 
-def pretrain_model(config: QuickstartConfig, molecules: Path, out: Path) -> Path:
-    """Pre-train on all molecules with the default objective and return the model file."""
-    if (out / LAST_FILE).exists():
-        return out / MODEL_FILE
-    recipe = PretrainRecipe(
-        data=molecules,
-        model=config.model,
-        training=TrainingConfig(
-            n_steps=config.pretrain_steps,
-            batch_size=32,
-            validate_every=max(1, config.pretrain_steps // 5),
-            save_every=50,
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=40, ema_decay=0.99),
-        ),
-    )
-    with progress("pre-training") as show:
+def train_all(config: QuickstartConfig, out: Path) -> dict[Job, Errors]:
+    """Pre-train, and fine-tune and test every model, each on one core.
 
-        def watch(step: Progress) -> None:
-            show(step.step, step.n_steps, f"loss {step.loss:.3f}")
-
-        return pretrain(recipe, out, resume=(out / RECIPE_FILE).exists(), on_progress=watch).model
+    The models that start from scratch need not wait for the pre-trained one. Both starts see the same labels, for as
+    many steps.
+    """
+    frames = MoleculeStore.open(out / "frames")
+    jobs = jobs_of(config)
+    for job in jobs:
+        split_frames(config, frames, job).save(job.split_file(out))
+    first = [partial(_pretrain, config, out), *(partial(_finetune, config, j, out) for j in jobs if j.start == SCRATCH)]
+    later = [partial(_finetune, config, job, out) for job in jobs if job.start != SCRATCH]
+    runs = {out / PRETRAINED: config.pretrain_steps} | {j.directory(out): config.finetune_steps for j in jobs}
+    with progress("training") as show, _repeating(lambda: show(*_steps(runs))):
+        for tasks in (first, later):
+            with closing(map_in_order(_call, tasks, _processes(config))) as results:
+                list(results)
+    test = split_frames(config, frames, jobs[0]).test
+    return {job: _test(job.directory(out) / MODEL_FILE, frames, test) for job in jobs}
 
 
 def jobs_of(config: QuickstartConfig) -> list[Job]:
@@ -89,25 +90,39 @@ def jobs_of(config: QuickstartConfig) -> list[Job]:
     return [Job(start, n, seed) for seed in range(config.seeds) for n in config.label_counts for start in STARTS]
 
 
-def finetune_all(config: QuickstartConfig, pretrained: Path, out: Path) -> dict[Job, Errors]:
-    """Fine-tune and test every model, each on one core; both starts see the same labels, for as many steps."""
-    frames = MoleculeStore.open(out / "frames")
-    jobs = jobs_of(config)
-    for job in jobs:
-        split_frames(config, frames, job).save(job.split_file(out))
-    tasks = [(config, job, pretrained, out) for job in jobs]
+def _call(task: Callable[[], None]) -> None:
+    task()
 
-    def steps_done() -> int:
-        runs = (read_metrics(job.directory(out) / METRICS_FILE) for job in jobs)
-        return sum(max((r["step"] for r in records), default=0) for records in runs)
 
-    total = len(jobs) * config.finetune_steps
-    with (
-        progress(f"fine-tuning {len(jobs)} models") as show,
-        _repeating(lambda: show(steps_done(), total)),
-        closing(map_in_order(_finetune, tasks, _processes(config))) as results,
-    ):
-        return dict(zip(jobs, results, strict=True))
+def _steps(runs: Mapping[Path, int]) -> tuple[int, int, str]:
+    """Return how many steps of all runs are done, of how many, and which runs are going on."""
+    done = {run: max((r["step"] for r in read_metrics(run / METRICS_FILE)), default=0) for run in runs}
+    active = ", ".join(f"{run.name} {done[run]}/{n}" for run, n in runs.items() if 0 < done[run] < n)
+    return sum(done.values()), sum(runs.values()), active
+
+
+def _test(model_file: Path, frames: MoleculeStore, test: np.ndarray) -> Errors:
+    return errors_of(load_model(model_file).model, batches(frames, test), torch.device("cpu"))
+
+
+def _pretrain(config: QuickstartConfig, out: Path) -> None:
+    """Pre-train on all molecules with the default objective, in a worker."""
+    run = out / PRETRAINED
+    if (run / LAST_FILE).exists():
+        return
+    recipe = PretrainRecipe(
+        data=out / "molecules",
+        model=config.model,
+        training=TrainingConfig(
+            n_steps=config.pretrain_steps,
+            batch_size=8,
+            validate_every=max(1, config.pretrain_steps // 5),
+            save_every=100,
+            optimizer=OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=50, ema_decay=0.99),
+        ),
+        launch=LaunchConfig(accelerator="cpu", threads=1),
+    )
+    pretrain(recipe, run, resume=(run / RECIPE_FILE).exists())
 
 
 def split_frames(config: QuickstartConfig, frames: MoleculeStore, job: Job) -> Split:
@@ -118,30 +133,27 @@ def split_frames(config: QuickstartConfig, frames: MoleculeStore, job: Job) -> S
     return Split(train=pool[drawn.train[: job.labels]], validation=pool[drawn.validation], test=test)
 
 
-def _finetune(task: tuple[QuickstartConfig, Job, Path, Path]) -> Errors:
-    """Fine-tune and test one model, in a worker."""
-    config, job, pretrained, out = task
+def _finetune(config: QuickstartConfig, job: Job, out: Path) -> None:
+    """Fine-tune one model, in a worker."""
     run = job.directory(out)
-    if not (run / LAST_FILE).exists():
-        recipe = FinetuneRecipe(
-            data=out / "frames",
-            split=job.split_file(out),
-            start=str(pretrained) if job.start == "pre-trained" else SCRATCH,
-            model=config.model,
-            training=TrainingConfig(
-                n_steps=config.finetune_steps,
-                batch_size=8,
-                seed=job.seed,
-                validate_every=max(1, config.finetune_steps // 5),
-                save_every=100,
-                optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=30, ema_decay=0.98),
-            ),
-            launch=LaunchConfig(accelerator="cpu", threads=1),
-        )
-        finetune(recipe, run, resume=(run / RECIPE_FILE).exists())
-    frames = MoleculeStore.open(out / "frames")
-    test = Split.load(job.split_file(out)).test
-    return errors_of(load_model(run / MODEL_FILE).model, batches(frames, test), torch.device("cpu"))
+    if (run / LAST_FILE).exists():
+        return
+    recipe = FinetuneRecipe(
+        data=out / "frames",
+        split=job.split_file(out),
+        start=SCRATCH if job.start == SCRATCH else str(out / PRETRAINED / MODEL_FILE),
+        model=config.model,
+        training=TrainingConfig(
+            n_steps=config.finetune_steps,
+            batch_size=8,
+            seed=job.seed,
+            validate_every=max(1, config.finetune_steps // 5),
+            save_every=100,
+            optimizer=OptimizerConfig(learning_rate=config.learning_rate, warmup_steps=30, ema_decay=0.98),
+        ),
+        launch=LaunchConfig(accelerator="cpu", threads=1),
+    )
+    finetune(recipe, run, resume=(run / RECIPE_FILE).exists())
 
 
 def simulate_all(config: QuickstartConfig, out: Path) -> list[MDSeries]:
