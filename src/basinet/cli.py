@@ -181,7 +181,8 @@ def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=_text(given.data))
     with progress("pre-training") as show:
         result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
-    say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+    if result.is_main:
+        say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
 
 
 @app.command(cls=FinetuneCommand)
@@ -195,7 +196,8 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=_text(given.data))
     with progress("fine-tuning") as show:
         result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
-    say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+    if result.is_main:
+        say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
     if result.test is not None:
         say(f"test: {describe_errors(result.test)}")
 

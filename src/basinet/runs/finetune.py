@@ -37,6 +37,8 @@ class FinetuneResult(NamedTuple):
     fit: FitResult
     test: Errors | None
     """Errors of that model on the test set; ``None`` if there is none."""
+    is_main: bool
+    """Whether this is the process that speaks for all of a run."""
     before: Errors | None
     """Errors of the loaded model on the validation set before training, references re-fitted; ``None`` from scratch."""
 
@@ -99,7 +101,7 @@ def finetune(
         metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
         save_model(model, out / common.LAST_FILE, backbone, metadata)
         test = _test(out, store, split, fabric)
-    return FinetuneResult(out / common.MODEL_FILE, result, test, before)
+    return FinetuneResult(out / common.MODEL_FILE, result, test, fabric.is_global_zero, before)
 
 
 def _silent(line: str) -> None:

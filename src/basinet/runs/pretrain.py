@@ -27,6 +27,8 @@ class PretrainResult(NamedTuple):
     model: Path
     """The model with the lowest validation loss."""
     fit: FitResult
+    is_main: bool
+    """Whether this is the process that speaks for all of a run."""
 
 
 def pretrain(
@@ -86,7 +88,7 @@ def pretrain(
     if fabric.is_global_zero:
         metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
         save_model(model, out / common.LAST_FILE, backbone, metadata)
-    return PretrainResult(out / common.MODEL_FILE, result)
+    return PretrainResult(out / common.MODEL_FILE, result, fabric.is_global_zero)
 
 
 def _split(store: MoleculeStore, recipe: PretrainRecipe) -> Split:
