@@ -1,0 +1,144 @@
+"""Noise along the rotors of molecules, alone and followed by Gaussian noise (fractional denoising)."""
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from basinet.noise.base import Perturbation, Perturbed
+from basinet.noise.coordinate import CoordinateNoise
+from basinet.structures.batch import Batch
+from basinet.structures.batch_topology import BatchTopology, Rotors
+from basinet.structures.geometry import rotate_about_axis
+
+
+class InternalNoise(ABC):
+    """A random change of internal coordinates: a batch in, the batch moved along its bonds out.
+
+    It has no target. Any distribution will do here, because what a network recovers is the Gaussian noise that comes
+    after it: see :class:`HybridNoise`.
+    """
+
+    @abstractmethod
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a moved copy without labels; the clean batch stays as it is."""
+
+
+class RotorNoise(InternalNoise):
+    r"""Every rotor turned by a Gaussian angle (Frad, Feng et al., ICML 2023: "RN", "dihedral noise").
+
+    .. math:: \tilde\psi_k = \psi_k + \sigma \epsilon_k, \qquad \epsilon_k \sim \mathcal N(0, 1)
+
+    ======================  ==========================================================
+    :math:`\psi_k`          dihedral about the ``k``-th rotor of a molecule, rad
+    :math:`\sigma`          ``sigma``, rad; published in degrees: 2° is ``radians(2)``
+    ======================  ==========================================================
+
+    Bond lengths and angles stay; molecules without rotors stay as they are. Rotors are turned one after the other about
+    their current axes, as RDKit's ``SetDihedralDeg`` does. The smaller side turns, which moves fewer atoms and leaves
+    the internal geometry the same.
+
+    Args:
+        sigma: standard deviation of each angle, rad.
+        limit: the largest ``sigma`` accepted, rad. More is nearly always degrees passed by mistake.
+
+    Raises:
+        ValueError: ``sigma`` is not positive or above ``limit``.
+    """
+
+    def __init__(self, sigma: float, *, limit: float = 1.0) -> None:
+        if not 0 < sigma < math.inf:
+            raise ValueError(f"sigma must be positive and finite (rad), got {sigma}")
+        if sigma > limit:
+            raise ValueError(
+                f"sigma is in radians, and {sigma} rad are {math.degrees(sigma):.0f}°; for {sigma}° pass "
+                f"math.radians({sigma}), or limit={sigma} if you mean it"
+            )
+        self.sigma = sigma
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Return a copy with every rotor turned.
+
+        Raises:
+            ValueError: the rotors of a molecule are unknown.
+        """
+        if batch.n_molecules == 0:
+            return batch.without_labels()
+        rotors = require_rotors(batch).rotors
+        x = batch.positions
+        epsilon = torch.randn(rotors.n_rotors, generator=generator, device=x.device, dtype=x.dtype)
+        return batch.without_labels().replace(positions=turn_rotors(x, rotors, self.sigma * epsilon))
+
+
+class HybridNoise(Perturbation):
+    r"""Noise along internal coordinates, then Gaussian noise, of which only the latter is the target.
+
+    Fractional denoising (Frad, Feng et al., ICML 2023; Ni et al., Nature Machine Intelligence 2024).
+
+    .. math:: r \xrightarrow{\text{any distribution}} r' \xrightarrow{\mathcal N(0, \tau^2 I)} \tilde r, \qquad
+              \mathbb E[r' - \tilde r \mid \tilde r] = \tau^2 \nabla \log p(\tilde r)
+
+    ========================  =========================================
+    :math:`\tilde r`          ``perturbed.batch.positions``
+    :math:`r' - \tilde r`     ``perturbed.target * perturbed.scale``, Å
+    :math:`\tau`              ``coordinate.sigma``, Å
+    ========================  =========================================
+
+    The identity (Tweedie's formula) holds for any distribution of :math:`r'`. So the best prediction is a force whose
+    energy is soft along the rotors, where the molecules were moved, and stiff elsewhere. To denoise all of
+    :math:`r - \tilde r` would not be a force: its covariance depends on the molecule the network does not see.
+
+    The Gaussian noise is drawn first: a molecule that the internal noise leaves alone gets exactly the sample that
+    ``coordinate`` alone would have drawn.
+
+    Args:
+        chemical: the first step.
+        coordinate: the second step.
+    """
+
+    def __init__(self, chemical: InternalNoise, coordinate: CoordinateNoise) -> None:
+        self.chemical = chemical
+        self.coordinate = coordinate
+
+    def __call__(self, batch: Batch, generator: torch.Generator) -> Perturbed:
+        """Return a noisy copy."""
+        gaussian = self.coordinate(batch, generator)
+        moved = self.chemical(batch, generator)
+        displacement = gaussian.scale[batch.molecule][:, None] * -gaussian.target
+        return gaussian._replace(batch=moved.replace(positions=moved.positions + displacement))
+
+
+def turn_rotors(
+    positions: Float[Tensor, "n_atoms 3"], rotors: Rotors, angle: Float[Tensor, " n_rotors"]
+) -> Float[Tensor, "n_atoms 3"]:
+    """Return positions with every rotor turned by its angle (rad): its dihedrals grow by it, nothing else changes.
+
+    All molecules at once, the first rotor of each, then the second, each about the axis where it then lies.
+    """
+    positions = positions.clone()
+    rank = rotors.rank[rotors.moved_rotor]
+    for pairs in torch.split(torch.argsort(rank, stable=True), torch.bincount(rank).tolist()):
+        rotor, atom = rotors.moved_rotor[pairs], rotors.moved_atom[pairs]
+        fixed, turning = positions[rotors.axis[rotor]].unbind(1)  # [n_pairs, 3]
+        axis = F.normalize(turning - fixed, dim=-1)
+        positions[atom] = rotate_about_axis(positions[atom], turning, axis, angle[rotor])
+    return positions
+
+
+def require_rotors(batch: Batch) -> BatchTopology:
+    """Return the bond graph of a batch whose rotors are all known.
+
+    Raises:
+        ValueError: those of some molecules are not.
+    """
+    topology = batch.topology
+    unknown = batch.n_molecules if topology is None else int((~topology.has_rotors).sum())
+    if topology is None or unknown:
+        raise ValueError(
+            f"{unknown} of {batch.n_molecules} molecules have no bonds with bond orders on record, and this noise "
+            "needs them; read the molecules from a format that has bonds (SDF, SMILES), or use coordinate noise"
+        )
+    return topology
