@@ -1,6 +1,7 @@
 """A loss that is not finite: stop, say where, and keep the batch so that it can be looked at again."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from basinet.errors import RunError
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
+from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.segment import max_norm
 from basinet.training.state import load_plain, save_atomically
 
@@ -73,11 +75,15 @@ def _plain(batch: Batch) -> dict[str, Any]:
         "labels": dict(batch.labels),
         "flags": dict(batch.flags),
         "ids": batch.ids,
+        "topology": None if batch.topology is None else asdict(batch.topology),
     }
 
 
 def _batch(plain: dict[str, Any]) -> Batch:
-    return Batch(**plain)
+    topology = plain["topology"]
+    if topology is not None:
+        topology = BatchTopology(**{**topology, "rotors": Rotors(**topology["rotors"])})
+    return Batch(**{**plain, "topology": topology})
 
 
 def _short(ids: Sequence[int], limit: int = 12) -> str:
