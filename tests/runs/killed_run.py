@@ -119,29 +119,43 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def main(data: Path, out: Path, how: str) -> None:
-    """Kill the run at named moments or at random ones, then let it end."""
+def kill_at_moments(data: Path, out: Path) -> list[int]:
+    """Kill the run at every named moment; return the step that was saved after each."""
     steps: list[int] = []
-    if how == "moments":
-        for name, prepare in MOMENTS.items():
-            status = ended(child(data, out, prepare))
-            if status != -signal.SIGKILL:
-                raise SystemExit(f"{name}: ended with {status}")
-            steps.append(readable(out))
-    else:
-        chance = random.Random(int(how))
-        for _ in range(N_KILLS):
-            pid = child(data, out, lambda: None)
-            time.sleep(chance.uniform(0.3, 0.8))
-            os.kill(pid, signal.SIGKILL)
-            if ended(pid) == 0:
-                break
-            steps.append(readable(out))
-    status = ended(child(data, out, lambda: None))
-    print(json.dumps({"status": status, "steps": steps}))
+    for name, prepare in MOMENTS.items():
+        status = ended(child(data, out, prepare))
+        if status != -signal.SIGKILL:
+            raise SystemExit(f"{name}: ended with {status}")
+        steps.append(readable(out))
+    return steps
+
+
+def kill_at_random(data: Path, out: Path, seed: int) -> list[int]:
+    """Kill the run several times; return the step that was saved after each."""
+    steps: list[int] = []
+    chance = random.Random(seed)
+    for _ in range(N_KILLS):
+        pid = child(data, out, lambda: None)
+        time.sleep(chance.uniform(0.3, 0.8))
+        os.kill(pid, signal.SIGKILL)
+        if ended(pid) == 0:
+            break
+        steps.append(readable(out))
+    return steps
+
+
+def main(data: Path, out: Path, hows: list[str]) -> None:
+    """Kill one run after the other, each in its own way, and let it end."""
+    common.environment()  # looked up once, for all children
+    found: dict[str, list[int]] = {}
+    for how in hows:
+        run = out / how
+        found[how] = kill_at_moments(data, run) if how == "moments" else kill_at_random(data, run, int(how))
+        if status := ended(child(data, run, lambda: None)):
+            raise SystemExit(f"{how}: the last run ended with {status}")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    common.environment()  # looked up once, for all children
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -22,7 +22,8 @@ ROUNDING = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 
 def start(*command):
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )

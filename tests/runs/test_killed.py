@@ -29,14 +29,23 @@ def whole(data):
     return out
 
 
-def kill(data, out, how):
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, killed_run.__file__, str(data), str(out), how]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+def kill(data, out, *hows):
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, killed_run.__file__, str(data), str(out), *hows],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["status"] == 0, done.stderr
-    return found["steps"]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def killed(data):
+    return kill(data, data.parent, "moments", "1")
 
 
 def assert_same_run(whole, out):
@@ -47,19 +56,24 @@ def assert_same_run(whole, out):
     assert not [p.name for p in out.iterdir() if p.name.startswith(".tmp-")]
 
 
-def test_a_run_killed_at_the_worst_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, tmp_path):
-    steps = kill(data, tmp_path / "run", "moments")
+def test_a_run_killed_at_the_worst_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, killed):
+    steps = killed["moments"]
     assert len(steps) == len(killed_run.MOMENTS)
     assert steps == sorted(steps)  # what was saved is never lost
     assert steps[-1] == killed_run.N_STEPS
-    assert_same_run(whole, tmp_path / "run")
+    assert_same_run(whole, data.parent / "moments")
 
 
-@pytest.mark.parametrize(
-    "seed", ["1", pytest.param("2", marks=pytest.mark.slow), pytest.param("3", marks=pytest.mark.slow)]
-)
-def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, tmp_path, seed):
-    steps = kill(data, tmp_path / "run", seed)
-    assert max(steps) > 0
-    assert steps == sorted(steps)
-    assert_same_run(whole, tmp_path / "run")
+def test_a_run_killed_at_random_moments_ends_bit_for_bit_like_one_that_was_left_alone(data, whole, killed):
+    assert killed["1"] == sorted(killed["1"])
+    assert max(killed["1"]) > 0
+    assert_same_run(whole, data.parent / "1")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_many_more_random_moments_ends_the_same(data, whole, tmp_path):
+    seeds = [str(seed) for seed in range(2, 8)]
+    found = kill(data, tmp_path, *seeds)
+    for seed in seeds:
+        assert found[seed] == sorted(found[seed])
+        assert_same_run(whole, tmp_path / seed)
