@@ -1,10 +1,12 @@
 """Real molecules small enough to think about."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import torch
 from ase.build import molecule as ase_molecule
+from ase.data import covalent_radii
 from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 from scipy.spatial.transform import Rotation
@@ -66,6 +68,23 @@ AMMONIUM = molecule(
 )
 SMALL = (ETHANOL, HELIUM, WATER, CARBON_MONOXIDE, AMMONIUM, METHANE, BENZENE)
 """Of 1 to 12 atoms; linear, planar, charged and symmetric ones among them."""
+
+
+def bonded(of: Molecule) -> Molecule:
+    """Return a molecule with the bonds that its distances suggest."""
+    radius = covalent_radii[of.atomic_numbers]
+    distance = np.linalg.norm(of.positions[:, None] - of.positions, axis=-1)
+    first, second = np.nonzero(np.triu(distance < 1.25 * (radius[:, None] + radius), k=1))
+    return dataclasses.replace(of, bonds=np.stack([first, second], axis=1))
+
+
+def permuted(of: Molecule, order: list[int]) -> Molecule:
+    """Return a molecule with bonds whose atoms come in another order: atom ``order[i]`` is the new atom ``i``."""
+    assert of.bonds is not None
+    new, bonds = np.argsort(order), of.bonds
+    return dataclasses.replace(
+        of, atomic_numbers=of.atomic_numbers[order], positions=of.positions[order], bonds=new[bonds]
+    )
 
 
 def labelled(of: Molecule, seed: int = 0, *, is_equilibrium: bool = False) -> Molecule:

@@ -63,7 +63,7 @@ def _option(place: Sequence[int | str], values: object) -> str:
     names: list[str] = []
     for part in place:
         group = values if isinstance(values, Mapping) else {}
-        if names and group.get("kind") == part:
+        if group.get("kind") == part:
             values = {**group, "kind": None}
             continue
         names.append(str(part))

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from basinet.backbones.build import BackboneConfig
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import adapter, dump_settings, read_settings, settings
 from basinet.data.files import write_text
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig
@@ -70,7 +71,7 @@ class PretrainRecipe:
     """Units and keys of a file."""
     validation_fraction: float = 0.05
     """Part of the compounds kept for validation."""
-    model: BackboneConfig = BackboneConfig()
+    model: BackboneConfig = EquivariantTransformerConfig()
     """The network."""
     start: Annotated[Path | None, Field(alias="from")] = None
     """A model file to go on from; null: fresh weights."""
@@ -107,7 +108,7 @@ class FinetuneRecipe:
     """Which conformations go where."""
     split: Path | None = None
     """A saved split instead of a random one."""
-    model: BackboneConfig = BackboneConfig()
+    model: BackboneConfig = EquivariantTransformerConfig()
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()
     """What to learn."""

@@ -76,6 +76,14 @@ def test_a_model_with_one_head_comes_back_with_one_head(
     assert load_model(path).model.offers == {"energy", "forces"}
 
 
+def test_a_file_of_the_first_format_which_named_heads_only_is_read(path: Path, model: Model) -> None:
+    before = load_model(path).model.state_dict()
+    rewrite(path, lambda header, tensors: header.update(format_version=1, heads=["energy", "noise"]))
+    after = load_model(path).model
+    assert after.offers == model.offers
+    assert all(torch.equal(value, before[key]) for key, value in after.state_dict().items())
+
+
 def test_saving_that_fails_leaves_the_old_file_whole(
     path: Path, model: Model, backbone_config: EquivariantTransformerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +134,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
     rewrite(path, lambda header, tensors: header.update(format_version=99, basinet_version="7.1"))
-    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 1; update"):
+    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 2; update"):
         load_model(path)
 
 
@@ -139,7 +147,9 @@ def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
             lambda header, tensors: tensors.update({"references.energies": torch.ones(9)}),
             r"do not fit .*: references.energies is \[9\], expected \[100\]$",
         ),
-        (lambda header, tensors: header.update(heads=["energy"]), "unexpected heads.noise.first.gates.bias"),
+        (lambda header, tensors: header["heads"].pop("noise"), "unexpected heads.noise.first.gates.bias"),
+        (lambda header, tensors: header["heads"].update(energy="invariant_energy"), "missing heads.energy.atomic.0"),
+        (lambda header, tensors: header["heads"].update(energy="quantum"), "heads:\n  energy: got 'quantum'; input sh"),
         (lambda header, tensors: header["backbone"].update(n_layers=2), "missing backbone.layers.1"),
         (lambda header, tensors: header["backbone"].update(n_rays=2), "backbone:\n  n_rays: no such option"),
     ],

@@ -19,7 +19,7 @@ class Oracle(NoiseHead):
     """Knows the clean positions; its predictions are wrong by ``error`` in every component."""
 
     def __init__(self, clean: Batch, error: float) -> None:
-        super().__init__(16)
+        super().__init__(16, 16)
         self.clean, self.error = clean, error
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Tensor:

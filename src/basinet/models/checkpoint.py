@@ -14,9 +14,11 @@ from torch import Tensor
 from basinet import __version__
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
-from basinet.models.model import Model, Scope, build_model
+from basinet.models.heads import HeadKind
+from basinet.models.model import Model, Scope, build_head_like
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: heads were a list of names; the energy head was the gated one."""
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
 
 
@@ -44,7 +46,7 @@ def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Map
         "basinet_version": __version__,
         "units": UNITS,
         "backbone": dump_settings(backbone),
-        "heads": sorted(model.heads),
+        "heads": {name: head.kind for name, head in sorted(model.named_heads().items())},
         "elements": sorted(model.scope.elements),
         "level_of_theory": model.scope.level_of_theory,
         "metadata": dict(metadata or {}),
@@ -66,7 +68,8 @@ def load_model(path: Path) -> ModelFile:
     """
     header, tensors = _read(path)
     config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
-    model = build_model(build_backbone(config), header["heads"])
+    backbone = build_backbone(config)
+    model = Model(backbone, {name: build_head_like(backbone, kind) for name, kind in _head_kinds(header, path).items()})
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
@@ -97,6 +100,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{__version__} reads up to {FORMAT_VERSION}; update basinet"
         )
     return header, tensors
+
+
+def _head_kinds(header: Mapping[str, Any], path: Path) -> dict[str, HeadKind]:
+    heads = header["heads"]
+    if header["format_version"] == 1:
+        heads = {name: "gated_energy" if name == "energy" else name for name in heads}
+    return read_settings(dict[str, HeadKind], heads, f"{path}: heads")
 
 
 def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:

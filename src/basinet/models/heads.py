@@ -1,38 +1,107 @@
-"""From node features to predictions: a scalar energy, one vector per atom."""
+"""From node features to predictions: the energy of a molecule, one vector per atom, the size of the noise."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 import torch.distributed
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from basinet.backbones.base import NodeFeatures
+from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.nn.equivariant import GatedEquivariantBlock
 from basinet.nn.exact import ExactBuffers
+from basinet.noise.ladder import N_LEVELS
 from basinet.structures.batch import Batch
+from basinet.structures.segment import sum_per_molecule
+
+HeadKind = Literal["gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level"]
+"""What kind of head a model file holds under a name."""
 
 
 class Head(nn.Module, ABC):
     """One prediction of a model, under the name it has in ``Model.heads``."""
 
+    kind: ClassVar[HeadKind]
+
+
+class EnergyHead(Head, ABC):
+    """The energy of each molecule in units of the energy scale, without reference energies, float64."""
+
     @abstractmethod
-    def forward(self, features: NodeFeatures, batch: Batch) -> Tensor:
-        """Return the prediction."""
+    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
+        """Return the energies."""
 
 
-class AtomicEnergyHead(Head):
-    """One energy per atom from two gated blocks (TorchMD-NET's ``EquivariantScalar``), in units of the energy scale."""
+class AtomicEnergyHead(EnergyHead):
+    """A sum of atomic energies from two gated blocks (TorchMD-NET's ``EquivariantScalar``)."""
 
-    def __init__(self, n_features: int) -> None:
+    kind = "gated_energy"
+
+    def __init__(self, n_scalar: int, n_vector: int) -> None:
         super().__init__()
-        self.first = GatedEquivariantBlock(n_features, n_features // 2, activate=True)
-        self.second = GatedEquivariantBlock(n_features // 2, 1, activate=False)
+        self.first = GatedEquivariantBlock(n_scalar, n_scalar // 2, n_vector=n_vector, activate=True)
+        self.second = GatedEquivariantBlock(n_scalar // 2, 1, activate=False)
 
-    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_atoms"]:
-        """Return the energy of each atom, without unit and without reference."""
+    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
+        """Return the energies."""
         scalar, _ = self.second(*self.first(features.scalar, features.vector))
-        return scalar[:, 0]
+        return sum_per_molecule(scalar[:, 0].double(), batch)
+
+
+class InvariantEnergyHead(EnergyHead):
+    """A sum of atomic energies from two layers on scalar features, for backbones without vectors."""
+
+    kind = "invariant_energy"
+
+    def __init__(self, n_scalar: int) -> None:
+        super().__init__()
+        self.atomic = _two_layers(n_scalar, n_scalar, 1)
+
+    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
+        """Return the energies."""
+        return sum_per_molecule(self.atomic(features.scalar)[:, 0].double(), batch)
+
+
+class PooledEnergyHead(EnergyHead):
+    r"""The pre-training energy of 3D-EMGP (Jiao et al., AAAI 2023): a function of the sum over atoms.
+
+    .. math:: g = \sum_i \mathrm{MLP}_1(h_i), \qquad E = \mathrm{MLP}_2(g)
+
+    It is not a sum of atomic energies: two molecules far apart do not have the sum of their energies. A
+    :class:`NoiseLevelHead` reads :math:`g` too.
+    """
+
+    kind = "pooled_energy"
+
+    def __init__(self, n_scalar: int) -> None:
+        super().__init__()
+        self.atomic = _two_layers(n_scalar, n_scalar, n_scalar)
+        self.of_pool = _two_layers(n_scalar, n_scalar, 1)
+
+    def pool(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_molecules n_scalar"]:
+        """Return the features :math:`g` of each molecule."""
+        return sum_per_molecule(self.atomic(features.scalar), batch)
+
+    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
+        """Return the energies."""
+        return self.of_pool(self.pool(features, batch))[:, 0].double()
+
+
+class NoiseLevelHead(Head):
+    """Which level of a noise ladder lies between a clean and a noisy molecule (3D-EMGP)."""
+
+    kind = "noise_level"
+
+    def __init__(self, n_pooled: int) -> None:
+        super().__init__()
+        self.levels = _two_layers(2 * n_pooled, n_pooled, N_LEVELS)
+
+    def forward(
+        self, clean: Float[Tensor, "n_molecules n_pooled"], noisy: Float[Tensor, "n_molecules n_pooled"]
+    ) -> Float[Tensor, "n_molecules n_levels"]:
+        """Return the logits of the levels, from the pooled features of the clean and of the noisy molecule."""
+        return self.levels(torch.cat([clean, noisy], dim=-1))
 
 
 class NoiseHead(Head):
@@ -42,16 +111,47 @@ class NoiseHead(Head):
     learned, and whoever fine-tunes decides whether to keep them (``Model.reset_target_normalizer``).
     """
 
-    def __init__(self, n_features: int) -> None:
+    kind = "noise"
+
+    def __init__(self, n_scalar: int, n_vector: int) -> None:
         super().__init__()
-        self.first = GatedEquivariantBlock(n_features, n_features // 2, activate=True)
-        self.second = GatedEquivariantBlock(n_features // 2, 1, activate=False)
+        self.first = GatedEquivariantBlock(n_scalar, n_scalar // 2, n_vector=n_vector, activate=True)
+        self.second = GatedEquivariantBlock(n_scalar // 2, 1, activate=False)
         self.normalizer = RunningNormalizer()
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_atoms 3"]:
         """Return one vector per atom."""
         _, vector = self.second(*self.first(features.scalar, features.vector))
         return vector[..., 0]
+
+
+def build_head(kind: HeadKind, backbone: Backbone) -> Head:
+    """Return a fresh head for the features of a backbone.
+
+    Raises:
+        ValueError: the head needs vector features and the backbone has none.
+    """
+    n_scalar, n_vector = backbone.n_scalar, backbone.n_vector
+    if n_vector == 0 and kind in ("gated_energy", "noise"):
+        raise ValueError(
+            f"{type(backbone).__name__} has no vector features, and the {kind} head needs them; choose an objective "
+            "that asks for energies and forces only, or a backbone with vector features"
+        )
+    match kind:
+        case "gated_energy":
+            return AtomicEnergyHead(n_scalar, n_vector)
+        case "invariant_energy":
+            return InvariantEnergyHead(n_scalar)
+        case "pooled_energy":
+            return PooledEnergyHead(n_scalar)
+        case "noise":
+            return NoiseHead(n_scalar, n_vector)
+        case "noise_level":
+            return NoiseLevelHead(n_scalar)
+
+
+def _two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 
 class RunningNormalizer(ExactBuffers):

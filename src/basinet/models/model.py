@@ -5,17 +5,21 @@ from typing import NamedTuple
 
 import torch
 from ase.data import chemical_symbols
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from basinet.backbones.base import Backbone
-from basinet.models.heads import AtomicEnergyHead, Head, NoiseHead
+from basinet.backbones.base import Backbone, NodeFeatures
+from basinet.models.heads import EnergyHead, Head, HeadKind, NoiseHead, NoiseLevelHead, PooledEnergyHead, build_head
 from basinet.models.references import AtomicReferences
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import Neighbors, neighbors_of
 
-OUTPUTS = frozenset({"energy", "forces", "noise"})
-"""What a model can be asked for: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise``
-[n_atoms, 3] in units of the noise."""
+HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead}
+"""The heads a model may have, and what they are."""
+
+OUTPUTS = frozenset({"energy", "forces", "noise", "noise_level"})
+"""What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
+in units of the noise; and of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]."""
 
 
 Layout = Callable[[Batch, float | None], Neighbors]
@@ -54,11 +58,11 @@ class Model(nn.Module):
     """An energy-based model of molecules.
 
     Forces are always minus the gradient of the energy; there is no other way to get them. ``noise`` comes from a vector
-    head of its own.
+    head of its own. ``noise_level`` is read from the pooled features of the energy head.
 
     Args:
         backbone: gives the features of each atom.
-        heads: by name; ``energy`` (an :class:`AtomicEnergyHead`) and ``noise`` (a :class:`NoiseHead`).
+        heads: by name, from :data:`HEADS`.
         references: atomic energies and scale that complete the energy.
         scope: what it was trained on.
     """
@@ -71,9 +75,7 @@ class Model(nn.Module):
         scope: Scope = ANYTHING,
     ) -> None:
         super().__init__()
-        unknown = set(heads) - {"energy", "noise"}
-        if unknown:
-            raise ValueError(f"unknown heads {sorted(unknown)}; a model has the heads 'energy' and 'noise'")
+        _check_heads(heads)
         self.backbone = backbone
         self.heads = nn.ModuleDict(dict(heads))
         self.references = references or AtomicReferences()
@@ -106,6 +108,8 @@ class Model(nn.Module):
         missing = wanted - self.offers
         if missing:
             raise ValueError(f"the model offers {sorted(self.offers)}, asked for {sorted(missing)}")
+        if "noise_level" in wanted:
+            raise ValueError("noise_level compares two batches; call model.noise_level(clean, noisy)")
         if "forces" not in wanted:
             return self._outputs(batch, wanted, layout)
         create_graph = self.training if create_graph is None else create_graph
@@ -116,13 +120,24 @@ class Model(nn.Module):
         return {key: value if create_graph else value.detach() for key, value in found.items() if key in wanted}
 
     def _outputs(self, batch: Batch, wanted: frozenset[str], layout: Layout) -> dict[str, Tensor]:
-        features = self.backbone(batch, layout(batch, self.backbone.cutoff))
+        features = self._features(batch, layout)
         found: dict[str, Tensor] = {}
         if "energy" in wanted:
             found["energy"] = self.references(self.heads["energy"](features, batch), batch)
         if "noise" in wanted:
             found["noise"] = self.heads["noise"](features, batch)
         return found
+
+    def noise_level(
+        self, clean: Batch, noisy: Batch, *, layout: Layout = neighbors_of
+    ) -> Float[Tensor, "n_molecules n_levels"]:
+        """Return the logits of the level of noise that lies between two batches of the same molecules."""
+        pool, level = self.heads["energy"], self.heads["noise_level"]
+        assert isinstance(pool, PooledEnergyHead)
+        return level(*(pool.pool(self._features(batch, layout), batch) for batch in (clean, noisy)))
+
+    def _features(self, batch: Batch, layout: Layout) -> NodeFeatures:
+        return self.backbone(batch, layout(batch, self.backbone.cutoff))
 
     def _forces(self, energy: Tensor, positions: Tensor, create_graph: bool) -> Tensor:
         if positions.numel() == 0:
@@ -132,9 +147,12 @@ class Model(nn.Module):
 
     def with_heads(self, **heads: Head | None) -> "Model":
         """Return a model on the same backbone with heads added, replaced or (``None``) dropped."""
-        kept = {name: head for name, head in self.heads.items() if isinstance(head, Head)} | heads
-        chosen = {name: head for name, head in kept.items() if head is not None}
+        chosen = {name: head for name, head in (self.named_heads() | heads).items() if head is not None}
         return Model(self.backbone, chosen, self.references, self.scope)
+
+    def named_heads(self) -> dict[str, Head]:
+        """Return the heads by name."""
+        return {name: head for name, head in self.heads.items() if isinstance(head, Head)}
 
     def noise_head(self) -> NoiseHead:
         """Return the head that predicts noise, or say that there is none."""
@@ -159,12 +177,53 @@ def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
 
 
 def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
-    """Return a model that offers the requested outputs too: fresh heads for those it has not."""
+    """Return a model that offers the requested outputs too: fresh heads for those it has not.
+
+    Raises:
+        ValueError: the backbone has no vector features and a head needs them, or noise levels are asked of a model
+            whose energy head has no pooled features.
+    """
     missing = frozenset(outputs) - model.offers
-    like = next(model.backbone.parameters())  # its device and dtype
-    heads: dict[str, Head | None] = {}
-    if missing & {"energy", "forces"}:
-        heads["energy"] = AtomicEnergyHead(model.backbone.n_scalar).to(like)
-    if "noise" in missing:
-        heads["noise"] = NoiseHead(model.backbone.n_scalar).to(like)
-    return model.with_heads(**heads)
+    kinds: dict[str, HeadKind] = {}
+    if "energy" not in model.heads and missing & {"energy", "forces", "noise_level"}:
+        kinds["energy"] = _energy_kind(model.backbone, "noise_level" in missing)
+    kinds |= {name: name for name in ("noise", "noise_level") if name in missing}
+    return model.with_heads(**{name: build_head_like(model.backbone, kind) for name, kind in kinds.items()})
+
+
+def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
+    """Return the model without heads that only pre-training has a use for, save those that ``outputs`` ask for.
+
+    The pooled energy of 3D-EMGP goes with the noise levels: it has no unit, and it is no sum over atoms.
+    """
+    wanted = frozenset(outputs)
+    dropped = [name for name in ("noise", "noise_level") if name in model.heads and name not in wanted]
+    if "noise_level" not in wanted and isinstance(model.named_heads().get("energy"), PooledEnergyHead):
+        dropped.append("energy")
+    return model.with_heads(**dict.fromkeys(dropped))
+
+
+def build_head_like(backbone: Backbone, kind: HeadKind) -> Head:
+    """Return a fresh head on the device and in the dtype of a backbone."""
+    return build_head(kind, backbone).to(next(backbone.parameters()))
+
+
+def _energy_kind(backbone: Backbone, with_levels: bool) -> HeadKind:
+    if with_levels:
+        return "pooled_energy"
+    return "gated_energy" if backbone.n_vector else "invariant_energy"
+
+
+def _check_heads(heads: Mapping[str, Head]) -> None:
+    unknown = sorted(set(heads) - set(HEADS))
+    if unknown:
+        raise ValueError(f"unknown heads {unknown}; a model has heads of the names {sorted(HEADS)}")
+    for name, head in heads.items():
+        if not isinstance(head, HEADS[name]):
+            raise ValueError(f"the head {name!r} must be of type {HEADS[name].__name__}, got {type(head).__name__}")
+    if "noise_level" in heads and not isinstance(heads.get("energy"), PooledEnergyHead):
+        raise ValueError(
+            "noise levels are read from the pooled features of a PooledEnergyHead, and the energy head of this model "
+            f"is {type(heads['energy']).__name__ if 'energy' in heads else 'missing'}; drop it first "
+            "(model.with_heads(energy=None)), or start from fresh weights"
+        )

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
+from basinet.structures.segment import sum_per_molecule
 
 N_ELEMENTS = 100
 
@@ -28,9 +29,9 @@ class ReferenceFit(NamedTuple):
 
 
 class AtomicReferences(ExactBuffers):
-    r"""Turn raw atomic energies into total energies.
+    r"""Turn the raw energy of a molecule, as an energy head gives it, into its total energy.
 
-    .. math:: E = s \sum_i e_i + \sum_i E_0(Z_i)
+    .. math:: E = s\,e + \sum_i E_0(Z_i)
 
     :math:`E_0` are reference energies in eV, fitted by least squares on the training set; :math:`s` is the scale of the
     network's output in eV. Both stay float64: a total energy of some thousand eV does not fit into float32.
@@ -44,10 +45,9 @@ class AtomicReferences(ExactBuffers):
         self.register_buffer("energies", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
-    def forward(self, atomic: Float[Tensor, " n_atoms"], batch: Batch) -> Float[Tensor, " n_molecules"]:
+    def forward(self, raw: Float[Tensor, " n_molecules"], batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the energy of each molecule, eV, float64."""
-        per_atom = self.scale * atomic.double() + self.energies[batch.atomic_numbers]
-        return per_atom.new_zeros(batch.n_molecules).index_add(0, batch.molecule, per_atom)
+        return self.scale * raw.double() + sum_per_molecule(self.energies[batch.atomic_numbers], batch)
 
 
 def fit_references(

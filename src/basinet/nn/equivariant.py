@@ -14,20 +14,21 @@ class GatedEquivariantBlock(nn.Module):
     .. math:: (s', g) = \mathrm{MLP}([s; \|W_1 v\|]), \qquad v' = g \odot W_2 v
 
     Args:
-        n_in: scalar and vector features in.
+        n_in: scalar features in.
         n_out: scalar and vector features out.
+        n_vector: vector features in; ``None``: as many as scalar ones.
         activate: whether SiLU is applied to the scalars that leave.
     """
 
-    def __init__(self, n_in: int, n_out: int, *, activate: bool) -> None:
+    def __init__(self, n_in: int, n_out: int, *, n_vector: int | None = None, activate: bool) -> None:
         super().__init__()
         self.n_in, self.n_out, self.activate = n_in, n_out, activate
-        self.vector_projection = xavier(n_in, n_in, n_out, bias=False)
+        self.vector_projection = xavier(n_in if n_vector is None else n_vector, n_in, n_out, bias=False)
         self.hidden = xavier(2 * n_in, n_in)
         self.gates = xavier(n_in, 2 * n_out)
 
     def forward(
-        self, scalar: Float[Tensor, "n_atoms n_in"], vector: Float[Tensor, "n_atoms 3 n_in"]
+        self, scalar: Float[Tensor, "n_atoms n_in"], vector: Float[Tensor, "n_atoms 3 n_vector"]
     ) -> tuple[Float[Tensor, "n_atoms n_out"], Float[Tensor, "n_atoms 3 n_out"]]:
         """Return the new scalars and vectors."""
         for_norm, for_output = self.vector_projection(vector).split([self.n_in, self.n_out], dim=-1)
