@@ -1,7 +1,8 @@
 """Where the published reference data is, for tests that need it.
 
-It is not part of the repository. Set ``BASINET_REFERENCE_DATA`` to its directory, or put it in ``../shared/data``
-beside the checkout; without it these tests are skipped and say so.
+It is not part of the repository. Set ``BASINET_REFERENCE_DATA`` and ``BASINET_REFERENCE_CHECKPOINTS`` to its
+directories, or put them in ``../shared/data`` and ``../shared/checkpoints`` beside the checkout; without them these
+tests are skipped and say so.
 """
 
 import os
@@ -9,13 +10,20 @@ from pathlib import Path
 
 import pytest
 
-VARIABLE = "BASINET_REFERENCE_DATA"
-
 
 def reference_file(name: str) -> Path:
     """Return the path of a file such as ``rmd17/rmd17_ethanol.npz``; skip the test if it is not there."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    path = Path(os.environ.get(VARIABLE, beside)) / name
+    return _find(name, "BASINET_REFERENCE_DATA", "data")
+
+
+def reference_checkpoint(name: str) -> Path:
+    """Return the path of released weights such as ``3d-emgp/checkpoint-3dmgp``; skip the test if they are not there."""
+    return _find(name, "BASINET_REFERENCE_CHECKPOINTS", "checkpoints")
+
+
+def _find(name: str, variable: str, directory: str) -> Path:
+    beside = Path(__file__).resolve().parents[2] / "shared" / directory
+    path = Path(os.environ.get(variable, beside)) / name
     if not path.is_file():
-        pytest.skip(f"no {path}; set {VARIABLE} to the directory of the reference data")
+        pytest.skip(f"no {path}; set {variable} to the directory that holds it")
     return path

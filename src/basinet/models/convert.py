@@ -1,4 +1,4 @@
-"""Weights in the layouts of the published codes, read strictly: every tensor is used or named as ignored."""
+"""Weights in the layout of TorchMD-NET."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.models.model import Model, build_model
+from basinet.models.state_source import StateSource, load_renamed
 
 BACKBONE = "representation_model."
 ENERGY_HEAD = "output_model.output_network."
@@ -15,26 +16,6 @@ IGNORED = frozenset(
         "representation_model.distance.box",  # the cell of a periodic system; a molecule has none
     }
 )
-
-
-class _Source:
-    """A state dict that remembers what was taken from it."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._state = dict(state)
-        self._left = set(state) - IGNORED
-
-    def take(self, key: str) -> Tensor:
-        """Return the named tensor."""
-        if key not in self._state:
-            raise ValueError(f"the checkpoint has no tensor {key}; is it of another network?")
-        self._left.discard(key)
-        return self._state[key]
-
-    def finish(self) -> None:
-        """Raise if anything was left over."""
-        if self._left:
-            raise ValueError(f"the checkpoint has tensors this network does not use: {', '.join(sorted(self._left))}")
 
 
 def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformerConfig) -> Model:
@@ -46,7 +27,7 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
     Raises:
         ValueError: a tensor is missing, left over, or of the wrong shape.
     """
-    source = _Source(state)
+    source = StateSource(state, IGNORED)
     model = build_model(EquivariantTransformer(config), ["energy"]).to(source.take(f"{BACKBONE}embedding.weight").dtype)
     renamed = _backbone_tensors(source, config) | _energy_head_tensors(source)
     renamed["references.scale"] = source.take("std").double()
@@ -54,14 +35,11 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
     if float(source.take("mean")) != 0:
         raise ValueError("the checkpoint has a mean energy per molecule, which has no place in a sum over atoms")
     source.finish()
-    wrong = [f"{k} {list(v.shape)}" for k, v in renamed.items() if v.shape != model.state_dict()[k].shape]
-    if wrong:
-        raise ValueError(f"the checkpoint is of another size than the settings say: {', '.join(wrong)}")
-    model.load_state_dict(renamed)
+    load_renamed(model, renamed)
     return model
 
 
-def _backbone_tensors(source: _Source, config: EquivariantTransformerConfig) -> dict[str, Tensor]:
+def _backbone_tensors(source: StateSource, config: EquivariantTransformerConfig) -> dict[str, Tensor]:
     b = BACKBONE
     renamed = {
         "backbone.embedding.weight": source.take(f"{b}embedding.weight"),
@@ -89,7 +67,7 @@ def _only_value(betas: Tensor) -> Tensor:
     return betas[0]
 
 
-def _layer_tensors(source: _Source, old: str, new: str, n_heads: int) -> dict[str, Tensor]:
+def _layer_tensors(source: StateSource, old: str, new: str, n_heads: int) -> dict[str, Tensor]:
     renamed = {f"{new}vector_projection.weight": source.take(f"{old}vec_proj.weight")}
     for kind in ("weight", "bias"):
         renamed[f"{new}norm.{kind}"] = source.take(f"{old}layernorm.{kind}")
@@ -107,7 +85,7 @@ def _blocks_of_heads(rows: Tensor, n_heads: int) -> Tensor:
     return rows.unflatten(0, (n_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def _energy_head_tensors(source: _Source) -> dict[str, Tensor]:
+def _energy_head_tensors(source: StateSource) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for block, name in enumerate(("first", "second")):
         old, new = f"{ENERGY_HEAD}{block}.", f"heads.energy.{name}."
