@@ -6,8 +6,19 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from basinet.config import settings
+from basinet.noise.coordinate import CoordinateNoise
+from basinet.noise.internal import HybridNoise, RotorNoise
+from basinet.noise.vibration import AS_RELEASED, IN_RADIANS
 from basinet.objectives.base import Objective
-from basinet.objectives.methods import coordinate_denoising, force_and_denoise
+from basinet.objectives.methods import (
+    coordinate_denoising,
+    decoupled_noisy_nodes,
+    et_oreo,
+    force_and_denoise,
+    frad,
+    frad_vrn,
+    unified,
+)
 from basinet.objectives.supervised import EnergyForces, ForceLoss, Forces
 
 
@@ -80,15 +91,130 @@ class ForcesConfig:
     """norm: length of the error of an atom; l1, mse: of its components."""
 
 
-ObjectiveConfig = Annotated[
-    ForceAndDenoiseConfig | CoordinateDenoisingConfig | EnergyForcesConfig | ForcesConfig, Field(discriminator="kind")
-]
+@settings
+class FradConfig:
+    """Fractional denoising of equilibrium structures with bonds (Frad, Feng et al., ICML 2023)."""
+
+    kind: Literal["frad"] = "frad"
+    """Which objective."""
+    rotor_sigma: float = math.radians(2)
+    """Standard deviation of the angle of each rotor, rad (published: 2 degrees)."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is not positive or cannot be meant."""
+        _require_positive("sigma", self.sigma)
+        RotorNoise(self.rotor_sigma)
+
+
+@settings
+class FradVRNConfig:
+    """Frad with noise on bonds, angles and torsions (Ni et al., Nature Machine Intelligence 2024)."""
+
+    kind: Literal["frad_vrn"] = "frad_vrn"
+    """Which objective."""
+    scales: Literal["released", "radians"] = "released"
+    """released: angles of the noise in degrees, as the released code has them; radians: the same numbers as radians."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is not positive."""
+        _require_positive("sigma", self.sigma)
+
+
+@settings
+class FradNoisyNodesConfig:
+    """Energies and forces on clean positions; beside them Frad's noise recovered from noisy ones. Needs bonds."""
+
+    kind: Literal["frad_noisy_nodes"] = "frad_noisy_nodes"
+    """Which objective."""
+    energy: float = 0.2
+    """Weight of the absolute error of the energy per atom, eV."""
+    forces: float = 0.8
+    """Weight of the error of the forces, eV/Å."""
+    loss: ForceLoss = "norm"
+    """Of the forces; norm: length of the error of an atom; l1, mse: of its components."""
+    denoising: float = 0.1
+    """Weight of the noise term; 0 leaves it out."""
+    rotor_sigma: float = math.radians(20)
+    """Standard deviation of the angle of each rotor, rad (published for MD17: 20 degrees)."""
+    sigma: float = 0.005
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights and noise that are not positive or cannot be meant."""
+        for name in ("energy", "forces", "sigma"):
+            _require_positive(name, getattr(self, name))
+        if self.denoising != 0:
+            _require_positive("denoising", self.denoising)
+        RotorNoise(self.rotor_sigma)
+
+
+@settings
+class EtOreoConfig:
+    """Forces where there are labels; at equilibrium a vanishing force, and denoising as a force (ET-OREO, 2023)."""
+
+    kind: Literal["et_oreo"] = "et_oreo"
+    """Which objective."""
+    forces: float = 1.0
+    """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
+    zero_force: float = 1.0
+    """Weight of the force predicted at equilibrium, where it must vanish."""
+    denoising: float = 0.1
+    """Weight of the error of the force that pulls a noisy molecule back."""
+    sigma: float = 0.04
+    """Standard deviation of the noise, Å."""
+    temperature: float = 298.15
+    """K; the pull is kT/sigma² times the displacement."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights, noise and temperatures that are not positive."""
+        for name in ("forces", "zero_force", "denoising", "sigma", "temperature"):
+            _require_positive(name, getattr(self, name))
+
+
+@settings
+class UnifiedConfig:
+    """Forces where there are labels; at equilibrium a vanishing force, and Frad. Minima need bonds."""
+
+    kind: Literal["unified"] = "unified"
+    """Which objective."""
+    forces: float = 1.0
+    """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
+    zero_force: float = 0.1
+    """Weight of the force predicted at equilibrium, where it must vanish."""
+    denoising: float = 0.1
+    """Weight of denoising at equilibrium."""
+    rotor_sigma: float = math.radians(2)
+    """Standard deviation of the angle of each rotor, rad."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights and noise that are not positive or cannot be meant."""
+        for name in ("forces", "zero_force", "denoising", "sigma"):
+            _require_positive(name, getattr(self, name))
+        RotorNoise(self.rotor_sigma)
+
+
+AnyObjectiveConfig = (
+    ForceAndDenoiseConfig
+    | CoordinateDenoisingConfig
+    | EnergyForcesConfig
+    | ForcesConfig
+    | FradConfig
+    | FradVRNConfig
+    | FradNoisyNodesConfig
+    | EtOreoConfig
+    | UnifiedConfig
+)
+ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="kind")]
 """Settings of any objective, told apart by ``kind``."""
 
 
-def build_objective(
-    config: ForceAndDenoiseConfig | CoordinateDenoisingConfig | EnergyForcesConfig | ForcesConfig,
-) -> Objective:
+def build_objective(config: AnyObjectiveConfig) -> Objective:
     """Return the objective that the settings describe."""
     match config:
         case ForceAndDenoiseConfig():
@@ -99,3 +225,16 @@ def build_objective(
             return EnergyForces(config.energy, config.forces, config.loss)
         case ForcesConfig():
             return Forces(config.loss)
+        case FradConfig():
+            return frad(config.rotor_sigma, config.sigma)
+        case FradVRNConfig():
+            return frad_vrn(AS_RELEASED if config.scales == "released" else IN_RADIANS, config.sigma)
+        case FradNoisyNodesConfig():
+            noise = HybridNoise(RotorNoise(config.rotor_sigma), CoordinateNoise(config.sigma))
+            labels = EnergyForces(config.energy, config.forces, config.loss)
+            return decoupled_noisy_nodes(labels, noise, config.denoising)
+        case EtOreoConfig():
+            return et_oreo(config.forces, config.zero_force, config.denoising, config.sigma, config.temperature)
+        case UnifiedConfig():
+            weights = config.forces, config.zero_force, config.denoising
+            return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma)

@@ -1,9 +1,14 @@
 """The published methods, each as a composition of the same parts, with its citation."""
 
+import math
+
+from basinet.noise.base import Perturbation
 from basinet.noise.coordinate import CoordinateNoise
+from basinet.noise.internal import HybridNoise, RotorNoise
+from basinet.noise.vibration import AS_RELEASED, InternalScales, VibrationRotationNoise
 from basinet.objectives.base import Objective
-from basinet.objectives.combine import WeightedSum, Where
-from basinet.objectives.denoising import Denoising
+from basinet.objectives.combine import Noised, WeightedSum, Where
+from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.supervised import Forces, ZeroForce
 
 
@@ -34,4 +39,105 @@ def force_and_denoise(
         forces=(forces, Forces()),
         zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
         denoising=(denoising, coordinate_denoising(sigma)),
+    )
+
+
+def frad(rotor_sigma: float = math.radians(2), sigma: float = 0.04) -> Objective:
+    """Fractional denoising (Frad, Feng et al., ICML 2023): rotors turn, then atoms move, and only that is recovered.
+
+    Args:
+        rotor_sigma: deviation of the angle of each rotor, rad; published as 2°.
+        sigma: deviation of the Gaussian noise, Å.
+    """
+    return Where("is_equilibrium", Denoising(HybridNoise(RotorNoise(rotor_sigma), CoordinateNoise(sigma))))
+
+
+def frad_vrn(scales: InternalScales = AS_RELEASED, sigma: float = 0.04) -> Objective:
+    """Fractional denoising with vibration and rotation noise (Ni et al., Nature Machine Intelligence 2024).
+
+    Args:
+        scales: deviations of bonds, angles and torsions.
+        sigma: deviation of the Gaussian noise, Å.
+    """
+    return Where("is_equilibrium", Denoising(HybridNoise(VibrationRotationNoise(scales), CoordinateNoise(sigma))))
+
+
+def noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:
+    """Fine-tune on noisy molecules and recover the noise (Noisy Nodes, Godwin et al., ICLR 2022; Zaidi et al., 2023).
+
+    For labels that small noise leaves alone; for forces see :func:`decoupled_noisy_nodes`. Published, both terms see
+    the same noisy molecule in one pass; here each draws its own, which gives the same expected loss.
+
+    Args:
+        labels: what is fine-tuned.
+        noise: how molecules are noised.
+        weight: of the noise term.
+    """
+    return WeightedSum(labels=(1.0, Noised(noise, labels)), noise=(weight, Denoising(noise)))
+
+
+def decoupled_noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:
+    """Fine-tune on clean molecules and recover noise beside it (Frad's Noisy Nodes, Feng et al., ICML 2023).
+
+    Energies and forces belong to the clean positions, so they are predicted there; the noise term is a second pass that
+    builds no forces.
+
+    Args:
+        labels: what is fine-tuned.
+        noise: how molecules are noised; published for MD17: rotors by 20°, then 0.005 Å.
+        weight: of the noise term; zero leaves it out, for comparison.
+    """
+    if weight == 0:
+        return WeightedSum(labels=(1.0, labels))
+    return WeightedSum(labels=(1.0, labels), noise=(weight, Denoising(noise)))
+
+
+def et_oreo(
+    forces: float = 1.0,
+    zero_force: float = 1.0,
+    denoising: float = 0.1,
+    sigma: float = 0.04,
+    temperature: float = 298.15,
+) -> Objective:
+    """Force-centric pre-training (ET-OREO, Feng et al., NeurIPS 2023): forces, vanishing forces, denoising as a force.
+
+    The three terms are published; their weights, norms and the size of the noise are our choices.
+
+    Args:
+        forces: weight of the force labels.
+        zero_force: weight of the vanishing force at equilibrium.
+        denoising: weight of the force that pulls a noisy molecule back to equilibrium.
+        sigma: deviation of the noise, Å.
+        temperature: K, of the spring that pulls.
+    """
+    pull = ForceDenoising(CoordinateNoise(sigma), temperature)
+    return WeightedSum(
+        forces=(forces, Forces()),
+        zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
+        denoising=(denoising, Where("is_equilibrium", pull)),
+    )
+
+
+def unified(
+    forces: float = 1.0,
+    zero_force: float = 0.1,
+    denoising: float = 0.1,
+    rotor_sigma: float = math.radians(2),
+    sigma: float = 0.04,
+) -> Objective:
+    """Learn forces where there are labels, and from minima that the force vanishes there and how Frad noised them.
+
+    Ours: :func:`force_and_denoise` with the noise of Frad. Minima need bonds.
+
+    Args:
+        forces: weight of the force labels.
+        zero_force: weight of the vanishing force at equilibrium.
+        denoising: weight of denoising at equilibrium.
+        rotor_sigma: deviation of the angle of each rotor, rad.
+        sigma: deviation of the Gaussian noise, Å.
+    """
+    return WeightedSum(
+        forces=(forces, Forces()),
+        zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
+        denoising=(denoising, frad(rotor_sigma, sigma)),
     )

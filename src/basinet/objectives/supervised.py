@@ -4,7 +4,7 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +28,13 @@ def force_error(error: Float[Tensor, "n_atoms 3"], kind: ForceLoss) -> Float[Ten
             return error.abs().mean(-1)
         case "mse":
             return error.square().mean(-1)
+
+
+def energy_error(
+    predicted: Float[Tensor, " n"], labels: Float[Tensor, " n"], n_atoms: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Return the absolute error of each energy divided by the number of atoms, eV."""
+    return F.l1_loss(predicted, labels, reduction="none") / n_atoms
 
 
 class Forces(Objective):
@@ -81,6 +88,28 @@ class ZeroForce(Objective):
         return {"zero_force": force_error(predicted, self.loss).sum()}
 
 
+class Energy(Objective):
+    """The absolute error of the energy per atom (eV), averaged over the molecules that have a label."""
+
+    requires = frozenset({"energy"})
+    labels = frozenset({"energy"})
+    flags: frozenset[str] = frozenset()
+    weights = {"energy": 1.0}
+
+    def counts(self, batch: Batch) -> dict[str, float]:
+        """Return the number of molecules with an energy."""
+        return {"energy": float(select_where(batch, "has_energy").n_molecules)}
+
+    def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the sum over molecules."""
+        labelled = select_where(batch, "has_energy")
+        if labelled.n_molecules == 0:
+            return {"energy": batch.positions.new_zeros(())}
+        predicted = model(labelled, ["energy"])["energy"]
+        error = energy_error(predicted, labelled.labels["energy"], labelled.atoms_per_molecule)
+        return {"energy": error.sum().to(batch.positions.dtype)}
+
+
 class EnergyForces(Objective):
     """Energies and forces together, from one forward pass.
 
@@ -125,8 +154,8 @@ class EnergyForces(Objective):
         has = batch.flags.get("has_energy")
         if has is None:
             return predicted.new_zeros(())
-        error = F.l1_loss(predicted[has], batch.labels["energy"][has], reduction="none")
-        return (error / batch.atoms_per_molecule[has]).sum().to(batch.positions.dtype)
+        error = energy_error(predicted[has], batch.labels["energy"][has], batch.atoms_per_molecule[has])
+        return error.sum().to(batch.positions.dtype)
 
     def _forces(self, predicted: Float[Tensor, "n_atoms 3"], batch: Batch) -> Float[Tensor, ""]:
         has = batch.flags.get("has_forces")
