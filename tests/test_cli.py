@@ -254,3 +254,13 @@ def test_ctrl_c_saves_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:
     assert process.returncode == EXIT_USER, stderr
     assert "Traceback" not in stderr and "the state is saved" in stderr
     assert (out / "state.pt").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_model_saved_before_stays(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object, **named: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("basinet.models.checkpoint.save_file", full)
+    one_line(basinet("finetune", data, *TINY, *FEW, "--out", tmp_path / "run"), "model.safetensors", "No space left")

@@ -9,7 +9,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -30,7 +29,10 @@ class Show(Protocol):
 
 @contextmanager
 def progress(title: str) -> Iterator[Show]:
-    """Show one bar with rate and remaining time; on a screen that cannot, a line now and then."""
+    """Show one bar with rate and remaining time, moving to and fro until it knows how much there is to do.
+
+    Where the output is not a screen, print a line now and then.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=28),
@@ -44,18 +46,16 @@ def progress(title: str) -> Iterator[Show]:
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=None, note="", rate="")
         lines = _Lines(title)
+        if not console.is_terminal:
+            console.print(title, markup=False, soft_wrap=True)
 
         def show(done: int, total: int, note: str = "") -> None:
-            speed = bar.tasks[_index(bar, task)].speed
+            speed = next(t.speed for t in bar.tasks if t.id == task)
             bar.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
             if not console.is_terminal:
                 lines.show(done, total, note)
 
         yield show
-
-
-def _index(bar: Progress, task: TaskID) -> int:
-    return next(i for i, t in enumerate(bar.tasks) if t.id == task)
 
 
 class _Lines:

@@ -53,10 +53,14 @@ def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Map
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}; is the disk full? A model saved before is intact") from error
 
 
 def load_model(path: Path) -> ModelFile:

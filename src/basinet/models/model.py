@@ -42,7 +42,7 @@ class Scope(NamedTuple):
         if unknown:
             raise ValueError(
                 f"the model knows the elements {_symbols(self.elements)}, the data also has {_symbols(unknown)}; "
-                "leave those molecules out or fine-tune on data that has them"
+                "leave those molecules out, or pre-train it further on data that has them (basinet pretrain from=...)"
             )
 
 

@@ -25,7 +25,7 @@ from basinet.runs.common import LAST_FILE, MODEL_FILE, RECIPE_FILE, batches, err
 from basinet.runs.finetune import SCRATCH, finetune
 from basinet.runs.pretrain import pretrain
 from basinet.structures.batch import Batch, collate
-from basinet.terminal import console, progress, say
+from basinet.terminal import progress, say
 from basinet.training.fit import TrainingConfig
 from basinet.training.log import METRICS_FILE, read_metrics
 from basinet.training.optim import OptimizerConfig
@@ -58,7 +58,7 @@ def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> M
     except FileExistsError:
         say(f"{out} is there already")
         return MoleculeStore.open(out)
-    with console.status(f"labelling {2 * per_chain} frames of {config.name}"):
+    with progress(f"labelling {2 * per_chain} frames of {config.name}"):
         frames = trajectory(wanted)
     writer.write_shard(frames)
     return writer.finish()
@@ -160,7 +160,7 @@ def simulate_all(config: QuickstartConfig, out: Path) -> list[MDSeries]:
     """Simulate with both models of most labels, each on one core."""
     tasks = [(config, Job(start, config.most_labels, 0), out) for start in STARTS]
     with (
-        console.status(f"simulating {config.dynamics_steps} time steps with both models"),
+        progress(f"simulating {config.dynamics_steps} time steps with both models"),
         closing(map_in_order(_simulate, tasks, min(2, _processes(config)))) as results,
     ):
         return list(results)

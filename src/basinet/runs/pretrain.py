@@ -66,7 +66,7 @@ def pretrain(
         common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
         say(read)
         say(f"units and signs: {consistency.verdict} ({consistency.reason})")
-        say(f"{len(split.train)} conformations to train on, {len(split.validation)} of other compounds to validate on")
+        say(f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on")
         say(
             f"{n_parameters(model):,} parameters; loss: "
             + " + ".join(f"{w:g} {k}" for k, w in objective.weights.items())
@@ -92,8 +92,8 @@ def pretrain(
 
 
 def _split(store: MoleculeStore, recipe: PretrainRecipe) -> Split:
-    """Hold out whole compounds where the data says which they are."""
-    if all(store.smiles):
+    """Hold out whole compounds where the data says which they are, and there are several."""
+    if all(store.smiles) and len(set(store.smiles)) > 1:
         return split_by_smiles(store, recipe.validation_fraction, recipe.training.seed)
     n_validation = max(1, round(recipe.validation_fraction * len(store)))
     if n_validation >= len(store):
