@@ -148,6 +148,8 @@ def _start(
     model = with_outputs(file.model, requires | {"energy"})
     if "noise" not in requires and "noise" in model.heads:
         model = model.with_heads(noise=None)
+    if "noise" in requires and recipe.noise_statistics == "reset":
+        model.reset_target_normalizer()
     before = _before_training(model, store, split, say)
     model.scope = common.extended_scope(model.scope, store, [])
     return model, file.backbone, before
