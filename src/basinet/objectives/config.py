@@ -8,11 +8,14 @@ from pydantic import Field
 from basinet.config import settings
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise
+from basinet.noise.ladder import geometric_ladder
+from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
 from basinet.noise.vibration import AS_RELEASED, IN_RADIANS
 from basinet.objectives.base import Objective
 from basinet.objectives.methods import (
     coordinate_denoising,
     decoupled_noisy_nodes,
+    emgp,
     et_oreo,
     force_and_denoise,
     frad,
@@ -199,6 +202,31 @@ class UnifiedConfig:
         RotorNoise(self.rotor_sigma)
 
 
+@settings
+class EMGPConfig:
+    """The way back from noise of many sizes as a force, and how far it is (3D-EMGP, Jiao et al., AAAI 2023)."""
+
+    kind: Literal["emgp"] = "emgp"
+    """Which objective."""
+    largest_sigma: float = 10.0
+    """Standard deviation of the noise at the first of 50 levels, Å."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
+    target: Literal["riemannian", "gaussian", "superposed"] = "riemannian"
+    """riemannian: back to the nearest copy of the molecule, however it is turned; gaussian: straight back; superposed:
+    straight back from the noisy molecule superposed on the clean one."""
+    gradient: float = 1.0
+    """Weight of the error of minus the gradient of the energy (sum over atoms, in units of the noise)."""
+    level: float = 0.2
+    """Weight of the cross entropy of the level."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are not positive and levels that do not fall."""
+        for name in ("gradient", "level"):
+            _require_positive(name, getattr(self, name))
+        geometric_ladder(self.largest_sigma, self.smallest_sigma)
+
+
 AnyObjectiveConfig = (
     ForceAndDenoiseConfig
     | CoordinateDenoisingConfig
@@ -209,6 +237,7 @@ AnyObjectiveConfig = (
     | FradNoisyNodesConfig
     | EtOreoConfig
     | UnifiedConfig
+    | EMGPConfig
 )
 ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="kind")]
 """Settings of any objective, told apart by ``kind``."""
@@ -238,3 +267,16 @@ def build_objective(config: AnyObjectiveConfig) -> Objective:
         case UnifiedConfig():
             weights = config.forces, config.zero_force, config.denoising
             return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma)
+        case EMGPConfig():
+            return emgp(_emgp_noise(config), config.gradient, config.level)
+
+
+def _emgp_noise(config: EMGPConfig) -> RiemannianNoise | LadderNoise | SuperposedNoise:
+    ladder = geometric_ladder(config.largest_sigma, config.smallest_sigma)
+    match config.target:
+        case "riemannian":
+            return RiemannianNoise(ladder)
+        case "gaussian":
+            return LadderNoise(ladder)
+        case "superposed":
+            return SuperposedNoise(ladder)

@@ -5,10 +5,13 @@ import math
 from basinet.noise.base import Perturbation
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise
+from basinet.noise.ladder import geometric_ladder
+from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
 from basinet.noise.vibration import AS_RELEASED, InternalScales, VibrationRotationNoise
 from basinet.objectives.base import Objective
 from basinet.objectives.combine import Noised, WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
+from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
 from basinet.objectives.supervised import Forces, ZeroForce
 
 
@@ -141,3 +144,19 @@ def unified(
         zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
         denoising=(denoising, frad(rotor_sigma, sigma)),
     )
+
+
+def emgp(
+    noise: RiemannianNoise | LadderNoise | SuperposedNoise | None = None, gradient: float = 1.0, level: float = 0.2
+) -> Objective:
+    """Energy-motivated pre-training (3D-EMGP, Jiao et al., AAAI 2023): the way back as a force, and how far it is.
+
+    Published, both terms see the same noisy molecule; here each draws its own, which gives the same expected loss.
+
+    Args:
+        noise: how molecules are noised; by default as published, Riemannian on 50 levels from 10 to 0.01 Å.
+        gradient: weight of minus the gradient of the energy.
+        level: weight of the level of the noise.
+    """
+    chosen = RiemannianNoise(geometric_ladder()) if noise is None else noise
+    return WeightedSum(gradient=(gradient, EnergyGradientDenoising(chosen)), level=(level, NoiseLevel(chosen)))
