@@ -48,6 +48,18 @@ def test_conformers_of_one_molecule_are_looked_up_once() -> None:
     assert calls == ["CCO", "CCO", "C"]
 
 
-def test_a_list_that_cannot_be_read_is_refused() -> None:
-    with pytest.raises(ValueError, match="cannot leave out 'C1CC': it does not parse; expected a SMILES such as CCO"):
-        without_listed(["C"], ["CCO", "C1CC"])
+def test_lines_of_the_list_that_do_not_parse_are_counted_and_records_like_them_do_not_pass() -> None:
+    impossible = "O=C([O])C1=CC[NH2]C1"
+    found = without_listed(["C", impossible, "CCO"], ["CCO", impossible])
+    assert found.kept.tolist() == [0]
+    assert str(found) == (
+        "1 of 3 records kept; 1 left out as 1 of 1 listed molecules, 1 left out (SMILES does not parse); "
+        "1 lines of the list do not parse"
+    )
+
+
+def test_a_list_of_something_else_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="nothing on the list parses; it begins with 'ethanol', expected SMILES such as"
+    ):
+        without_listed(["C"], ["ethanol", "benzene"])

@@ -23,22 +23,27 @@ class Filtered(NamedTuple):
     """Records left out because nobody can say whether they are on the list, by reason."""
     n_listed_molecules: int
     """Different molecules on the list."""
+    n_listed_unread: int
+    """Lines of the list that do not parse."""
     n_found_molecules: int
     """Of these, the ones that the records have."""
 
     def __str__(self) -> str:
         """Say it in one line."""
         unknown = "".join(f", {count} left out ({reason})" for reason, count in sorted(self.n_unknown.items()))
+        unread = f"; {self.n_listed_unread} lines of the list do not parse" if self.n_listed_unread else ""
         return (
             f"{len(self.kept)} of {self.n_records} records kept; {self.n_listed} left out as "
-            f"{self.n_found_molecules} of {self.n_listed_molecules} listed molecules{unknown}"
+            f"{self.n_found_molecules} of {self.n_listed_molecules} listed molecules{unknown}{unread}"
         )
 
 
 def without_listed(smiles: Sequence[str], listed: Iterable[str], same: Callable[[str], str] = compound) -> Filtered:
     """Return the records whose molecule is not on a list, compared by canonical form, never as text.
 
-    3D-EMGP compares text, so that the same molecule written otherwise, or with other stereo marks, passes.
+    3D-EMGP compares text, so that the same molecule written otherwise, or with other stereo marks, passes. Lines of a
+    list that do not parse (SMILES perceived from positions may have impossible valences) are counted; a record written
+    like them does not parse either, and is left out for that.
 
     Args:
         smiles: of each record; records of one molecule (conformers) may share it.
@@ -47,9 +52,9 @@ def without_listed(smiles: Sequence[str], listed: Iterable[str], same: Callable[
             and isotopes are one molecule) or ``canonical`` (their marks must agree).
 
     Raises:
-        ValueError: a listed SMILES does not parse; the molecule it stands for could not be left out.
+        ValueError: there is a list and nothing on it parses.
     """
-    wanted = _forms_of_list(listed, same)
+    wanted, n_unread = _forms_of_list(listed, same)
     forms: dict[str, str | None] = {}
     kept: list[int] = []
     found: set[str] = set()
@@ -69,7 +74,15 @@ def without_listed(smiles: Sequence[str], listed: Iterable[str], same: Callable[
             found.add(form)
         else:
             kept.append(index)
-    return Filtered(np.array(kept, dtype=np.int64), len(smiles), n_listed, dict(unknown), len(wanted), len(found))
+    return Filtered(
+        kept=np.array(kept, dtype=np.int64),
+        n_records=len(smiles),
+        n_listed=n_listed,
+        n_unknown=dict(unknown),
+        n_listed_molecules=len(wanted),
+        n_listed_unread=n_unread,
+        n_found_molecules=len(found),
+    )
 
 
 def _form(smiles: str, same: Callable[[str], str]) -> str | None:
@@ -79,11 +92,10 @@ def _form(smiles: str, same: Callable[[str], str]) -> str | None:
         return None
 
 
-def _forms_of_list(listed: Iterable[str], same: Callable[[str], str]) -> frozenset[str]:
-    forms: set[str] = set()
-    for entry in listed:
-        form = _form(entry, same)
-        if form is None:
-            raise ValueError(f"cannot leave out {entry!r}: it does not parse; expected a SMILES such as CCO")
-        forms.add(form)
-    return frozenset(forms)
+def _forms_of_list(listed: Iterable[str], same: Callable[[str], str]) -> tuple[frozenset[str], int]:
+    entries = list(listed)
+    forms = [_form(entry, same) for entry in entries]
+    read = frozenset(form for form in forms if form is not None)
+    if entries and not read:
+        raise ValueError(f"nothing on the list parses; it begins with {entries[0]!r}, expected SMILES such as CCO")
+    return read, forms.count(None)
