@@ -265,7 +265,7 @@ def errors_of(model: Model, batches: Iterator[Batch], device: torch.device) -> E
 
 
 def validation(objective: Objective, loader: Loader, device: torch.device) -> Validate:
-    """Return a function that gives the loss and its terms on the validation set, and force and energy errors."""
+    """Return a function that gives the loss and its terms on the validation set, and errors of what is learned."""
 
     def validate(model: Model) -> Mapping[str, float]:
         generator = torch.Generator(device).manual_seed(VALIDATION_SEED)
@@ -279,7 +279,7 @@ def validation(objective: Objective, loader: Loader, device: torch.device) -> Va
                 counts[key] += count
         tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()}
         metrics = {"loss": float(total_loss(objective, tensors, counts)), **mean_terms(sums, counts)}
-        if "forces" in model.offers and "forces" in loader.store.label_counts:
+        if "forces" in objective.labels and "forces" in loader.store.label_counts:
             errors = errors_of(model, loader.epoch_batches(), device)
             if errors.n_forces:
                 metrics["force_mae"] = errors.force_mae

@@ -18,7 +18,7 @@ from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
 from basinet.models.checkpoint import load_model, n_parameters, save_model
-from basinet.models.model import Model, build_model, with_outputs
+from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.models.references import ReferenceFit, composition, fit_references
 from basinet.objectives.config import build_objective
 from basinet.recipe import FinetuneRecipe
@@ -145,9 +145,12 @@ def _start(
     file = load_model(Path(recipe.start))
     for batch in common.chunks(store, np.concatenate([split.train, split.validation, split.test])):
         file.model.scope.check(batch)
-    model = with_outputs(file.model, requires | {"energy"})
-    if "noise" not in requires and "noise" in model.heads:
-        model = model.with_heads(noise=None)
+    model = without_pretraining_heads(file.model, requires | {"energy"})
+    if "energy" not in model.heads:
+        say("the energy of pre-training is none in eV: fine-tuning begins with a fresh energy head")
+        model = with_outputs(model, requires | {"energy"})
+        common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+    model = with_outputs(model, requires)
     if "noise" in requires and recipe.noise_statistics == "reset":
         model.reset_target_normalizer()
     before = _before_training(model, store, split, say)

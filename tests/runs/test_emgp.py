@@ -1,0 +1,85 @@
+"""3D-EMGP from data to a fine-tuned force field, and the released weights on that way."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from basinet.backbones.egnn import EGNNConfig
+from basinet.models.checkpoint import load_model, save_model
+from basinet.models.convert_emgp import EMGP_EGNN, read_emgp
+from basinet.models.heads import InvariantEnergyHead, PooledEnergyHead
+from basinet.objectives.config import EMGPConfig, ForcesConfig
+from basinet.runs import finetune, pretrain
+from molecules import bonded
+from reference import reference_checkpoint
+from small_runs import finetune_recipe, frames, make_store, pretrain_recipe, training
+
+EGNN_TINY = EGNNConfig(n_features=8, n_layers=2)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return labelled conformations with bonds."""
+    return make_store(tmp_path_factory.mktemp("emgp") / "store", [bonded(m) for m in frames()])
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
+    recipe = pretrain_recipe(store, model=EGNN_TINY, objective=EMGPConfig(largest_sigma=1.0))
+    return pretrain(recipe, tmp_path_factory.mktemp("emgp") / "pretrained").model
+
+
+def test_pretraining_leaves_a_pooled_energy_and_noise_levels_and_no_errors_of_labels_it_never_saw(
+    pretrained: Path,
+) -> None:
+    file = load_model(pretrained)
+    assert file.backbone == EGNN_TINY
+    assert file.model.offers == {"energy", "forces", "noise_level"}
+    assert type(file.model.heads["energy"]) is PooledEnergyHead
+    assert set(file.metadata["validation"]) == {"loss", "gradient", "level"}
+
+
+def test_fine_tuning_takes_the_backbone_and_a_fresh_energy(tmp_path: Path, pretrained: Path, store: Path) -> None:
+    said: list[str] = []
+    recipe = finetune_recipe(
+        store, start=str(pretrained), objective=ForcesConfig(), training=training(optimizer={"learning_rate": 1e-9})
+    )
+    result = finetune(recipe, tmp_path / "run", say=said.append)
+    assert "the energy of pre-training is none in eV: fine-tuning begins with a fresh energy head" in said
+    tuned, start = load_model(result.model).model, load_model(pretrained).model
+    assert type(tuned.heads["energy"]) is InvariantEnergyHead
+    assert tuned.offers == {"energy", "forces"}
+    for key, value in tuned.backbone.state_dict().items():
+        assert torch.allclose(value, start.backbone.state_dict()[key], atol=1e-6), key
+    assert float(tuned.references.scale) != 1
+    assert result.test is not None
+
+
+def test_data_without_bonds_is_refused(tmp_path: Path) -> None:
+    data = make_store(tmp_path / "store", frames())
+    recipe = pretrain_recipe(data, model=EGNN_TINY, objective=EMGPConfig())
+    with pytest.raises(ValueError, match="molecules have no bonds on record; read them from a format that has bonds"):
+        pretrain(recipe, tmp_path / "run")
+
+
+def test_the_released_weights_are_fine_tuned(tmp_path: Path, store: Path) -> None:
+    released = read_emgp(reference_checkpoint("3d-emgp/checkpoint-3dmgp"))
+    save_model(released, tmp_path / "released.safetensors", EMGP_EGNN)
+    recipe = finetune_recipe(
+        store, start=str(tmp_path / "released.safetensors"), objective=ForcesConfig(), training=training(n_steps=2)
+    )
+    result = finetune(recipe, tmp_path / "run")
+    assert load_model(result.model).backbone == EMGP_EGNN
+
+
+def test_elements_the_released_weights_never_saw_are_refused(tmp_path: Path) -> None:
+    released = read_emgp(reference_checkpoint("3d-emgp/checkpoint-3dmgp"))
+    save_model(released, tmp_path / "released.safetensors", EMGP_EGNN)
+    silicon = [
+        dataclasses.replace(bonded(m), atomic_numbers=m.atomic_numbers + 8 * (m.atomic_numbers == 6)) for m in frames()
+    ]
+    data = make_store(tmp_path / "store", silicon)
+    with pytest.raises(ValueError, match="the model knows the elements H C N O F, the data also has Si"):
+        finetune(finetune_recipe(data, start=str(tmp_path / "released.safetensors")), tmp_path / "run")
