@@ -179,12 +179,12 @@ class _Arms:
         to_pivot, to_end = far[self.molecule, self.pivot], far[self.molecule, self.end]  # [n_arms, n_max]
         side, other = to_end < to_pivot, to_pivot < to_end
         is_between = (to_end == to_pivot) & is_connected[self.molecule, self.end]
-        ranks = list(_by_rank(self.molecule))
-        n_across = torch.zeros(len(side), device=side.device)
-        for arms in ranks:
-            of_molecule = bonded[self.molecule[arms]].to(n_across.dtype)  # [n_arms, n_max, n_max]
-            across = torch.einsum("ai,aij,aj->a", side[arms].float(), of_molecule, other[arms].float())
-            n_across[arms] = across
+        rank = _rank(self.molecule)
+        n_max_arms = int(rank.max()) + 1 if len(rank) else 0
+        padded = torch.zeros(len(bonded), n_max_arms, self.n_max, device=side.device)
+        padded[self.molecule, rank] = side.float()
+        into_side = (padded @ bonded.float())[self.molecule, rank]  # [n_arms, n_max]: bonds from each atom to the side
+        n_across = (into_side * other).sum(-1)
         return side, (n_across == 1) & ~is_between.any(-1)
 
     def reference(self, generator: torch.Generator) -> Int[Tensor, " n_arms"]:
@@ -199,10 +199,15 @@ class _Arms:
         return number.new_zeros(n_atoms).scatter_reduce(0, atom, is_best, "amax", include_self=False)[atom]
 
 
+def _rank(molecule: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return the place of each of the sorted entries within its molecule, from 0."""
+    count = torch.bincount(molecule)
+    return torch.arange(len(molecule), device=molecule.device) - (torch.cumsum(count, 0) - count)[molecule]
+
+
 def _by_rank(molecule: Int[Tensor, " n"]) -> Iterator[Int[Tensor, " n_of_rank"]]:
     """Yield the first of the sorted entries of every molecule, then the second, and so on."""
-    count = torch.bincount(molecule)
-    rank = torch.arange(len(molecule), device=molecule.device) - (torch.cumsum(count, 0) - count)[molecule]
+    rank = _rank(molecule)
     yield from torch.split(torch.argsort(rank, stable=True), torch.bincount(rank).tolist())
 
 
