@@ -166,9 +166,9 @@ class AttentionLayer(nn.Module):
         n = self.n_features
         query, key, value_x, value_a, value_b = self.query_key_value(self.norm(scalar)).split(n, dim=-1)
         filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self._filters(radial))
-        weights = self._attend(filter_x, query, key, filter_k, neighbors)                       # [edges, F]
-        message = neighbors.weighted_sum(weights, value_x)                                      # [N, F]
-        vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])            # [N, 3, F]
+        weights = self._attend(filter_x, query, key, filter_k, neighbors)  # [edges, F]
+        message = neighbors.weighted_sum(weights, value_x)  # [N, F]
+        vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])  # [N, 3, F]
         vector_message = vector_message + neighbors.directed_sum(filter_b * neighbors.of_sender(value_b))
         vector_1, vector_2, vector_3 = self.vector_projection(vector).split(n, dim=-1)
         out_1, out_2, out_3 = self.output(message).split(n, dim=-1)
@@ -191,5 +191,5 @@ class AttentionLayer(nn.Module):
         # Sum over, and broadcast to, the features of a head as matrix products: inner loops of n_features / n_heads
         # elements would cost more than half of the step on a CPU.
         of_head = torch.eye(self.n_heads, dtype=product.dtype, device=product.device)
-        of_head = of_head.repeat_interleave(self.n_features // self.n_heads, dim=1)             # [H, F]
+        of_head = of_head.repeat_interleave(self.n_features // self.n_heads, dim=1)  # [H, F]
         return filter_x * (F.silu(product @ of_head.T) @ of_head)
