@@ -28,7 +28,8 @@ class RiemannianNoise(Perturbation):
 
     It turns with the noisy molecule, does not change when the clean one is turned, mirrored or shifted, and has no net
     force and no torque: like the gradient of an invariant energy, and unlike :math:`-\epsilon`. The denominator is what
-    the published code divides by; it depends on the noisy positions, so the target is not itself a gradient.
+    the published code divides by; it depends on the noisy positions, so the target is not itself a gradient. The 4 is
+    the constant that goes with the steps below.
 
     Positions are drawn by ``n_steps`` steps of Langevin dynamics from the clean ones, with steps
     :math:`a_t = 2^{-t} \sigma^2`. The first step starts where the score vanishes, so that one step, the published
