@@ -92,6 +92,25 @@ def test_an_angle_is_bent_once_with_the_stated_deviation() -> None:
     assert (lengths(noisy, np.array([(1, 2), (2, 8)])) - lengths(clean, np.array([(1, 2), (2, 8)]))).abs().max() < 1e-9
 
 
+def test_an_arm_of_a_ring_is_always_bent_against_the_ring() -> None:
+    toluene = from_smiles("Cc1ccccc1")
+    clean, noisy = samples(toluene, only(angle=0.05))
+    change = torch.stack([angle(noisy, i, 1, 0) - angle(clean, i, 1, 0) for i in (2, 6)], dim=1)
+    assert float(change.abs().amax(1).min()) > 1e-9  # an arm that was its own reference would stay
+    # In the plane of the ring one angle grows by what the other one loses.
+    assert change.sum(1).abs().max() < 1e-2
+    assert is_deviation(change[:, 0], 0.05)
+
+
+def test_an_angle_that_would_close_beyond_zero_stays() -> None:
+    sigma = 1.5
+    clean, noisy = samples(ETHANOL, only(angle=sigma))
+    change = angle(noisy, 1, 2, 8) - angle(clean, 1, 2, 8)
+    expected = torch.special.ndtr(-angle(clean, 1, 2, 8) / sigma)
+    stays = (change.abs() < 1e-9).double().mean()
+    assert float((stays - expected).abs()) < N_DEVIATIONS * math.sqrt(float(expected) / N_SAMPLES)
+
+
 def test_bending_takes_every_neighbour_for_reference_in_turn() -> None:
     clean, noisy = samples(ETHANOL, only(angle=0.05))
     # Of the angles at the first carbon those between two hydrogens change too, unless one of them is the reference.
