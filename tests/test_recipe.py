@@ -147,7 +147,7 @@ def test_every_problem_is_named_at_once(tmp_path):
         ("model.n_heads=7", "model: n_heads must divide n_features, got 7 heads for 64 features"),
         ("validation_fraction=1", "settings: validation_fraction must be between 0 and 1, got 1"),
         ("launch.threads=0", "launch: threads must be at least 1 or null, got 0"),
-        ("objective.kind=magic", "objective: got "),
+        ("objective.kind=magic", "objective.kind: got 'magic'; expected one of 'force_and_denoise', "),
         ("training=5", "training: got 5"),
         ("training=null", "training: got None"),
         ("training.n_steps.x=5", "training.n_steps: got {'x': 5}"),

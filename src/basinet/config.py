@@ -53,6 +53,10 @@ def _problem(error: Any, values: object) -> str:
         return f"{option}: no such option"
     if error["type"] == "missing":
         return f"{option}: must be given"
+    if error["type"] == "union_tag_not_found":
+        return f"{option}: say which, with {option}.kind=..."
+    if error["type"] == "union_tag_invalid":
+        return f"{option}.kind: got {error['ctx']['tag']!r}; expected one of {error['ctx']['expected_tags']}"
     if error["type"] == "value_error":
         return f"{option}: {error['ctx']['error']}"
     return f"{option}: got {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

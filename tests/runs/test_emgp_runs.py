@@ -11,7 +11,8 @@ from basinet.models.checkpoint import load_model, save_model
 from basinet.models.convert_emgp import EMGP_EGNN, read_emgp
 from basinet.models.heads import InvariantEnergyHead, PooledEnergyHead
 from basinet.objectives.config import EMGPConfig, ForcesConfig
-from basinet.runs import finetune, pretrain
+from basinet.recipe import UnitsConfig
+from basinet.runs import evaluate_file, finetune, predict_file, pretrain
 from molecules import bonded
 from reference import reference_checkpoint
 from small_runs import finetune_recipe, frames, make_store, pretrain_recipe, training
@@ -55,6 +56,15 @@ def test_fine_tuning_takes_the_backbone_and_a_fresh_energy(tmp_path: Path, pretr
         assert torch.allclose(value, start.backbone.state_dict()[key], atol=1e-6), key
     assert float(tuned.references.scale) != 1
     assert result.test is not None
+
+
+def test_its_energy_is_not_taken_for_one_in_ev(tmp_path: Path, pretrained: Path, store: Path) -> None:
+    with pytest.raises(
+        ValueError, match="was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first"
+    ):
+        evaluate_file(pretrained, store, UnitsConfig())
+    with pytest.raises(ValueError, match="its energy is none in eV"):
+        predict_file(pretrained, store, tmp_path / "out.xyz")
 
 
 def test_data_without_bonds_is_refused(tmp_path: Path) -> None:
