@@ -1,9 +1,7 @@
 """Fine-tuning: one model, your labels; and the same from scratch, to compare with."""
 
-import dataclasses
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,18 +10,18 @@ import torch
 from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig, build_backbone
-from basinet.data.check import require_consistent
 from basinet.data.files import write_text
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
-from basinet.models.checkpoint import load_model, n_parameters, save_model
+from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.models.references import ReferenceFit, composition, fit_references
 from basinet.objectives.config import build_objective
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
-from basinet.training.fit import FitResult, Progress, fit
+from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
+from basinet.training.fit import FitResult
 
 SCRATCH = "scratch"
 RESULTS_FILE = "results.json"
@@ -48,8 +46,8 @@ def finetune(
     out: Path,
     *,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress | None = None,
+    say: Say = silent,
 ) -> FinetuneResult:
     """Fine-tune a model, or train one from scratch, and test the best step.
 
@@ -61,51 +59,15 @@ def finetune(
         say: called with lines about what is being done.
     """
     fabric = common.launch(recipe.launch)
-    speak = say if fabric.is_global_zero else _silent
-    store, read = common.read_data(recipe.data, recipe.units)
-    consistency = require_consistent(store, str(recipe.data))
-    split = _split(store, recipe)
+    speak = say if fabric.is_global_zero else silent
     objective = build_objective(recipe.objective)
-    for part, indices in (("training", split.train), ("validation", split.validation)):
-        common.require_data(objective, store, indices, f"the {part} part of {recipe.data}")
+    data = read_run_data(recipe, objective, _split, speak)
     torch.manual_seed(recipe.training.seed)
-    speak(read)
-    speak(f"units and signs: {consistency.verdict} ({consistency.reason})")
-    speak(
-        f"{len(split.train)} conformations to train on, {len(split.validation)} to validate, {len(split.test)} to test"
-    )
-    model, backbone, before = _start(recipe, objective.requires, store, split, speak)
+    model, backbone, before = _start(recipe, objective.requires, data.store, data.split, speak)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
-    recipe = dataclasses.replace(recipe, model=backbone)
-    common.check_directory(out, recipe, resume, fabric)
-    if fabric.is_global_zero:
-        common.write_directory(out, recipe)
-        split.save(out / "split.json")
-        common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
-    fabric.barrier()
-    train, validation = common.loaders(store, split, recipe.training, fabric)
-    result = fit(
-        model,
-        objective,
-        train,
-        recipe.training,
-        out,
-        validate=common.validation(objective, validation, fabric.device),
-        save_best=common.best_model_saver(out, backbone, recipe, store),
-        fabric=fabric,
-        resume=resume and common.can_resume(out),
-        on_progress=on_progress,
-    )
-    test = None
-    if fabric.is_global_zero:
-        metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
-        save_model(model, out / common.LAST_FILE, backbone, metadata)
-        test = _test(out, store, split, fabric)
+    result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
+    test = _test(out, data.store, data.split, fabric) if fabric.is_global_zero else None
     return FinetuneResult(out / common.MODEL_FILE, result, test, fabric.is_global_zero, before)
-
-
-def _silent(line: str) -> None:
-    """Say nothing: another process does."""
 
 
 def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
@@ -135,7 +97,7 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
 
 
 def _start(
-    recipe: FinetuneRecipe, requires: frozenset[str], store: MoleculeStore, split: Split, say: Callable[[str], None]
+    recipe: FinetuneRecipe, requires: frozenset[str], store: MoleculeStore, split: Split, say: Say
 ) -> tuple[Model, BackboneConfig, Errors | None]:
     if recipe.start == SCRATCH:
         model = build_model(build_backbone(recipe.model), requires | {"energy"})
@@ -158,7 +120,7 @@ def _start(
     return model, file.backbone, before
 
 
-def _before_training(model: Model, store: MoleculeStore, split: Split, say: Callable[[str], None]) -> Errors:
+def _before_training(model: Model, store: MoleculeStore, split: Split, say: Say) -> Errors:
     """Say how good the loaded model is as it comes and with reference energies re-fitted; keep the latter."""
     device = next(model.parameters()).device
     as_loaded = common.errors_of(model, common.batches(store, split.validation), device)

@@ -1,24 +1,20 @@
 """Pre-training: many molecules, one model."""
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from basinet.backbones.build import BackboneConfig, build_backbone
-from basinet.data.check import require_consistent
 from basinet.data.splits import Split, random_split, split_by_smiles
 from basinet.data.store import MoleculeStore
-from basinet.models.checkpoint import load_model, n_parameters, save_model
+from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs
 from basinet.objectives.config import build_objective
 from basinet.recipe import PretrainRecipe
 from basinet.runs import common
-from basinet.training.fit import FitResult, Progress, check_objective, fit
-
-Say = Callable[[str], None]
+from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
+from basinet.training.fit import FitResult
 
 
 class PretrainResult(NamedTuple):
@@ -36,8 +32,8 @@ def pretrain(
     out: Path,
     *,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] | None = None,
-    say: Say = lambda line: None,
+    on_progress: OnProgress | None = None,
+    say: Say = silent,
 ) -> PretrainResult:
     """Pre-train a model and leave it, its recipe and its metrics in ``out``.
 
@@ -49,45 +45,13 @@ def pretrain(
         say: called with lines about what is being done.
     """
     fabric = common.launch(recipe.launch)
-    store, read = common.read_data(recipe.data, recipe.units)
-    consistency = require_consistent(store, str(recipe.data))
-    split = _split(store, recipe)
+    speak = say if fabric.is_global_zero else silent
     objective = build_objective(recipe.objective)
-    for part, indices in (("training", split.train), ("validation", split.validation)):
-        common.require_data(objective, store, indices, f"the {part} part of {recipe.data}")
+    data = read_run_data(recipe, objective, _split, speak)
     torch.manual_seed(recipe.training.seed)
-    model, backbone = _model(recipe, objective.requires, store, split)
-    check_objective(model, objective)
-    recipe = dataclasses.replace(recipe, model=backbone)
-    common.check_directory(out, recipe, resume, fabric)
-    if fabric.is_global_zero:
-        common.write_directory(out, recipe)
-        split.save(out / "split.json")
-        common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
-        say(read)
-        say(f"units and signs: {consistency.verdict} ({consistency.reason})")
-        say(f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on")
-        say(
-            f"{n_parameters(model):,} parameters; loss: "
-            + " + ".join(f"{w:g} {k}" for k, w in objective.weights.items())
-        )
-    fabric.barrier()
-    train, validation = common.loaders(store, split, recipe.training, fabric)
-    result = fit(
-        model,
-        objective,
-        train,
-        recipe.training,
-        out,
-        validate=common.validation(objective, validation, fabric.device),
-        save_best=common.best_model_saver(out, backbone, recipe, store),
-        fabric=fabric,
-        resume=resume and common.can_resume(out),
-        on_progress=on_progress,
-    )
-    if fabric.is_global_zero:
-        metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
-        save_model(model, out / common.LAST_FILE, backbone, metadata)
+    model, backbone = _model(recipe, objective.requires, data.store, data.split)
+    speak(f"{n_parameters(model):,} parameters; loss: {' + '.join(f'{w:g} {k}' for k, w in objective.weights.items())}")
+    result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
     return PretrainResult(out / common.MODEL_FILE, result, fabric.is_global_zero)
 
 
