@@ -264,3 +264,19 @@ def test_a_full_disk_is_one_line_and_the_model_saved_before_stays(
 
     monkeypatch.setattr("basinet.models.checkpoint.save_file", full)
     one_line(basinet("finetune", data, *TINY, *FEW, "--out", tmp_path / "run"), "model.safetensors", "No space left")
+
+
+def test_data_without_bonds_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    from basinet.data.store import StoreWriter
+    from basinet.structures import Molecule
+
+    writer = StoreWriter.open(tmp_path / "minima", level_of_theory="", source="test", settings={})
+    minima = [
+        Molecule(atomic_numbers=a.numbers.astype(np.int64), positions=a.positions, is_equilibrium=True)
+        for a in (g2("H2O") for _ in range(20))
+    ]
+    writer.write_shard(minima)
+    writer.finish()
+    done = basinet("pretrain", tmp_path / "minima", "objective.kind=frad", *TINY, *FEW, "--out", tmp_path / "run")
+    one_line(done, "bonds")
+    assert not (tmp_path / "run").exists()

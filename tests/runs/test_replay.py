@@ -124,6 +124,9 @@ class Breaking(Objective):
         self.weights = self.inner.weights
         self.calls, self.at_call = 0, at_call
 
+    def uses(self, batch):
+        return self.inner.uses(batch)
+
     def counts(self, batch):
         return self.inner.counts(batch)
 

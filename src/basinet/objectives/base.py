@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from basinet.models.model import Model
@@ -31,6 +32,10 @@ class Objective(ABC):
     """Flags at least one molecule of the data must have set."""
     weights: Mapping[str, float]
     """Weight of each term, by name."""
+
+    @abstractmethod
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return which molecules some term is for; a run draws only those."""
 
     @abstractmethod
     def counts(self, batch: Batch) -> dict[str, float]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from basinet.models.model import Model
@@ -34,6 +35,10 @@ class WeightedSum(Objective):
             for term in part.weights
         }
 
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules that any part is for."""
+        return torch.stack([part.uses(batch) for part in self.parts.values()]).any(0)
+
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the counts of all parts."""
         return {self._name(n, term): c for n, part in self.parts.items() for term, c in part.counts(batch).items()}
@@ -60,6 +65,10 @@ class Where(Objective):
         self.labels = objective.labels
         self.flags = objective.flags | {flag}
         self.weights: Mapping[str, float] = objective.weights
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the flagged molecules that the objective is for."""
+        return is_set(batch, self.flag) & self.objective.uses(batch)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the counts over the flagged molecules."""
@@ -93,6 +102,10 @@ class Noised(Objective):
         self.flags = objective.flags
         self.weights: Mapping[str, float] = objective.weights
 
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules that the objective is for."""
+        return self.objective.uses(batch)
+
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the counts of the objective; noise does not change them."""
         return self.objective.counts(batch)
@@ -105,9 +118,13 @@ class Noised(Objective):
         return self.objective.sums(model, noisy.replace(labels=batch.labels, flags=batch.flags), generator)
 
 
+def is_set(batch: Batch, flag: str) -> Bool[Tensor, " n_molecules"]:
+    """Return which molecules have a flag set; a flag the batch does not know is set nowhere."""
+    none = torch.zeros(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
+    return batch.flags.get(flag, none)
+
+
 def select_where(batch: Batch, flag: str) -> Batch:
-    """Return the molecules that have a flag set; a flag the batch does not know is set nowhere."""
-    if flag not in batch.flags:
-        return batch.select([])
-    chosen = batch.flags[flag]
+    """Return the molecules that have a flag set."""
+    chosen = is_set(batch, flag)
     return batch if bool(chosen.all()) else batch.select(chosen.nonzero()[:, 0])

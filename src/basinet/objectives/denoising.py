@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from basinet.models.model import Model
@@ -36,6 +37,10 @@ class Denoising(Objective):
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
         self.flags: frozenset[str] = frozenset()
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return every molecule."""
+        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of components."""
@@ -88,6 +93,10 @@ class ForceDenoising(Objective):
         self.perturbation = perturbation
         self.temperature = temperature
         self.loss: ForceLoss = loss
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return every molecule."""
+        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of atoms."""

@@ -1,6 +1,7 @@
 """Noise of many sizes: the way back as minus the gradient of an energy, and which size it was (3D-EMGP)."""
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,6 +33,10 @@ class EnergyGradientDenoising(Objective):
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return every molecule."""
+        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of molecules."""
@@ -66,6 +71,10 @@ class NoiseLevel(Objective):
     def __init__(self, perturbation: RiemannianNoise | LadderNoise | SuperposedNoise) -> None:
         _require_levels(perturbation.ladder)
         self.perturbation = perturbation
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return every molecule."""
+        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of molecules."""

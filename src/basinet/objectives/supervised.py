@@ -4,13 +4,13 @@ import math
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
-from basinet.objectives.combine import select_where
+from basinet.objectives.combine import is_set, select_where
 from basinet.structures.batch import Batch
 
 ForceLoss = Literal["norm", "l1", "mse"]
@@ -48,6 +48,10 @@ class Forces(Objective):
     def __init__(self, loss: ForceLoss = "norm") -> None:
         self.loss: ForceLoss = loss
 
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules with a force label."""
+        return is_set(batch, "has_forces")
+
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of atoms with a force label."""
         return {"forces": float(select_where(batch, "has_forces").n_atoms)}
@@ -75,6 +79,10 @@ class ZeroForce(Objective):
     def __init__(self, loss: ForceLoss = "norm") -> None:
         self.loss: ForceLoss = loss
 
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules at equilibrium."""
+        return is_set(batch, "is_equilibrium")
+
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of atoms in molecules at equilibrium."""
         return {"zero_force": float(select_where(batch, "is_equilibrium").n_atoms)}
@@ -95,6 +103,10 @@ class Energy(Objective):
     labels = frozenset({"energy"})
     flags: frozenset[str] = frozenset()
     weights = {"energy": 1.0}
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules with an energy."""
+        return is_set(batch, "has_energy")
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of molecules with an energy."""
@@ -134,6 +146,10 @@ class EnergyForces(Objective):
             )
         self.loss: ForceLoss = loss
         self.weights = {"energy": energy_weight, "forces": forces_weight}
+
+    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules with an energy or forces."""
+        return is_set(batch, "has_energy") | is_set(batch, "has_forces")
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of molecules with an energy and of atoms with a force."""

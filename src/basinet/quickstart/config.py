@@ -30,7 +30,7 @@ class QuickstartConfig:
     """Frames to test on, from a trajectory of its own."""
     model: EquivariantTransformerConfig = EquivariantTransformerConfig(n_features=48, n_layers=3)
     """The network, the same for both starts."""
-    pretrain_steps: int = 2600
+    pretrain_steps: int = 2000
     """Steps of pre-training, of 8 molecules."""
     finetune_steps: int = 600
     """Steps of each fine-tuning, of 8 frames."""

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+import torch
+from jaxtyping import Int64
 from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig
@@ -19,6 +22,8 @@ from basinet.runs import common
 from basinet.training.fit import FitResult, Progress, fit
 
 SPLIT_FILE = "split.json"
+N_REHEARSED = 8
+"""Molecules whose loss is computed before a run begins."""
 
 Recipe = TypeVar("Recipe", PretrainRecipe, FinetuneRecipe)
 Say = Callable[[str], None]
@@ -52,9 +57,35 @@ def read_run_data(
         common.require_data(objective, store, indices, f"the {part} part of {recipe.data}")
     say(read)
     say(f"units and signs: {consistency.verdict} ({consistency.reason})")
+    drawn = Split(
+        train=used_by(objective, store, split.train),
+        validation=used_by(objective, store, split.validation),
+        test=split.test,
+    )
+    left_out = len(split.train) + len(split.validation) - len(drawn.train) - len(drawn.validation)
+    if left_out:
+        say(f"{left_out} conformations have nothing that a term of the loss is for; they are not drawn")
+    split = drawn
     sizes = f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on"
     say(f"{sizes}, {len(split.test)} to test on" if len(split.test) else sizes)
     return RunData(store, split, consistency)
+
+
+def used_by(
+    objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]
+) -> Int64[np.ndarray, " n_used"]:
+    """Return the chosen molecules that some term of the loss is for: the others would only thin out the batches."""
+    used = [objective.uses(batch).numpy() for batch in common.chunks(store, indices)]
+    return indices[np.concatenate(used)]
+
+
+def rehearse(model: Model, objective: Objective, data: RunData) -> None:
+    """Compute the loss of a few molecules: what the data lacks (bonds, say) shows before anything is written."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        objective.sums(model, data.store.gather(data.split.train[:N_REHEARSED]), torch.Generator().manual_seed(0))
+    model.train(was_training)
 
 
 def train(
@@ -70,6 +101,7 @@ def train(
     on_progress: OnProgress | None,
 ) -> FitResult:
     """Train a model in the run directory ``out`` and leave its best and its last weights there."""
+    rehearse(model, objective, data)
     store, split, consistency = data
     recipe = dataclasses.replace(recipe, model=backbone)
     common.check_directory(out, recipe, resume, fabric)
