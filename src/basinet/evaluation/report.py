@@ -140,7 +140,7 @@ def write_quickstart_report(directory: Path, results: QuickstartResults) -> Path
     report = Report(
         title=f"{results.molecule}: pre-trained against from scratch",
         lead=f"The pre-trained model first learned from {results.pretraining}. Both models are the same network, "
-        f"trained on the same labels of {results.molecule}; all errors are on test structures left out of it.",
+        f"trained on the same labels of {results.molecule}; all errors are on other structures of it.",
         footer=[_provenance_table(results.provenance), _stage_table(results.stages)],
     )
     if results.rows:
