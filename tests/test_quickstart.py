@@ -1,5 +1,6 @@
 """The main job runs from SMILES to a report, and does nothing twice."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.quickstart import QuickstartConfig, quickstart
 from basinet.quickstart.config import Job
 from basinet.quickstart.stages import jobs_of, split_frames
+from basinet.recipe import save_recipe
 
 pytest.importorskip("rdkit")
 pytest.importorskip("tblite")
@@ -45,6 +47,12 @@ def test_both_starts_see_the_same_labels_and_the_test_frames_are_of_another_traj
 def test_jobs_pair_every_start_with_every_label_count_and_seed() -> None:
     assert len(jobs_of(TINY)) == 4
     assert len({job.directory(Path()) for job in jobs_of(TINY)}) == 4
+
+
+def test_a_directory_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    save_recipe(TINY, tmp_path / "quickstart.yaml")
+    with pytest.raises(ValueError, match="n_molecules was 4, now 5; choose another --out"):
+        quickstart(dataclasses.replace(TINY, n_molecules=5, seeds=3), tmp_path)
 
 
 @pytest.mark.slow

@@ -69,3 +69,12 @@ def test_a_run_draws_only_what_is_used() -> None:
     assert used_by(coordinate_denoising(), store, np.arange(4)).tolist() == [0]
     assert used_by(Forces(), store, np.array([3, 1, 0])).tolist() == [1, 0]
     assert torch.equal(Energy().uses(store.gather(np.arange(4))), torch.tensor([True, True, True, False]))
+
+
+def test_data_in_which_no_molecule_has_all_that_is_needed_is_refused() -> None:
+    from basinet.data.store import MoleculeStore
+    from basinet.runs.train import used_by
+
+    store = MoleculeStore.from_molecules(molecules())
+    with pytest.raises(ValueError, match="none of 2 conformations"):
+        used_by(Where("is_equilibrium", Forces()), store, np.array([1, 2]))

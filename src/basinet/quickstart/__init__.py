@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from basinet.config import dump_settings
 from basinet.evaluation.report import write_quickstart_report
 from basinet.evaluation.results import Stage
 from basinet.quickstart import present, stages
 from basinet.quickstart.config import QuickstartConfig
+from basinet.recipe import read_yaml, save_recipe
 from basinet.terminal import say
 
 __all__ = ["QuickstartConfig", "quickstart"]
+
+CONFIG_FILE = "quickstart.yaml"
 
 
 def quickstart(config: QuickstartConfig, out: Path) -> Path:
@@ -21,7 +25,7 @@ def quickstart(config: QuickstartConfig, out: Path) -> Path:
         config: sizes.
         out: directory to work in; what is there already is not done again.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _require_same_sizes(config, out)
     times: list[Stage] = []
     with _timed("label molecules", times):
         molecules = stages.label_molecules(config, out / "molecules")
@@ -36,6 +40,26 @@ def quickstart(config: QuickstartConfig, out: Path) -> Path:
     present.show(found)
     say(f"report: {report}")
     return report
+
+
+def _require_same_sizes(config: QuickstartConfig, out: Path) -> None:
+    """Begin in a new directory, or go on in one of the same sizes: what is there is not done again, nor mixed up.
+
+    Raises:
+        ValueError: the directory was made with other sizes.
+    """
+    path = out / CONFIG_FILE
+    free = ("seeds", "processes")  # of these the files that are there do not depend
+    wanted = {key: value for key, value in dump_settings(config).items() if key not in free}
+    if path.exists():
+        found = read_yaml(path)
+        differences = [
+            f"{key} was {found.get(key)}, now {value}" for key, value in wanted.items() if found.get(key) != value
+        ]
+        if differences:
+            raise ValueError(f"{out} was made with other sizes: {'; '.join(differences)}; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    save_recipe(config, path)
 
 
 @contextmanager

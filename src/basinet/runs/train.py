@@ -75,8 +75,13 @@ def used_by(
     objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]
 ) -> Int64[np.ndarray, " n_used"]:
     """Return the chosen molecules that some term of the loss is for: the others would only thin out the batches."""
-    used = [objective.uses(batch).numpy() for batch in common.chunks(store, indices)]
-    return indices[np.concatenate(used)]
+    used = indices[np.concatenate([objective.uses(batch).numpy() for batch in common.chunks(store, indices)])]
+    if len(used) == 0:
+        raise ValueError(
+            f"none of {len(indices)} conformations has all that a term of the loss ({', '.join(objective.weights)}) "
+            "needs at once; choose another objective (objective.kind=...) or data that has it"
+        )
+    return used
 
 
 def rehearse(model: Model, objective: Objective, data: RunData) -> None:
