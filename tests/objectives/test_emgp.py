@@ -21,14 +21,14 @@ from molecules import SMALL, bonded, from_smiles
 
 def tiny_model() -> Model:
     torch.manual_seed(0)
-    return build_model(build_backbone(EGNNConfig(n_features=32, n_layers=2)), ["forces", "noise_level"])
+    return build_model(build_backbone(EGNNConfig(n_features=32, n_layers=2)), ["pooled_energy", "noise_level"])
 
 
 def test_the_loss_is_that_of_the_gradient_and_a_fifth_of_that_of_the_level() -> None:
     model, batch = tiny_model().double(), collate([bonded(m) for m in SMALL], dtype=torch.float64)
     objective = emgp()
     assert dict(objective.weights) == {"gradient": 1.0, "level": 0.2}
-    assert objective.requires == {"forces", "noise_level"}
+    assert objective.requires == {"forces", "pooled_energy", "noise_level"}
     assert objective.labels == objective.flags == frozenset()
     counts = objective.counts(batch)
     sums = {k: v.detach() for k, v in objective.sums(model, batch, torch.Generator().manual_seed(0)).items()}

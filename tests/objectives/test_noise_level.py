@@ -30,7 +30,7 @@ def batch() -> Batch:
 @pytest.fixture(params=[EGNN_TINY, ET_TINY], ids=["egnn", "equivariant transformer"])
 def model(request: pytest.FixtureRequest) -> Model:
     torch.manual_seed(0)
-    return build_model(build_backbone(request.param), ["forces", "noise_level"]).double()
+    return build_model(build_backbone(request.param), ["pooled_energy", "noise_level"]).double()
 
 
 def zeroed(model: Model) -> Model:

@@ -37,7 +37,7 @@ def test_pretraining_leaves_a_pooled_energy_and_noise_levels_and_no_errors_of_la
 ) -> None:
     file = load_model(pretrained)
     assert file.backbone == EGNN_TINY
-    assert file.model.offers == {"energy", "forces", "noise_level"}
+    assert file.model.offers == {"energy", "forces", "pooled_energy", "noise_level"}
     assert type(file.model.heads["energy"]) is PooledEnergyHead
     assert set(file.metadata["validation"]) == {"loss", "gradient", "level"}
 

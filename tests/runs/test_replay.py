@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 import torch
 
+from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.data.loader import Loader
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.errors import RunError
+from basinet.models.model import build_model_of
 from basinet.objectives.base import Objective
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.objectives.methods import force_and_denoise
 from basinet.runs import finetune, pretrain, replay
 from basinet.runs.common import MODEL_FILE, RECIPE_FILE, label_statistics, start_from_statistics
-from basinet.training.failure import FAILURE_FILE, NonFiniteLossError, load_failure
+from basinet.structures.batch import collate
+from basinet.training.failure import FAILURE_FILE, BeforeStep, NonFiniteLossError, load_failure, stop_for_failure
 from basinet.training.state import STATE_FILE, load_plain
 from small_runs import (
     TINY,
@@ -159,3 +162,15 @@ def test_a_run_that_did_not_fail_has_nothing_to_replay(tmp_path):
     pretrain(recipe, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"has no failure\.pt: no step of this run failed"):
         replay(tmp_path / "run")
+
+
+@pytest.mark.parametrize("outputs", [("pooled_energy", "noise_level"), ("forces", "noise_level"), ("energy", "noise")])
+def test_a_failed_step_knows_what_kind_its_heads_were(tmp_path, outputs):
+    model = tiny_model(outputs)
+    batch = collate(frames()[:2])
+    raise_later = stop_for_failure(tmp_path, 0, 1, model, [batch], BeforeStep(model, torch.Generator()), "the loss")
+    assert isinstance(raise_later, NonFiniteLossError)
+    failure = load_failure(tmp_path / FAILURE_FILE)
+    again = build_model_of(build_backbone(TINY), failure.heads)
+    again.load_state_dict(failure.weights)
+    assert {k: type(h) for k, h in again.heads.items()} == {k: type(h) for k, h in model.heads.items()}

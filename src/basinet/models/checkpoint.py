@@ -15,7 +15,7 @@ from basinet import __version__
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
 from basinet.models.heads import HeadKind
-from basinet.models.model import Model, Scope, build_head_like
+from basinet.models.model import Model, Scope, build_model_of
 
 FORMAT_VERSION = 2
 """1: heads were a list of names; the energy head was the gated one."""
@@ -72,8 +72,7 @@ def load_model(path: Path) -> ModelFile:
     """
     header, tensors = _read(path)
     config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
-    backbone = build_backbone(config)
-    model = Model(backbone, {name: build_head_like(backbone, kind) for name, kind in _head_kinds(header, path).items()})
+    model = build_model_of(build_backbone(config), _head_kinds(header, path))
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")

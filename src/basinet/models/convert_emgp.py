@@ -56,7 +56,7 @@ def from_emgp(state: Mapping[str, Tensor]) -> Model:
         ValueError: a tensor is missing, left over or of the wrong shape, or the noise levels are others.
     """
     source = StateSource({key.removeprefix(WRAPPER): value for key, value in state.items()}, IGNORED)
-    model = build_model(EGNN(EMGP_EGNN), ["energy", "forces", "noise_level"])
+    model = build_model(EGNN(EMGP_EGNN), ["pooled_energy", "noise_level"])
     renamed = source.take_linear("model.embedding_in", "backbone.embedding")
     for layer in range(EMGP_EGNN.n_layers):
         renamed |= _layer_tensors(source, f"model.gcl_{layer}.", f"backbone.layers.{layer}.")

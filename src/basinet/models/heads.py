@@ -15,7 +15,7 @@ from basinet.noise.ladder import N_LEVELS
 from basinet.structures.batch import Batch
 from basinet.structures.segment import sum_per_molecule
 
-HeadKind = Literal["gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level"]
+HeadKind = Literal["gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level", "pooled_noise_level"]
 """What kind of head a model file holds under a name."""
 
 
@@ -69,7 +69,7 @@ class PooledEnergyHead(EnergyHead):
     .. math:: g = \sum_i \mathrm{MLP}_1(h_i), \qquad E = \mathrm{MLP}_2(g)
 
     It is not a sum of atomic energies: two molecules far apart do not have the sum of their energies. A
-    :class:`NoiseLevelHead` reads :math:`g` too.
+    :class:`SharedNoiseLevelHead` reads :math:`g` too.
     """
 
     kind = "pooled_energy"
@@ -88,10 +88,13 @@ class PooledEnergyHead(EnergyHead):
         return self.of_pool(self.pool(features, batch))[:, 0].double()
 
 
-class NoiseLevelHead(Head):
-    """Which level of a noise ladder lies between a clean and a noisy molecule (3D-EMGP)."""
+class NoiseLevelHead(Head, ABC):
+    r"""Which level of a noise ladder lies between a clean and a noisy molecule, told from the pooled features of both.
 
-    kind = "noise_level"
+    .. math:: p = \mathrm{softmax}\,\mathrm{MLP}(g, \tilde g)
+
+    3D-EMGP (Jiao et al., AAAI 2023). Where the features are pooled is what the two kinds differ in.
+    """
 
     def __init__(self, n_pooled: int) -> None:
         super().__init__()
@@ -102,6 +105,26 @@ class NoiseLevelHead(Head):
     ) -> Float[Tensor, "n_molecules n_levels"]:
         """Return the logits of the levels, from the pooled features of the clean and of the noisy molecule."""
         return self.levels(torch.cat([clean, noisy], dim=-1))
+
+
+class SharedNoiseLevelHead(NoiseLevelHead):
+    """Reads the pool of a :class:`PooledEnergyHead`, which must be there: the published form."""
+
+    kind = "noise_level"
+
+
+class PooledNoiseLevelHead(NoiseLevelHead):
+    """Has a pool of its own, and so works beside any energy head: one in eV that is a sum over atoms, or none."""
+
+    kind = "pooled_noise_level"
+
+    def __init__(self, n_scalar: int) -> None:
+        super().__init__(n_scalar)
+        self.atomic = _two_layers(n_scalar, n_scalar, n_scalar)
+
+    def pool(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_molecules n_scalar"]:
+        """Return the features of each molecule: the sum over atoms of two layers."""
+        return sum_per_molecule(self.atomic(features.scalar), batch)
 
 
 class NoiseHead(Head):
@@ -147,7 +170,9 @@ def build_head(kind: HeadKind, backbone: Backbone) -> Head:
         case "noise":
             return NoiseHead(n_scalar, n_vector)
         case "noise_level":
-            return NoiseLevelHead(n_scalar)
+            return SharedNoiseLevelHead(n_scalar)
+        case "pooled_noise_level":
+            return PooledNoiseLevelHead(n_scalar)
 
 
 def _two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:

@@ -9,7 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, NodeFeatures
-from basinet.models.heads import EnergyHead, Head, HeadKind, NoiseHead, NoiseLevelHead, PooledEnergyHead, build_head
+from basinet.models.heads import (
+    EnergyHead,
+    Head,
+    HeadKind,
+    NoiseHead,
+    NoiseLevelHead,
+    PooledEnergyHead,
+    PooledNoiseLevelHead,
+    SharedNoiseLevelHead,
+    build_head,
+)
 from basinet.models.references import AtomicReferences
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import Neighbors, neighbors_of
@@ -17,9 +27,11 @@ from basinet.structures.neighbors import Neighbors, neighbors_of
 HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead}
 """The heads a model may have, and what they are."""
 
-OUTPUTS = frozenset({"energy", "forces", "noise", "noise_level"})
+OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level"})
 """What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
-in units of the noise; and of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]."""
+in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; and
+``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
+makes it the energy of the model."""
 
 
 Layout = Callable[[Batch, float | None], Neighbors]
@@ -58,7 +70,7 @@ class Model(nn.Module):
     """An energy-based model of molecules.
 
     Forces are always minus the gradient of the energy; there is no other way to get them. ``noise`` comes from a vector
-    head of its own. ``noise_level`` is read from the pooled features of the energy head.
+    head of its own. ``noise_level`` is read from pooled features: of its own head, or of a pooled energy.
 
     Args:
         backbone: gives the features of each atom.
@@ -85,7 +97,14 @@ class Model(nn.Module):
     def offers(self) -> frozenset[str]:
         """The outputs this model can be asked for."""
         offered = frozenset(self.heads)
-        return offered | {"forces"} if "energy" in offered else offered
+        if "energy" in offered:
+            offered |= {"forces"}
+        return offered | {"pooled_energy"} if self.has_pooled_energy else offered
+
+    @property
+    def has_pooled_energy(self) -> bool:
+        """Whether the energy is that of 3D-EMGP, which has no unit and is no sum over atoms."""
+        return isinstance(self.named_heads().get("energy"), PooledEnergyHead)
 
     def forward(
         self,
@@ -124,6 +143,8 @@ class Model(nn.Module):
         found: dict[str, Tensor] = {}
         if "energy" in wanted:
             found["energy"] = self.references(self.heads["energy"](features, batch), batch)
+        if "pooled_energy" in wanted:
+            found["pooled_energy"] = self.heads["energy"](features, batch)
         if "noise" in wanted:
             found["noise"] = self.heads["noise"](features, batch)
         return found
@@ -132,8 +153,11 @@ class Model(nn.Module):
         self, clean: Batch, noisy: Batch, *, layout: Layout = neighbors_of
     ) -> Float[Tensor, "n_molecules n_levels"]:
         """Return the logits of the level of noise that lies between two batches of the same molecules."""
-        pool, level = self.heads["energy"], self.heads["noise_level"]
-        assert isinstance(pool, PooledEnergyHead)
+        if "noise_level" not in self.heads:
+            raise ValueError(f"the model has no head for noise levels; it offers {sorted(self.offers)}")
+        level = self.heads["noise_level"]
+        pool = level if isinstance(level, PooledNoiseLevelHead) else self.heads["energy"]
+        assert isinstance(pool, PooledNoiseLevelHead | PooledEnergyHead)
         return level(*(pool.pool(self._features(batch, layout), batch) for batch in (clean, noisy)))
 
     def _features(self, batch: Batch, layout: Layout) -> NodeFeatures:
@@ -167,6 +191,11 @@ class Model(nn.Module):
         self.noise_head().normalizer.reset()
 
 
+def build_model_of(backbone: Backbone, kinds: Mapping[str, HeadKind]) -> Model:
+    """Return a model with fresh heads of the given kinds, by name."""
+    return Model(backbone, {name: build_head_like(backbone, kind) for name, kind in kinds.items()})
+
+
 def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
     """Return a model with fresh heads for the requested outputs."""
     wanted = frozenset(outputs)
@@ -179,39 +208,50 @@ def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
 def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
     """Return a model that offers the requested outputs too: fresh heads for those it has not.
 
+    Noise levels share the pool of a pooled energy and bring their own beside any other.
+
     Raises:
-        ValueError: the backbone has no vector features and a head needs them, or noise levels are asked of a model
-            whose energy head has no pooled features.
+        ValueError: the backbone has no vector features and a head needs them, or a pooled energy is asked of a model
+            that has another energy.
     """
     missing = frozenset(outputs) - model.offers
     kinds: dict[str, HeadKind] = {}
-    if "energy" not in model.heads and missing & {"energy", "forces", "noise_level"}:
-        kinds["energy"] = _energy_kind(model.backbone, "noise_level" in missing)
-    kinds |= {name: name for name in ("noise", "noise_level") if name in missing}
+    pooled = model.has_pooled_energy or "pooled_energy" in missing
+    if "pooled_energy" in missing:
+        if "energy" in model.heads:
+            raise ValueError(
+                f"a pooled energy was asked for, and the energy head of this model is "
+                f"{type(model.heads['energy']).__name__}; drop it first (model.with_heads(energy=None)), or start from "
+                "fresh weights"
+            )
+        kinds["energy"] = "pooled_energy"
+    elif "energy" not in model.heads and missing & {"energy", "forces"}:
+        kinds["energy"] = "gated_energy" if model.backbone.n_vector else "invariant_energy"
+    if "noise" in missing:
+        kinds["noise"] = "noise"
+    if "noise_level" in missing:
+        kinds["noise_level"] = "noise_level" if pooled else "pooled_noise_level"
     return model.with_heads(**{name: build_head_like(model.backbone, kind) for name, kind in kinds.items()})
 
 
 def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
     """Return the model without heads that only pre-training has a use for, save those that ``outputs`` ask for.
 
-    The pooled energy of 3D-EMGP goes with the noise levels: it has no unit, and it is no sum over atoms.
+    The pooled energy of 3D-EMGP is such a head: it has no unit, and it is no sum over atoms. Noise levels that share
+    its pool go with it.
     """
     wanted = frozenset(outputs)
-    dropped = [name for name in ("noise", "noise_level") if name in model.heads and name not in wanted]
-    if "noise_level" not in wanted and isinstance(model.named_heads().get("energy"), PooledEnergyHead):
-        dropped.append("energy")
+    dropped = {name for name in ("noise", "noise_level") if name in model.heads and name not in wanted}
+    if model.has_pooled_energy and "pooled_energy" not in wanted:
+        dropped.add("energy")
+        if isinstance(model.named_heads().get("noise_level"), SharedNoiseLevelHead):
+            dropped.add("noise_level")
     return model.with_heads(**dict.fromkeys(dropped))
 
 
 def build_head_like(backbone: Backbone, kind: HeadKind) -> Head:
     """Return a fresh head on the device and in the dtype of a backbone."""
     return build_head(kind, backbone).to(next(backbone.parameters()))
-
-
-def _energy_kind(backbone: Backbone, with_levels: bool) -> HeadKind:
-    if with_levels:
-        return "pooled_energy"
-    return "gated_energy" if backbone.n_vector else "invariant_energy"
 
 
 def _check_heads(heads: Mapping[str, Head]) -> None:
@@ -221,9 +261,11 @@ def _check_heads(heads: Mapping[str, Head]) -> None:
     for name, head in heads.items():
         if not isinstance(head, HEADS[name]):
             raise ValueError(f"the head {name!r} must be of type {HEADS[name].__name__}, got {type(head).__name__}")
-    if "noise_level" in heads and not isinstance(heads.get("energy"), PooledEnergyHead):
+    if isinstance(heads.get("noise_level"), SharedNoiseLevelHead) and not isinstance(
+        heads.get("energy"), PooledEnergyHead
+    ):
         raise ValueError(
-            "noise levels are read from the pooled features of a PooledEnergyHead, and the energy head of this model "
-            f"is {type(heads['energy']).__name__ if 'energy' in heads else 'missing'}; drop it first "
-            "(model.with_heads(energy=None)), or start from fresh weights"
+            "a SharedNoiseLevelHead reads the pooled features of a PooledEnergyHead, and the energy head of this model "
+            f"is {type(heads['energy']).__name__ if 'energy' in heads else 'missing'}; drop the noise levels too "
+            "(model.with_heads(noise_level=None)), or use a PooledNoiseLevelHead"
         )

@@ -180,7 +180,10 @@ class EtOreoConfig:
 
 @settings
 class UnifiedConfig:
-    """Forces where there are labels; at equilibrium a vanishing force, and Frad. Minima need bonds."""
+    """Forces where there are labels; at equilibrium a vanishing force, Frad and the level of noise. Minima need bonds.
+
+    The weights: docs/methods/unified.md.
+    """
 
     kind: Literal["unified"] = "unified"
     """Which objective."""
@@ -190,16 +193,23 @@ class UnifiedConfig:
     """Weight of the force predicted at equilibrium, where it must vanish."""
     denoising: float = 0.1
     """Weight of denoising at equilibrium."""
+    noise_level: float = 0.2
+    """Weight of telling at which of 50 levels a minimum was noised (cross entropy)."""
     rotor_sigma: float = math.radians(2)
     """Standard deviation of the angle of each rotor, rad."""
     sigma: float = 0.04
     """Standard deviation of the Gaussian noise that is recovered, Å."""
+    largest_sigma: float = 0.3
+    """Standard deviation of the noise at the first level, Å."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
 
     def __post_init__(self) -> None:
         """Refuse weights and noise that are not positive or cannot be meant."""
-        for name in ("forces", "zero_force", "denoising", "sigma"):
+        for name in ("forces", "zero_force", "denoising", "noise_level", "sigma"):
             _require_positive(name, getattr(self, name))
         RotorNoise(self.rotor_sigma)
+        geometric_ladder(self.largest_sigma, self.smallest_sigma)
 
 
 @settings
@@ -265,8 +275,9 @@ def build_objective(config: AnyObjectiveConfig) -> Objective:
         case EtOreoConfig():
             return et_oreo(config.forces, config.zero_force, config.denoising, config.sigma, config.temperature)
         case UnifiedConfig():
-            weights = config.forces, config.zero_force, config.denoising
-            return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma)
+            weights = config.forces, config.zero_force, config.denoising, config.noise_level
+            ladder = geometric_ladder(config.largest_sigma, config.smallest_sigma)
+            return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma, ladder=ladder)
         case EMGPConfig():
             return emgp(_emgp_noise(config), config.gradient, config.level)
 

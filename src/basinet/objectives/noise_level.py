@@ -20,13 +20,14 @@ class EnergyGradientDenoising(Objective):
 
     Summed over the atoms and components of a molecule and averaged over molecules, as in 3D-EMGP (Jiao et al., AAAI
     2023, "equivariant force prediction"): large molecules weigh more. The energy is not told the size of the noise, so
-    the best gradient is the mean of the target over all sizes that may have led to the noisy molecule.
+    the best gradient is the mean of the target over all sizes that may have led to the noisy molecule. It has no unit,
+    so a run gives it the pooled energy of the paper, which nobody takes for one in eV.
 
     Args:
         perturbation: how molecules are noised.
     """
 
-    requires = frozenset({"forces"})
+    requires = frozenset({"forces", "pooled_energy"})
     labels: frozenset[str] = frozenset()
     flags: frozenset[str] = frozenset()
     weights = {"gradient": 1.0}

@@ -10,7 +10,6 @@ import torch
 from basinet.data.readers import open_molecules, write_extxyz
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
 from basinet.models.checkpoint import load_model
-from basinet.models.heads import PooledEnergyHead
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
@@ -80,7 +79,7 @@ def _load(path: Path, device: str) -> Model:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; leave --device out to use the CPU")
     model = load_model(path).model
-    if isinstance(model.named_heads().get("energy"), PooledEnergyHead):
+    if model.has_pooled_energy:
         raise ValueError(
             f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
             f"(basinet finetune ... from={path})"

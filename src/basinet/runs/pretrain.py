@@ -74,6 +74,11 @@ def _model(
         backbone = recipe.model
     else:
         file = load_model(recipe.start)
+        if file.model.has_pooled_energy and "forces" in requires and "pooled_energy" not in requires:
+            raise ValueError(
+                f"objective {recipe.objective.kind} learns forces in eV/Å, and the energy of {recipe.start} is that of "
+                "3D-EMGP, which has no unit; use basinet finetune, which begins with a fresh energy head"
+            )
         model, backbone = with_outputs(file.model, requires), file.backbone
     model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
     return model, backbone

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from basinet.backbones.build import build_backbone
-from basinet.models.model import build_model
+from basinet.models.model import build_model_of
 from basinet.objectives.base import mean_terms
 from basinet.objectives.config import build_objective
 from basinet.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe, load_recipe, read_yaml
@@ -38,11 +38,10 @@ def replay(run: Path) -> Replay:
         raise FileNotFoundError(f"{run} has no {FAILURE_FILE}: no step of this run failed")
     recipe = _recipe(run)
     failures = [load_failure(file) for file in (path, *sorted(run.glob(f"rank*-{FAILURE_FILE}")))]
-    step, weights = failures[0].step, failures[0].weights
+    step = failures[0].step
     objective = build_objective(recipe.objective)
-    heads = {key.split(".")[1] for key in weights if key.startswith("heads.")}
-    model = build_model(build_backbone(recipe.model), heads)
-    model.load_state_dict(weights)
+    model = build_model_of(build_backbone(recipe.model), failures[0].heads)
+    model.load_state_dict(failures[0].weights)
     model.train()
     generator = torch.Generator()
     sums = dict.fromkeys(objective.weights, 0.0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from basinet.errors import RunError
+from basinet.models.heads import HeadKind
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
@@ -36,9 +37,14 @@ def stop_for_failure(
     """Save the failed step and return the error to raise."""
     path = directory / (FAILURE_FILE if rank == 0 else f"rank{rank}-{FAILURE_FILE}")
     weights = {**model.state_dict(), **before.buffers}
-    save_atomically(
-        {"step": step, "model": weights, "generator": before.generator, "batches": [_plain(b) for b in batches]}, path
-    )
+    saved = {
+        "step": step,
+        "heads": {name: head.kind for name, head in model.named_heads().items()},
+        "model": weights,
+        "generator": before.generator,
+        "batches": [_plain(b) for b in batches],
+    }
+    save_atomically(saved, path)
     ids = [i for b in batches if b.ids is not None for i in b.ids.tolist()]
     labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
     largest = max((max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels), default=float("nan"))
@@ -53,6 +59,8 @@ class Failure(NamedTuple):
     """A failed step as one process saved it."""
 
     step: int
+    heads: dict[str, HeadKind]
+    """Kind of each head of the model."""
     weights: dict[str, Tensor]
     """Parameters and buffers before the step."""
     generator: Tensor
@@ -63,7 +71,8 @@ class Failure(NamedTuple):
 def load_failure(path: Path) -> Failure:
     """Read a failed step, onto the CPU."""
     saved = load_plain(path)
-    return Failure(saved["step"], saved["model"], saved["generator"], [_batch(b) for b in saved["batches"]])
+    batches = [_batch(b) for b in saved["batches"]]
+    return Failure(saved["step"], saved["heads"], saved["model"], saved["generator"], batches)
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
