@@ -114,6 +114,12 @@ def readable(out: Path) -> int:
     return state.load_plain(path)["step"] if path.exists() else 0
 
 
+def saved_at(out: Path) -> int | None:
+    """Return when a state was last saved, ns; ``None`` before that."""
+    path = out / state.STATE_FILE
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
 def ended(pid: int) -> int:
     """Wait for a process and return its exit status, negative if it was killed."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -131,12 +137,15 @@ def kill_at_moments(data: Path, out: Path) -> list[int]:
 
 
 def kill_at_random(data: Path, out: Path, seed: int) -> list[int]:
-    """Kill the run several times; return the step that was saved after each."""
+    """Kill the run several times, soon after it saved something; return the step that was saved after each."""
     steps: list[int] = []
     chance = random.Random(seed)
     for _ in range(N_KILLS):
+        before = saved_at(out)
         pid = child(data, out, lambda: None)
-        time.sleep(chance.uniform(0.3, 0.8))
+        while saved_at(out) == before and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            time.sleep(0.01)  # the machine may be slow; a run that has got nowhere is killed at the named moments
+        time.sleep(chance.uniform(0, 0.2))
         os.kill(pid, signal.SIGKILL)
         if ended(pid) == 0:
             break

@@ -69,7 +69,7 @@ def _model(
     recipe: PretrainRecipe, requires: frozenset[str], store: MoleculeStore, split: Split
 ) -> tuple[Model, BackboneConfig]:
     if recipe.start is None:
-        model = build_model(build_backbone(recipe.model), requires | {"energy"})
+        model = build_model(build_backbone(recipe.model), requires)
         common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
         backbone = recipe.model
     else:
