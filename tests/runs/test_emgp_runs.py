@@ -48,7 +48,7 @@ def test_fine_tuning_takes_the_backbone_and_a_fresh_energy(tmp_path: Path, pretr
         store, start=str(pretrained), objective=ForcesConfig(), training=training(optimizer={"learning_rate": 1e-9})
     )
     result = finetune(recipe, tmp_path / "run", say=said.append)
-    assert "the energy of pre-training is none in eV: fine-tuning begins with a fresh energy head" in said
+    assert "the pre-trained model has no energy in eV: fine-tuning begins with a fresh energy head" in said
     tuned, start = load_model(result.model).model, load_model(pretrained).model
     assert type(tuned.heads["energy"]) is InvariantEnergyHead
     assert tuned.offers == {"energy", "forces"}

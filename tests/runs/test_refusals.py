@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from basinet.data.splits import Split
+from basinet.models.checkpoint import load_model
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
-from basinet.recipe import LaunchConfig
-from basinet.runs import finetune, pretrain
+from basinet.recipe import LaunchConfig, UnitsConfig
+from basinet.runs import evaluate_file, finetune, pretrain
 from basinet.runs.common import MODEL_FILE, RECIPE_FILE
 from small_runs import (
     finetune_recipe,
@@ -210,3 +211,16 @@ def test_forces_of_the_wrong_sign_are_refused(tmp_path, run, recipe):
     with pytest.raises(ValueError, match="the forces have the wrong sign"):
         run(recipe(data, objective=ForcesConfig()), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_pre_training_by_denoising_alone_leaves_no_energy_and_fine_tuning_begins_with_a_fresh_one(tmp_path):
+    minima = make_store(tmp_path / "minima", [frame for frame in frames() if frame.is_equilibrium])
+    recipe = pretrain_recipe(minima, objective=CoordinateDenoisingConfig(), validation_fraction=0.5)
+    start = pretrain(recipe, tmp_path / "denoising").model
+    assert load_model(start).model.offers == {"noise"}
+    with pytest.raises(ValueError, match="offers noise and no energy; fine-tune it first"):
+        evaluate_file(start, minima, UnitsConfig())
+    data = make_store(tmp_path / "store", frames())
+    tuned = load_model(finetune(finetune_recipe(data, start=str(start)), tmp_path / "tuned").model).model
+    # Its scale is the size of the labelled forces, not of those at the minima it was pre-trained on, which are zero.
+    assert float(tuned.references.scale) > 0.1

@@ -84,4 +84,9 @@ def _load(path: Path, device: str) -> Model:
             f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
             f"(basinet finetune ... from={path})"
         )
+    if "energy" not in model.offers:
+        raise ValueError(
+            f"{path} offers {', '.join(sorted(model.offers))} and no energy; fine-tune it first "
+            f"(basinet finetune ... from={path})"
+        )
     return model.to(device).eval()
