@@ -33,7 +33,7 @@ data = typer.Typer(help="Make molecular data and look at it.", no_args_is_help=T
 app.add_typer(data, name="data")
 
 Arguments = Annotated[
-    list[str], typer.Argument(help="A recipe (*.yaml), a data file or store, and key=value options, in any order.")
+    list[str], typer.Argument(help="A recipe (*.yaml), data files or stores, and key=value options, in any order.")
 ]
 Out = Annotated[Path, typer.Option(help="Run directory to make (or to resume).")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the run in --out.")]
@@ -95,7 +95,7 @@ class RecipeArguments:
     """Positional arguments of a command with a recipe, told apart by their look."""
 
     recipe: Path | None
-    data: Path | None
+    data: Sequence[Path]
     overrides: Sequence[str]
 
     @staticmethod
@@ -105,12 +105,24 @@ class RecipeArguments:
         paths = [Path(a) for a in arguments if a not in overrides]
         recipes = [p for p in paths if p.suffix in (".yaml", ".yml")]
         files = [p for p in paths if p not in recipes]
-        for kind, found in (("recipe", recipes), ("data file", files)):
-            if len(found) > 1:
-                raise ValueError(f"expected one {kind}, got {', '.join(map(str, found))}")
-        return RecipeArguments(
-            recipe=_packaged(recipes[0]) if recipes else None, data=files[0] if files else None, overrides=overrides
-        )
+        _require_one("recipe", recipes)
+        return RecipeArguments(recipe=_packaged(recipes[0]) if recipes else None, data=files, overrides=overrides)
+
+    @property
+    def one_data(self) -> str | None:
+        """The data file, where there may be only one."""
+        _require_one("data file", self.data)
+        return str(self.data[0]) if self.data else None
+
+    @property
+    def all_data(self) -> str | list[str] | None:
+        """The data file, or several."""
+        return list(map(str, self.data)) if len(self.data) > 1 else self.one_data
+
+
+def _require_one(kind: str, found: Sequence[Path]) -> None:
+    if len(found) > 1:
+        raise ValueError(f"expected one {kind}, got {', '.join(map(str, found))}")
 
 
 def _packaged(path: Path) -> Path:
@@ -178,7 +190,7 @@ def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     from basinet.runs import pretrain as run
 
     given = RecipeArguments.parse(arguments)
-    recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=_text(given.data))
+    recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
     with progress("pre-training") as show:
         result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
     if result.is_main:
@@ -193,7 +205,7 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     from basinet.runs.finetune import describe_errors
 
     given = RecipeArguments.parse(arguments)
-    recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=_text(given.data))
+    recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=given.one_data)
     with progress("fine-tuning") as show:
         result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
     if result.is_main:
@@ -239,8 +251,9 @@ def replay(
 
     found = run_again(run)
     say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))
-    for index, force in found.bad_molecules:
-        say(f"molecule {index} of the data alone gives a loss that is not finite; largest force label {force:.3g} eV/Å")
+    for index, force, source in found.bad_molecules:
+        where = source or "the data"
+        say(f"molecule {index} of {where} alone gives a loss that is not finite; largest force label {force:.3g} eV/Å")
     if not found.bad_molecules:
         say("each molecule alone gives a finite loss: the weights or the gradient overflow, not the data")
 
@@ -289,10 +302,6 @@ class _Watcher:
                 shown["force MAE, meV/Å"] = 1000 * step.validation["force_mae"]
             self.note = "validation " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
         self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
 
 
 def main() -> NoReturn:

@@ -66,7 +66,14 @@ def _option(place: Sequence[int | str], values: object) -> str:
     """Return the name of an option as a user writes it: without the ``kind`` that pydantic puts after its group."""
     names: list[str] = []
     for part in place:
-        group = values if isinstance(values, Mapping) else {}
+        if isinstance(values, list | tuple):
+            if isinstance(part, int):
+                names.append(str(part))
+                values = values[part]
+            continue
+        if names and not isinstance(values, Mapping):
+            continue  # pydantic names the kind it tried
+        group: Mapping[Any, Any] = values if isinstance(values, Mapping) else {}
         if group.get("kind") == part:
             values = {**group, "kind": None}
             continue

@@ -5,12 +5,13 @@ Options are fields of frozen dataclasses beside what they build; this module rea
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
@@ -62,13 +63,58 @@ class UnitsConfig:
 
 
 @settings
+class SourceConfig:
+    """One of several stores or files to train on."""
+
+    path: Path
+    """The store, or a file of molecules."""
+    name: str | None = None
+    """What to call it in logs; null: the name of the file without its ending."""
+    weight: float | None = None
+    """How often its molecules are drawn, relative to the weights of the others; null: see mixing_temperature."""
+    is_equilibrium: bool | None = None
+    """Whether all its positions are minima; null: as the store says, and no in a file."""
+    level_of_theory: str | None = None
+    """Of its labels; null: as the store, or units, say."""
+    leave_out: tuple[str, ...] = ()
+    """Labels not to use, such as energy."""
+    units: UnitsConfig | None = None
+    """Units and keys of a file; null: those of the recipe."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights and names that cannot be meant."""
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be positive and finite, got {self.weight}; leave the source out instead")
+        if self.name is not None and (not self.name or "/" in self.name):
+            raise ValueError(f"name must be a word without /, got {self.name!r}")
+
+
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+def _sources(value: Any) -> Any:
+    """Let a bare path stand for a source."""
+    return [{"path": item} if isinstance(item, str | Path) else item for item in value]
+
+
+Sources = Annotated[tuple[SourceConfig, ...], BeforeValidator(_sources)]
+Data = Annotated[Annotated[Path, Tag("one")] | Annotated[Sources, Tag("several")], Discriminator(_one_or_several)]
+"""A path, or a list of paths and of groups of options with a path."""
+
+
+@settings
 class PretrainRecipe:
     """Pre-train a model on a store of many molecules."""
 
-    data: Path
-    """The store, or a file of molecules."""
+    data: Data
+    """The store, or a file of molecules; or a list of them. In place of a path a list may have groups of options: path,
+    name, weight, is_equilibrium, level_of_theory, leave_out, units."""
+    mixing_temperature: float = 2.0
+    """Of several sources: a molecule is drawn from one of n molecules with a probability proportional to n^(1/T). 1: as
+    if they were one; larger: small sources are drawn more often."""
     units: UnitsConfig = UnitsConfig()
-    """Units and keys of a file."""
+    """Units and keys of a file, or of all files."""
     validation_fraction: float = 0.05
     """Part of the compounds kept for validation."""
     model: BackboneConfig = EquivariantTransformerConfig()
@@ -86,6 +132,10 @@ class PretrainRecipe:
         """Refuse fractions outside 0 to 1."""
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if not 1 <= self.mixing_temperature < math.inf:
+            raise ValueError(f"mixing_temperature must be at least 1 and finite, got {self.mixing_temperature}")
+        if self.data == ():
+            raise ValueError("data is an empty list; expected a path, or a list of paths")
 
 
 @settings
@@ -244,14 +294,15 @@ def _references(field: Mapping[str, Any]) -> list[str]:
 
 
 def _kind(field: Mapping[str, Any]) -> str:
-    if "anyOf" in field:
-        return " | ".join(_kind(part) for part in field["anyOf"])
+    for several in ("anyOf", "oneOf"):
+        if several in field:
+            return " | ".join(_kind(part) for part in field[several])
     if "enum" in field:
         return " | ".join(str(value) for value in field["enum"])
     if "const" in field:
         return str(field["const"])
     kind = str(field.get("type", "value"))
-    return "text" if kind == "string" else kind
+    return {"string": "text", "array": "list"}.get(kind, kind)
 
 
 def _show(value: object) -> str:

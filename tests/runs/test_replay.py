@@ -79,7 +79,7 @@ def test_a_label_that_breaks_the_loss_is_found_by_replaying_the_step(tmp_path, o
     assert f"basinet replay {out}" in message
     found = replay(out)
     assert found.step == step
-    assert [index for index, _ in found.bad_molecules] == spoiled
+    assert [index for index, _, _ in found.bad_molecules] == spoiled
     assert not math.isfinite(found.terms["forces"])
     force = found.bad_molecules[0][1]
     assert math.isnan(force) if math.isnan(value) else force >= 1e29
@@ -153,7 +153,7 @@ def test_a_failed_step_of_a_model_that_was_loaded_is_replayed_with_its_own_netwo
     recipe = finetune_recipe(data, start=start, model=TINY, training=training(n_steps=30))
     with pytest.raises(NonFiniteLossError):
         finetune(recipe, out, on_progress=on_progress)
-    assert [index for index, _ in replay(out).bad_molecules] == spoiled
+    assert [index for index, _, _ in replay(out).bad_molecules] == spoiled
 
 
 def test_a_run_that_did_not_fail_has_nothing_to_replay(tmp_path):

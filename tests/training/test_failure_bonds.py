@@ -14,7 +14,7 @@ from molecules import WATER, from_smiles
 def test_a_saved_batch_comes_back_with_its_bonds(
     tmp_path: Path, model: Model, generator: torch.Generator, batch: Batch
 ) -> None:
-    stop_for_failure(tmp_path, 0, 3, model, [batch], BeforeStep(model, generator), "the loss")
+    stop_for_failure(tmp_path, 0, 3, model, [("", batch)], BeforeStep(model, generator), "the loss")
     (again,) = load_failure(tmp_path / FAILURE_FILE).batches
     assert torch.equal(again.positions, batch.positions)
     assert (again.topology is None) == (batch.topology is None)

@@ -1,8 +1,9 @@
 """Batches straight from a store: bucketed by size, the same on any number of ranks, resumable to the batch."""
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Int64
@@ -11,7 +12,46 @@ from basinet.data.store import MoleculeStore
 from basinet.structures import Batch
 
 
-class Loader:
+class Part(NamedTuple):
+    """A batch, and where it came from."""
+
+    source: int
+    """Index into the ``sources`` of the stream."""
+    batch: Batch
+
+
+class Stream(ABC):
+    """What a step of training takes its molecules from: endless, deterministic, resumable."""
+
+    sources: Sequence[str]
+    """Name of each source of molecules."""
+
+    @abstractmethod
+    def next_parts(self) -> list[Part]:
+        """Return this rank's share of the next batch, in pieces that belong to one source each."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream is, and what it is a stream of."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+
+    @staticmethod
+    def check_state(state: Mapping[str, Any], place: set[str], identity: Mapping[str, Any]) -> None:
+        """Raise a ``ValueError`` unless a state says a place and is of the stream with this identity."""
+        if missing := sorted({*place, *identity} - set(state)):
+            raise ValueError(f"the saved loader state lacks {', '.join(missing)}: it is not a loader's state")
+        differences = [f"{key} was {state[key]}, now {value}" for key, value in identity.items() if state[key] != value]
+        if differences:
+            raise ValueError(
+                f"cannot resume the batches where they stopped: {'; '.join(differences)}. "
+                "Resume with the same data and settings, or start a new run"
+            )
+
+
+class Loader(Stream):
     """An endless, deterministic stream of batches.
 
     Each epoch is a permutation drawn from ``(seed, epoch)``. Within windows of ``window`` batches the molecules are
@@ -37,11 +77,11 @@ class Loader:
         window: int = 64,
     ) -> None:
         indices = indices.astype(np.int64)
-        _check_indices(indices, len(store))
+        check_indices(indices, len(store))
         if batch_size < 1 or window < 1:
             raise ValueError(f"batch_size and window must be at least 1, got {batch_size} and {window}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be 0 to world_size - 1 = {world_size - 1}, got {rank}")
+        check_rank(rank, world_size)
+        self.sources = ("",)
         self.store = store
         self.indices = indices
         self.batch_size = batch_size
@@ -71,6 +111,10 @@ class Loader:
             self._begin(self._epoch + 1, 0)
         return self._gather(chosen)
 
+    def next_parts(self) -> list[Part]:
+        """Return this rank's share of the next batch, which has one source."""
+        return [Part(0, self.next_batch())]
+
     def epoch_batches(self) -> Iterator[Batch]:
         """Give every molecule once, in the order of ``indices``: a pass for validation, which moves nothing."""
         for first in range(0, len(self.indices), self.batch_size):
@@ -86,15 +130,7 @@ class Loader:
         Raises:
             ValueError: the state is of other data or another order of batches.
         """
-        identity = self._identity()
-        if missing := sorted({"epoch", "position", *identity} - set(state)):
-            raise ValueError(f"the saved loader state lacks {', '.join(missing)}: it is not a loader's state")
-        differences = [f"{key} was {state[key]}, now {value}" for key, value in identity.items() if state[key] != value]
-        if differences:
-            raise ValueError(
-                f"cannot resume the batches where they stopped: {'; '.join(differences)}. "
-                "Resume with the same data and settings, or start a new run"
-            )
+        self.check_state(state, {"epoch", "position"}, self._identity())
         if state["epoch"] < 0 or not 0 <= state["position"] < len(self):
             raise ValueError(f"epoch {state['epoch']}, batch {state['position']} is not a place in this data")
         self._begin(state["epoch"], state["position"])
@@ -133,7 +169,14 @@ def _cut(order: Int64[np.ndarray, " n"], size: int) -> list[Int64[np.ndarray, " 
     return [order[first : first + size] for first in range(0, len(order), size)]
 
 
-def _check_indices(indices: Int64[np.ndarray, " n"], n_molecules: int) -> None:
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise a ``ValueError`` if there is no such rank."""
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be 0 to world_size - 1 = {world_size - 1}, got {rank}")
+
+
+def check_indices(indices: Int64[np.ndarray, " n"], n_molecules: int) -> None:
+    """Raise a ``ValueError`` unless the indices are distinct, at least one, and of a store of that size."""
     if len(indices) == 0:
         raise ValueError("a loader needs at least one molecule, got no indices")
     if indices.min() < 0 or indices.max() >= n_molecules:

@@ -95,6 +95,11 @@ class MoleculeStore:
         manifest = Manifest(level_of_theory=level_of_theory, source=source, settings={}, complete=True)
         return cls(manifest.with_shard(describe(shard_name(0), arrays, {})), [arrays])
 
+    @property
+    def shards(self) -> tuple[FlatArrays, ...]:
+        """The arrays, shard by shard."""
+        return self._shards
+
     def __len__(self) -> int:
         return int(self._first[-1])
 

@@ -13,7 +13,8 @@ from basinet.models.model import Model, build_model, with_outputs
 from basinet.objectives.config import build_objective
 from basinet.recipe import PretrainRecipe
 from basinet.runs import common
-from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
+from basinet.runs.sources import mixture_statistics
+from basinet.runs.train import OnProgress, RunData, Say, read_run_data, silent, train
 from basinet.training.fit import FitResult
 
 
@@ -49,7 +50,7 @@ def pretrain(
     objective = build_objective(recipe.objective)
     data = read_run_data(recipe, objective, _split, speak)
     torch.manual_seed(recipe.training.seed)
-    model, backbone = _model(recipe, objective.requires, data.store, data.split)
+    model, backbone = _model(recipe, objective.requires, data)
     speak(f"{n_parameters(model):,} parameters; loss: {' + '.join(f'{w:g} {k}' for k, w in objective.weights.items())}")
     result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
     return PretrainResult(out / common.MODEL_FILE, result, fabric.is_global_zero)
@@ -65,12 +66,10 @@ def _split(store: MoleculeStore, recipe: PretrainRecipe) -> Split:
     return random_split(len(store), validation=n_validation, test=0, seed=recipe.training.seed)
 
 
-def _model(
-    recipe: PretrainRecipe, requires: frozenset[str], store: MoleculeStore, split: Split
-) -> tuple[Model, BackboneConfig]:
+def _model(recipe: PretrainRecipe, requires: frozenset[str], data: RunData) -> tuple[Model, BackboneConfig]:
     if recipe.start is None:
         model = build_model(build_backbone(recipe.model), requires)
-        common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+        common.start_from_statistics(model, _statistics(data, recipe.training.seed))
         backbone = recipe.model
     else:
         file = load_model(recipe.start)
@@ -80,5 +79,11 @@ def _model(
                 "3D-EMGP, which has no unit; use basinet finetune, which begins with a fresh energy head"
             )
         model, backbone = with_outputs(file.model, requires), file.backbone
-    model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
+    model.scope = common.extended_scope(model.scope, data.store, sorted(data.store.elements))
     return model, backbone
+
+
+def _statistics(data: RunData, seed: int) -> common.Statistics:
+    if data.mixture is not None:
+        return mixture_statistics(data.mixture, seed)
+    return common.label_statistics(data.store, data.split.train, seed)

@@ -15,14 +15,25 @@ from basinet.structures.segment import max_norm
 from basinet.training.failure import FAILURE_FILE, load_failure
 
 
+class BadMolecule(NamedTuple):
+    """A molecule whose own loss is not finite."""
+
+    molecule: int
+    """Its index in the training data, or in its source."""
+    force: float
+    """Largest force label, eV/Å."""
+    source: str
+    """Name of its source; "" if there was one source only."""
+
+
 class Replay(NamedTuple):
     """What the failed step looks like."""
 
     step: int
     terms: dict[str, float]
     """Mean of each term of the loss."""
-    bad_molecules: list[tuple[int, float]]
-    """Molecules whose own loss is not finite: index in the training data, largest force label in eV/Å."""
+    bad_molecules: list[BadMolecule]
+    """Molecules whose own loss is not finite."""
 
 
 def replay(run: Path) -> Replay:
@@ -54,14 +65,16 @@ def replay(run: Path) -> Replay:
                 sums[key] += float(value.detach())
                 counts[key] += objective.counts(batch)[key]
     model.eval()
-    bad: list[tuple[int, float]] = []
-    for batch in (b for failure in failures for b in failure.batches):
+    bad: list[BadMolecule] = []
+    for source, batch in (
+        (s, b) for failure in failures for s, b in zip(failure.sources, failure.batches, strict=True)
+    ):
         for index in range(batch.n_molecules):
             one = batch.select([index])
             values = objective.sums(model, one, generator).values()
             if not all(bool(torch.isfinite(value)) for value in values):
                 force = max_norm(one.labels["forces"].double()) if "forces" in one.labels else float("nan")
-                bad.append((index if one.ids is None else int(one.ids[0]), force))
+                bad.append(BadMolecule(index if one.ids is None else int(one.ids[0]), force, source))
     return Replay(step, mean_terms(sums, counts), bad)
 
 

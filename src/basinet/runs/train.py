@@ -1,17 +1,16 @@
 """What pre-training and fine-tuning have in common: data looked at before it is trained on, and the run itself."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
 import torch
-from jaxtyping import Int64
 from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig
-from basinet.data.check import ConsistencyReport, require_consistent
+from basinet.data.check import require_consistent
+from basinet.data.loader import Stream
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.models.checkpoint import save_model
@@ -19,7 +18,15 @@ from basinet.models.model import Model
 from basinet.objectives.base import Objective
 from basinet.recipe import FinetuneRecipe, PretrainRecipe
 from basinet.runs import common
-from basinet.training.fit import FitResult, Progress, fit
+from basinet.runs.sources import (
+    Mixture,
+    mixture_loaders,
+    mixture_validation,
+    read_mixture,
+    source_records,
+    used_by,
+)
+from basinet.training.fit import FitResult, Progress, TrainingConfig, Validate, fit
 
 SPLIT_FILE = "split.json"
 N_REHEARSED = 8
@@ -34,8 +41,12 @@ class RunData(NamedTuple):
     """Data that can be trained on."""
 
     store: MoleculeStore
+    """Of several sources, all of them joined."""
     split: Split
-    consistency: ConsistencyReport
+    record: Mapping[str, Any]
+    """What ``data.json`` says about it beside counts and hashes."""
+    mixture: Mixture | None = None
+    """The sources, if the recipe has a list of them."""
 
 
 def silent(line: str) -> None:
@@ -50,11 +61,15 @@ def read_run_data(
     Raises:
         ValueError: it contradicts itself, or a part lacks what a term of the loss needs.
     """
-    store, read = common.read_data(recipe.data, recipe.units)
-    consistency = require_consistent(store, str(recipe.data))
+    path = recipe.data
+    if not isinstance(path, Path):
+        assert isinstance(recipe, PretrainRecipe)
+        return _mixed_data(read_mixture(recipe, objective), say)
+    store, read = common.read_data(path, recipe.units)
+    consistency = require_consistent(store, str(path))
     split = draw_split(store, recipe)
     for part, indices in (("training", split.train), ("validation", split.validation)):
-        common.require_data(objective, store, indices, f"the {part} part of {recipe.data}")
+        common.require_data(objective, store, indices, f"the {part} part of {path}")
     say(read)
     say(f"units and signs: {consistency.verdict} ({consistency.reason})")
     drawn = Split(
@@ -68,20 +83,20 @@ def read_run_data(
     split = drawn
     sizes = f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on"
     say(f"{sizes}, {len(split.test)} to test on" if len(split.test) else sizes)
-    return RunData(store, split, consistency)
+    return RunData(store, split, {"split": split.hash, "consistency": consistency.reason})
 
 
-def used_by(
-    objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]
-) -> Int64[np.ndarray, " n_used"]:
-    """Return the chosen molecules that some term of the loss is for: the others would only thin out the batches."""
-    used = indices[np.concatenate([objective.uses(batch).numpy() for batch in common.chunks(store, indices)])]
-    if len(used) == 0:
-        raise ValueError(
-            f"none of {len(indices)} conformations has all that a term of the loss ({', '.join(objective.weights)}) "
-            "needs at once; choose another objective (objective.kind=...) or data that has it"
-        )
-    return used
+def _mixed_data(mixture: Mixture, say: Say) -> RunData:
+    every = zip(mixture.sources, mixture.splits, mixture.probabilities, strict=True)
+    for source, split, probability in every:
+        say(source.read)
+        say(f"{source.name}: units and signs: {source.consistency.verdict} ({source.consistency.reason})")
+        sizes = f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on"
+        say(f"{source.name}: {sizes}; {probability:.1%} of the molecules of a step")
+    for note in mixture.notes:
+        say(note)
+    record = {"split": mixture.split.hash, "sources": source_records(mixture)}
+    return RunData(mixture.store, mixture.split, record, mixture)
 
 
 def rehearse(model: Model, objective: Objective, data: RunData) -> None:
@@ -89,8 +104,20 @@ def rehearse(model: Model, objective: Objective, data: RunData) -> None:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        objective.sums(model, data.store.gather(data.split.train[:N_REHEARSED]), torch.Generator().manual_seed(0))
+        for name, store, split in _each(data):
+            few = store.gather(split.train[:N_REHEARSED])
+            try:
+                objective.sums(model, few, torch.Generator().manual_seed(0))
+            except ValueError as error:
+                raise ValueError(f"source {name}: {error}" if name else str(error)) from None
     model.train(was_training)
+
+
+def _each(data: RunData) -> list[tuple[str, MoleculeStore, Split]]:
+    """Return name, store and split of each source; one without a list has no name."""
+    if data.mixture is None:
+        return [("", data.store, data.split)]
+    return [(s.name, s.store, split) for s, split in zip(data.mixture.sources, data.mixture.splits, strict=True)]
 
 
 def train(
@@ -107,22 +134,22 @@ def train(
 ) -> FitResult:
     """Train a model in the run directory ``out`` and leave its best and its last weights there."""
     rehearse(model, objective, data)
-    store, split, consistency = data
+    store = data.store
     recipe = dataclasses.replace(recipe, model=backbone)
     common.check_directory(out, recipe, resume, fabric)
     if fabric.is_global_zero:
         common.write_directory(out, recipe)
-        split.save(out / SPLIT_FILE)
-        common.write_data_record(out, store, {"split": split.hash, "consistency": consistency.reason})
+        data.split.save(out / SPLIT_FILE)
+        common.write_data_record(out, store, data.record)
     fabric.barrier()
-    training, validation = common.loaders(store, split, recipe.training, fabric)
+    training, validate = _streams(objective, data, recipe.training, fabric)
     result = fit(
         model,
         objective,
         training,
         recipe.training,
         out,
-        validate=common.validation(objective, validation, fabric.device),
+        validate=validate,
         save_best=common.best_model_saver(out, backbone, recipe, store),
         fabric=fabric,
         resume=resume and common.can_resume(out),
@@ -132,3 +159,12 @@ def train(
         metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
         save_model(model, out / common.LAST_FILE, backbone, metadata)
     return result
+
+
+def _streams(objective: Objective, data: RunData, config: TrainingConfig, fabric: Fabric) -> tuple[Stream, Validate]:
+    """Return this process's share of the training data, and the validation."""
+    if data.mixture is None:
+        training, validation = common.loaders(data.store, data.split, config, fabric)
+        return training, common.validation(objective, validation, fabric.device)
+    mixed, validations = mixture_loaders(data.mixture, config, fabric)
+    return mixed, mixture_validation(objective, validations, fabric.device)

@@ -32,24 +32,31 @@ class BeforeStep:
 
 
 def stop_for_failure(
-    directory: Path, rank: int, step: int, model: Model, batches: Sequence[Batch], before: BeforeStep, what: str
+    directory: Path,
+    rank: int,
+    step: int,
+    model: Model,
+    named: Sequence[tuple[str, Batch]],
+    before: BeforeStep,
+    what: str,
 ) -> NonFiniteLossError:
-    """Save the failed step and return the error to raise."""
+    """Save the failed step and return the error to raise; batches come with the names of their sources."""
     path = directory / (FAILURE_FILE if rank == 0 else f"rank{rank}-{FAILURE_FILE}")
     weights = {**model.state_dict(), **before.buffers}
+    batches = [batch for _, batch in named]
     saved = {
         "step": step,
         "heads": {name: head.kind for name, head in model.named_heads().items()},
         "model": weights,
         "generator": before.generator,
         "batches": [_plain(b) for b in batches],
+        "sources": [name for name, _ in named],
     }
     save_atomically(saved, path)
-    ids = [i for b in batches if b.ids is not None for i in b.ids.tolist()]
     labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
     largest = max((max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels), default=float("nan"))
     return NonFiniteLossError(
-        f"step {step}: {what} is not finite. Molecules {_short(ids)} of the training data; largest force label "
+        f"step {step}: {what} is not finite. Molecules {_molecules(named)}; largest force label "
         f"{largest:.3g} eV/Å. The step is saved in {path}; look at it with: basinet replay {directory}. "
         "Likely causes: a learning rate that is too high, or labels in wrong units (basinet data info)"
     )
@@ -66,13 +73,15 @@ class Failure(NamedTuple):
     generator: Tensor
     """State of the noise generator before the step."""
     batches: list[Batch]
+    sources: list[str]
+    """Where each batch came from; "" if there was one source only."""
 
 
 def load_failure(path: Path) -> Failure:
     """Read a failed step, onto the CPU."""
     saved = load_plain(path)
     batches = [_batch(b) for b in saved["batches"]]
-    return Failure(saved["step"], saved["heads"], saved["model"], saved["generator"], batches)
+    return Failure(saved["step"], saved["heads"], saved["model"], saved["generator"], batches, saved["sources"])
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
@@ -93,6 +102,13 @@ def _batch(plain: dict[str, Any]) -> Batch:
     if topology is not None:
         topology = BatchTopology(**{**topology, "rotors": Rotors(**topology["rotors"])})
     return Batch(**{**plain, "topology": topology})
+
+
+def _molecules(named: Sequence[tuple[str, Batch]]) -> str:
+    ids: dict[str, list[int]] = {}
+    for name, batch in named:
+        ids.setdefault(name, []).extend([] if batch.ids is None else batch.ids.tolist())
+    return "; ".join(f"{_short(found)} of {name or 'the training data'}" for name, found in ids.items() if found)
 
 
 def _short(ids: Sequence[int], limit: int = 12) -> str:

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from basinet.config import settings
-from basinet.data.loader import Loader
+from basinet.data.loader import Part, Stream
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.structures.batch import Batch
@@ -89,7 +89,7 @@ SaveBest = Callable[[Model, int, Mapping[str, float]], None]
 def fit(
     model: Model,
     objective: Objective,
-    loader: Loader,
+    loader: Stream,
     config: TrainingConfig,
     directory: Path,
     *,
@@ -152,7 +152,7 @@ class _Run:
         self,
         model: Model,
         objective: Objective,
-        loader: Loader,
+        loader: Stream,
         config: TrainingConfig,
         directory: Path,
         fabric: Fabric,
@@ -209,36 +209,48 @@ class _Run:
         state = self.state
         self.model.train()
         before = BeforeStep(self.model, state.generator)
-        batches = [state.loader.next_batch().to(self.fabric.device) for _ in range(self.config.accumulate)]
-        counts = self._total_counts(batches)
+        parts = [
+            Part(part.source, part.batch.to(self.fabric.device))
+            for _ in range(self.config.accumulate)
+            for part in state.loader.next_parts()
+        ]
+        counts = self._total_counts(parts)
         state.optimizer.zero_grad(set_to_none=True)
-        sums = self._backward(batches, counts)
+        sums = self._backward(parts, counts)
         norm = self._reduce_and_clip()
-        means = mean_terms(sums, counts)
+        means = self._means(sums, counts)
         loss = sum((self.objective.weights[key] * value for key, value in means.items()), start=0.0)
         for what, value in (("the loss", loss), ("the norm of the gradient", norm)):
             if not _is_finite(value):
                 raise stop_for_failure(
-                    self.directory, self.fabric.global_rank, state.step + 1, self.model, batches, before, what
+                    self.directory,
+                    self.fabric.global_rank,
+                    state.step + 1,
+                    self.model,
+                    self._named(parts),
+                    before,
+                    what,
                 )
         learning_rate = state.optimizer.param_groups[0]["lr"]
         state.optimizer.step()
         state.schedule.after_step()
         if state.average is not None:
             state.average.update_parameters(self.model)
-        return {"loss": loss, **means, "gradient_norm": norm, "learning_rate": learning_rate}
+        by_source = self._means_by_source(sums, counts)
+        return {"loss": loss, **means, **by_source, "gradient_norm": norm, "learning_rate": learning_rate}
 
-    def _backward(self, batches: Sequence[Batch], counts: Mapping[str, float]) -> dict[str, float]:
-        """Add up the gradients of the batches; return the sums of the terms over all processes."""
+    def _backward(self, parts: Sequence[Part], counts: Tensor) -> Tensor:
+        """Add up the gradients of the batches; return the sums of the terms over all processes, source by source."""
         terms = list(self.objective.weights)
-        total = torch.zeros(len(terms), dtype=torch.float64, device=self.fabric.device)
-        for batch in batches:
+        of_step = self._by_term(counts.sum(0))
+        total = torch.zeros(counts.shape, dtype=torch.float64, device=self.fabric.device)
+        for source, batch in parts:
             sums = self.objective.sums(self.model, batch, self.state.generator)
-            loss = total_loss(self.objective, sums, counts)
+            loss = total_loss(self.objective, sums, of_step)
             if loss.requires_grad:  # a process may have no molecule of a small batch
                 loss.backward()
-            total += torch.stack([sums[key].detach().double() for key in terms])
-        return dict(zip(terms, self._sum(total).tolist(), strict=True))
+            total[source] += torch.stack([sums[key].detach().double() for key in terms])
+        return self._sum(total)
 
     def _reduce_and_clip(self) -> float:
         """Add the gradients of all processes, clip them, and return their norm before clipping."""
@@ -287,11 +299,34 @@ class _Run:
         torch.distributed.all_gather_object(gathered, own)
         return [g for g in gathered if g is not None]
 
-    def _total_counts(self, batches: Sequence[Batch]) -> dict[str, float]:
-        each = [self.objective.counts(batch) for batch in batches]
+    def _total_counts(self, parts: Sequence[Part]) -> Tensor:
+        """Return the counts over all processes: [n_sources, n_terms]."""
         terms = list(self.objective.weights)
-        counts = torch.tensor([sum(c[key] for c in each) for key in terms], dtype=torch.float64)
-        return dict(zip(terms, self._sum(counts.to(self.fabric.device)).tolist(), strict=True))
+        counts = torch.zeros(len(self.state.loader.sources), len(terms), dtype=torch.float64)
+        for source, batch in parts:
+            found = self.objective.counts(batch)
+            counts[source] += torch.tensor([found[key] for key in terms], dtype=torch.float64)
+        return self._sum(counts.to(self.fabric.device))
+
+    def _means(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        return mean_terms(self._by_term(sums.sum(0)), self._by_term(counts.sum(0)))
+
+    def _means_by_source(self, sums: Tensor, counts: Tensor) -> dict[str, float]:
+        """Return the mean of each term over each of several sources: ``forces/md17``."""
+        names = self.state.loader.sources
+        if len(names) == 1:
+            return {}
+        return {
+            f"{term}/{name}": value
+            for name, s, c in zip(names, sums, counts, strict=True)
+            for term, value in mean_terms(self._by_term(s), self._by_term(c)).items()
+        }
+
+    def _by_term(self, values: Tensor) -> dict[str, float]:
+        return dict(zip(self.objective.weights, values.tolist(), strict=True))
+
+    def _named(self, parts: Sequence[Part]) -> list[tuple[str, Batch]]:
+        return [(self.state.loader.sources[part.source], part.batch) for part in parts]
 
     def _sum(self, values: Tensor) -> Tensor:
         if self.fabric.world_size > 1:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from basinet.data.loader import Loader
+from basinet.data.loader import Stream
 from basinet.training.optim import Schedule
 
 STATE_FILE = "state.pt"
@@ -28,7 +28,7 @@ class TrainState:
         average: AveragedModel | None,
         optimizer: AdamW,
         schedule: Schedule,
-        loader: Loader,
+        loader: Stream,
         generator: torch.Generator,
     ) -> None:
         self.model, self.average, self.optimizer, self.schedule = model, average, optimizer, schedule
