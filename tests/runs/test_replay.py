@@ -168,7 +168,9 @@ def test_a_run_that_did_not_fail_has_nothing_to_replay(tmp_path):
 def test_a_failed_step_knows_what_kind_its_heads_were(tmp_path, outputs):
     model = tiny_model(outputs)
     batch = collate(frames()[:2])
-    raise_later = stop_for_failure(tmp_path, 0, 1, model, [("", batch)], BeforeStep(model, torch.Generator()), "the loss")
+    raise_later = stop_for_failure(
+        tmp_path, 0, 1, model, [("", batch)], BeforeStep(model, torch.Generator()), "the loss"
+    )
     assert isinstance(raise_later, NonFiniteLossError)
     failure = load_failure(tmp_path / FAILURE_FILE)
     again = build_model_of(build_backbone(TINY), failure.heads)
