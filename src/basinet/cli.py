@@ -43,6 +43,12 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 EnergyUnit = Annotated[
     str | None, typer.Option(help="Unit of the energies in the file: eV, meV, Ha, kcal/mol, kJ/mol.")
 ]
+PropertyKey = Annotated[
+    str | None, typer.Option(help="Column of the property in the file; without it, the name of the property.")
+]
+PropertyUnit = Annotated[
+    str | None, typer.Option(help="Unit of the property in the file: eV, D, bohr^3, cal/mol/K ..., 1 for none.")
+]
 LengthUnit = Annotated[str | None, typer.Option(help="Unit of the positions in the file: Angstrom, bohr, nm.")]
 
 
@@ -199,7 +205,7 @@ def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
 
 @app.command(cls=FinetuneCommand)
 def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
-    """Fine-tune a model on your labelled conformations, or train one from scratch."""
+    """Fine-tune a model on your labelled conformations or molecules, or train one from scratch."""
     from basinet.recipe import FinetuneRecipe, load_recipe
     from basinet.runs import finetune as run
     from basinet.runs.finetune import describe_errors
@@ -220,14 +226,17 @@ def evaluate(
     molecules: DataFile,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    property_key: PropertyKey = None,
+    property_unit: PropertyUnit = None,
     device: Device = "cpu",
 ) -> None:
-    """Compare the energies and forces of a model with the labels of a file."""
+    """Compare the energies and forces, or the property, of a model with the labels of a file."""
     from basinet.recipe import UnitsConfig
     from basinet.runs import evaluate_file
     from basinet.runs.finetune import describe_errors
 
-    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit)
+    of_property = {"property_key": property_key, "property_unit": property_unit}
+    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, **of_property)
     found, read = evaluate_file(model, molecules, units, device)
     say(read)
     say(describe_errors(found))
@@ -235,7 +244,7 @@ def evaluate(
 
 @app.command()
 def predict(model: ModelFile, molecules: DataFile, out: Path, device: Device = "cpu") -> None:
-    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model."""
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, or with its property and the unit of it."""
     from basinet.runs import predict_file
 
     count = predict_file(model, molecules, out, device)

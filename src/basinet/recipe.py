@@ -17,11 +17,14 @@ from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import adapter, dump_settings, read_settings, settings
 from basinet.data.files import write_text
-from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig
+from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
 
 Recipe = TypeVar("Recipe")
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with basinet."""
 
 
 @settings
@@ -58,6 +61,10 @@ class UnitsConfig:
     """Where the energies are; null: REF_energy, the calculator's, energy, in this order."""
     forces_key: str | None = None
     """Where the forces are; null: REF_forces, the calculator's, forces, in this order."""
+    property_key: str | None = None
+    """Column of the property that is learned; null: the name of its label. An .npz has it as an array."""
+    property_unit: str | None = None
+    """Its unit in the file: an energy unit, D, e*bohr, bohr^2, bohr^3, cal/mol/K ..., or 1 for a number without one."""
     level_of_theory: str = ""
     """How the labels were computed; goes into the model."""
 
@@ -129,7 +136,9 @@ class PretrainRecipe:
     """Where to run."""
 
     def __post_init__(self) -> None:
-        """Refuse fractions outside 0 to 1."""
+        """Refuse fractions outside 0 to 1, and properties."""
+        if property_settings(self.objective) is not None:
+            raise ValueError("a property is learned by basinet finetune, with from=scratch if nothing came before")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
         if not 1 <= self.mixing_temperature < math.inf:
@@ -198,7 +207,7 @@ def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
             problems are named at once.
     """
     values = _defaults(kind)
-    _merge(values, {} if path is None else read_yaml(path))
+    _merge(values, {} if path is None else read_recipe_file(path))
     changes: dict[str, Any] = {}
     for override in overrides:
         _merge(changes, _read_override(override))
@@ -219,6 +228,23 @@ def _read_override(override: str) -> dict[str, Any]:
     for part in reversed(name.split(".")):
         change = {part: change}
     return change
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return the options in a recipe file, put over those of the recipe that its ``base`` names.
+
+    A base is a path relative to the recipe, or one of the recipes that come with basinet.
+    """
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base must name a recipe file, got {base!r}")
+    beside, shipped = path.parent / base, RECIPES / base
+    merged = read_recipe_file(shipped if not beside.exists() and shipped.exists() else beside)
+    _merge(merged, values)
+    return merged
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

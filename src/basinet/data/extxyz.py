@@ -5,7 +5,7 @@ without a word, and reads a file to its end before it gives the first frame.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import read_xyz, write_xyz
 
+from basinet.data.columns import PropertyColumn, read_properties
 from basinet.data.files import replacing
 from basinet.data.report import ReadReport
 from basinet.structures import Molecule, StructureError
@@ -27,7 +28,13 @@ CHARGE_KEY = "charge"
 
 
 def read_extxyz(
-    path: Path, report: ReadReport, *, is_equilibrium: bool, energy_key: str | None, forces_key: str | None
+    path: Path,
+    report: ReadReport,
+    *,
+    is_equilibrium: bool,
+    energy_key: str | None,
+    forces_key: str | None,
+    columns: Sequence[PropertyColumn] = (),
 ) -> Iterator[Molecule]:
     """Read molecules frame by frame; ``name`` is ``file.xyz:17``, numbered from 0 as ``ase.io.read(file, 17)`` does.
 
@@ -42,6 +49,9 @@ def read_extxyz(
                 f'{name}: the frame is periodic, and basinet treats molecules only; write pbc="F F F" or remove Lattice'
             )
         labels = _labels(atoms, name, report, energy_key, forces_key)
+        if columns:
+            numbers = {key: value for key, value in _per_molecule(atoms).items() if np.ndim(value) == 0}
+            labels |= read_properties(numbers, columns, name, report)
         yield Molecule(
             atomic_numbers=atoms.numbers.astype(np.int64),
             positions=atoms.positions * length_factor(report.length_unit),
@@ -143,7 +153,7 @@ def _labels(
 ) -> dict[str, Any]:
     results = {} if atoms.calc is None else atoms.calc.results
     labels: dict[str, Any] = {}
-    per_molecule, per_atom = _values({**atoms.info, **results}), {**atoms.arrays, **results}
+    per_molecule, per_atom = _per_molecule(atoms), {**atoms.arrays, **results}
     energy = _find(per_molecule, ENERGY_KEYS, energy_key, name, report.energy_keys)
     if energy is not None:
         labels["energy"] = _number(energy, name) * energy_factor(report.energy_unit)
@@ -152,6 +162,11 @@ def _labels(
         unit = energy_factor(report.energy_unit) / length_factor(report.length_unit)
         labels["forces"] = _rows(forces, name) * unit
     return labels
+
+
+def _per_molecule(atoms: Atoms) -> dict[str, Any]:
+    results = {} if atoms.calc is None else atoms.calc.results
+    return _values({**atoms.info, **results})
 
 
 def _values(info: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from basinet import __version__
 from basinet.data.arrays import FlatArrays
+from basinet.units import property_unit
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -73,6 +74,7 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     created_by: str = f"basinet {__version__}"
     units: Mapping[str, str] = field(default_factory=lambda: dict(UNITS))
+    """Of what every store has, and of further labels by name."""
 
     @property
     def n_molecules(self) -> int:
@@ -166,6 +168,23 @@ class Manifest:
 
 
 _ADAPTER = TypeAdapter(Manifest)
+
+
+def with_label_units(units: Mapping[str, str]) -> dict[str, str]:
+    """Return the units of a store whose further labels have the given ones.
+
+    Raises:
+        ValueError: a unit is not the one that such a quantity has in the package, or a quantity has one already.
+    """
+    for label, unit in units.items():
+        if label in UNITS:
+            raise ValueError(f"the unit of {label!r} in a store is {UNITS[label]}; give units of further labels only")
+        if property_unit(unit) != unit:
+            raise ValueError(
+                f"a store holds labels in the units of the package: {label!r} must be in {property_unit(unit)}, got "
+                f"{unit}; multiply it by basinet.units.property_factor({unit!r})"
+            )
+    return {**UNITS, **units}
 
 
 def describe(name: str, arrays: FlatArrays, skipped: Mapping[str, int]) -> ShardEntry:

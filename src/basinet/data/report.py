@@ -20,6 +20,11 @@ class ReadReport:
     forces_keys: Counter[str] = field(default_factory=Counter)
     """Molecules by the key their forces were read from."""
 
+    properties: Counter[str] = field(default_factory=Counter)
+    """Molecules by property, unit and key."""
+    n_without: Counter[str] = field(default_factory=Counter)
+    """Molecules whose column of a property is empty (NaN), by property."""
+
     def check_units(self) -> None:
         """Raise on a unit nobody knows, before anything is read."""
         energy_factor(self.energy_unit)
@@ -28,9 +33,12 @@ class ReadReport:
     def __str__(self) -> str:
         energies = _by_key(self.energy_keys) or "none"
         forces = _by_key(self.forces_keys) or "none"
+        properties = "".join(f"; {count} {what}" for what, count in self.properties.items())
+        properties += "".join(f"; {count} without {name}" for name, count in self.n_without.items())
         return (
             f"{self.path}: {self.n_molecules} molecules, lengths in {self.length_unit}; "
             f"energies ({self.energy_unit}): {energies}; forces ({self.energy_unit}/{self.length_unit}): {forces}"
+            f"{properties}"
         )
 
 

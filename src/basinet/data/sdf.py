@@ -1,17 +1,26 @@
 """SDF: molecules with explicit hydrogens, bonds and charges, through RDKit."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from basinet.data.columns import PropertyColumn, read_properties
 from basinet.data.report import ReadReport
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
 
-def read_sdf(path: Path, report: ReadReport, *, is_equilibrium: bool, energy_key: str | None) -> Iterator[Molecule]:
+def read_sdf(
+    path: Path,
+    report: ReadReport,
+    *,
+    is_equilibrium: bool,
+    energy_key: str | None,
+    columns: Sequence[PropertyColumn] = (),
+) -> Iterator[Molecule]:
     """Read molecules record by record; ``name`` is ``file.sdf:17``, numbered from 0.
 
     Args:
@@ -19,6 +28,7 @@ def read_sdf(path: Path, report: ReadReport, *, is_equilibrium: bool, energy_key
         report: Counts what is read.
         is_equilibrium: Whether the geometries are minima.
         energy_key: Property of each record that holds the energy; ``None`` reads no energies.
+        columns: Properties of each record to read as labels.
 
     Raises:
         StructureError: a record cannot be read, lacks hydrogens, or is a drawing (2D).
@@ -30,7 +40,11 @@ def read_sdf(path: Path, report: ReadReport, *, is_equilibrium: bool, energy_key
             name = f"{path.name}:{record}"
             if mol is None:
                 raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
-            yield _to_molecule(chem, mol, name, report, is_equilibrium, energy_key)
+            molecule = _to_molecule(chem, mol, name, report, is_equilibrium, energy_key)
+            if columns:
+                labels = read_properties(mol.GetPropsAsDict(), columns, name, report)
+                molecule = dataclasses.replace(molecule, labels={**molecule.labels, **labels})
+            yield molecule
     _require_whole_records(path, record + 1)
 
 

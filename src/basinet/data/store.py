@@ -26,7 +26,7 @@ from jaxtyping import Int, Int64
 from basinet.data.arrays import FlatArrays, concatenate, flatten
 from basinet.data.files import TEMPORARY, write_array_directory, write_text
 from basinet.data.gather import MoleculeColumns, TopologyColumns
-from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe
+from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe, with_label_units
 from basinet.data.shards import read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
 
@@ -88,11 +88,22 @@ class MoleculeStore:
 
     @classmethod
     def from_molecules(
-        cls, molecules: Sequence[Molecule], *, level_of_theory: str = "", source: str = ""
+        cls,
+        molecules: Sequence[Molecule],
+        *,
+        level_of_theory: str = "",
+        source: str = "",
+        units: Mapping[str, str] | None = None,
     ) -> "MoleculeStore":
-        """Make a store in memory."""
+        """Make a store in memory; ``units`` are those of labels other than energies and forces, by name."""
         arrays = flatten(molecules)
-        manifest = Manifest(level_of_theory=level_of_theory, source=source, settings={}, complete=True)
+        manifest = Manifest(
+            level_of_theory=level_of_theory,
+            source=source,
+            settings={},
+            complete=True,
+            units=with_label_units(units or {}),
+        )
         return cls(manifest.with_shard(describe(shard_name(0), arrays, {})), [arrays])
 
     @property
@@ -180,7 +191,13 @@ class StoreWriter:
 
     @classmethod
     def open(
-        cls, path: str | os.PathLike[str], *, level_of_theory: str, source: str, settings: Mapping[str, Any]
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        level_of_theory: str,
+        source: str,
+        settings: Mapping[str, Any],
+        units: Mapping[str, str] | None = None,
     ) -> "StoreWriter":
         """Begin a new store, or go on with an unfinished one.
 
@@ -188,14 +205,17 @@ class StoreWriter:
             path: Directory of the store; made if it is not there.
             level_of_theory: Of the labels, such as "GFN2-xTB"; empty if there are none.
             source: Where the molecules came from.
-            settings: How they were made: anything JSON can hold. On resuming, all three must be the same as before.
+            settings: How they were made: anything JSON can hold.
+            units: Of labels other than energies and forces, by name; units of the package. On resuming, all these must
+                be the same as before.
 
         Raises:
             FileExistsError: the store is finished, or the directory holds something else.
             ValueError: the unfinished store was made with other settings.
         """
         path = Path(path)
-        wanted = Manifest(level_of_theory=level_of_theory, source=source, settings=settings)
+        of_labels = with_label_units(units or {})
+        wanted = Manifest(level_of_theory=level_of_theory, source=source, settings=settings, units=of_labels)
         wanted = Manifest.from_json(wanted.to_json(), "settings")  # as JSON keeps it: tuples become lists
         path.mkdir(parents=True, exist_ok=True)
         if (path / MANIFEST_FILE).exists():
@@ -320,8 +340,9 @@ def _require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
         "level_of_theory": (found.level_of_theory, wanted.level_of_theory),
         "source": (found.source, wanted.source),
     }
-    for key in sorted({*found.settings, *wanted.settings}):
-        pairs[f"settings.{key}"] = (found.settings.get(key, "<absent>"), wanted.settings.get(key, "<absent>"))
+    for what, old, new in (("settings", found.settings, wanted.settings), ("units", found.units, wanted.units)):
+        for key in sorted({*old, *new}):
+            pairs[f"{what}.{key}"] = (old.get(key, "<absent>"), new.get(key, "<absent>"))
     differences = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new]
     if differences:
         raise ValueError(

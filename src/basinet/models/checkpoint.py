@@ -16,9 +16,10 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
 from basinet.models.heads import HeadKind
 from basinet.models.model import Model, Scope, build_model_of
+from basinet.models.properties import PropertyForm
 
-FORMAT_VERSION = 2
-"""1: heads were a list of names; the energy head was the gated one."""
+FORMAT_VERSION = 3
+"""1: heads were a list of names, the energy head was the gated one; up to 2: no properties."""
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
 
 
@@ -46,7 +47,8 @@ def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Map
         "basinet_version": __version__,
         "units": UNITS,
         "backbone": dump_settings(backbone),
-        "heads": {name: head.kind for name, head in sorted(model.named_heads().items())},
+        "heads": dict(sorted(model.head_kinds().items())),
+        "properties": {name: head.form._asdict() for name, head in sorted(model.properties.items())},
         "elements": sorted(model.scope.elements),
         "level_of_theory": model.scope.level_of_theory,
         "metadata": dict(metadata or {}),
@@ -72,7 +74,7 @@ def load_model(path: Path) -> ModelFile:
     """
     header, tensors = _read(path)
     config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
-    model = build_model_of(build_backbone(config), _head_kinds(header, path))
+    model = build_model_of(build_backbone(config), _head_kinds(header, path), _property_forms(header, path))
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
@@ -110,6 +112,10 @@ def _head_kinds(header: Mapping[str, Any], path: Path) -> dict[str, HeadKind]:
     if header["format_version"] == 1:
         heads = {name: "gated_energy" if name == "energy" else name for name in heads}
     return read_settings(dict[str, HeadKind], heads, f"{path}: heads")
+
+
+def _property_forms(header: Mapping[str, Any], path: Path) -> dict[str, PropertyForm]:
+    return read_settings(dict[str, PropertyForm], header.get("properties", {}), f"{path}: properties")
 
 
 def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:

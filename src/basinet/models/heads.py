@@ -16,13 +16,13 @@ from basinet.structures.batch import Batch
 from basinet.structures.segment import sum_per_molecule
 
 HeadKind = Literal["gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level", "pooled_noise_level"]
-"""What kind of head a model file holds under a name."""
+"""What kind of head a model file holds under a name; property heads (``models/properties.py``) it lists apart."""
 
 
 class Head(nn.Module, ABC):
     """One prediction of a model, under the name it has in ``Model.heads``."""
 
-    kind: ClassVar[HeadKind]
+    kind: ClassVar[HeadKind | Literal["property"]]
 
 
 class EnergyHead(Head, ABC):
@@ -56,7 +56,7 @@ class InvariantEnergyHead(EnergyHead):
 
     def __init__(self, n_scalar: int) -> None:
         super().__init__()
-        self.atomic = _two_layers(n_scalar, n_scalar, 1)
+        self.atomic = two_layers(n_scalar, n_scalar, 1)
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the energies."""
@@ -76,8 +76,8 @@ class PooledEnergyHead(EnergyHead):
 
     def __init__(self, n_scalar: int) -> None:
         super().__init__()
-        self.atomic = _two_layers(n_scalar, n_scalar, n_scalar)
-        self.of_pool = _two_layers(n_scalar, n_scalar, 1)
+        self.atomic = two_layers(n_scalar, n_scalar, n_scalar)
+        self.of_pool = two_layers(n_scalar, n_scalar, 1)
 
     def pool(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_molecules n_scalar"]:
         """Return the features :math:`g` of each molecule."""
@@ -98,7 +98,7 @@ class NoiseLevelHead(Head, ABC):
 
     def __init__(self, n_pooled: int) -> None:
         super().__init__()
-        self.levels = _two_layers(2 * n_pooled, n_pooled, N_LEVELS)
+        self.levels = two_layers(2 * n_pooled, n_pooled, N_LEVELS)
 
     def forward(
         self, clean: Float[Tensor, "n_molecules n_pooled"], noisy: Float[Tensor, "n_molecules n_pooled"]
@@ -120,7 +120,7 @@ class PooledNoiseLevelHead(NoiseLevelHead):
 
     def __init__(self, n_scalar: int) -> None:
         super().__init__(n_scalar)
-        self.atomic = _two_layers(n_scalar, n_scalar, n_scalar)
+        self.atomic = two_layers(n_scalar, n_scalar, n_scalar)
 
     def pool(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_molecules n_scalar"]:
         """Return the features of each molecule: the sum over atoms of two layers."""
@@ -175,7 +175,8 @@ def build_head(kind: HeadKind, backbone: Backbone) -> Head:
             return PooledNoiseLevelHead(n_scalar)
 
 
-def _two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+def two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
+    """Return two linear maps with SiLU between them."""
     return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
 
 

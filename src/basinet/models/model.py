@@ -1,6 +1,7 @@
 """A backbone with heads: from a batch to energies, forces and noise."""
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -20,19 +21,21 @@ from basinet.models.heads import (
     SharedNoiseLevelHead,
     build_head,
 )
+from basinet.models.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
 from basinet.models.references import AtomicReferences
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import Neighbors, neighbors_of
 
 HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead}
-"""The heads a model may have, and what they are."""
+"""The heads a model may have, and what they are. Under any other name it may have a :class:`PropertyHead`."""
 
 OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level"})
 """What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
 in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; and
 ``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
-makes it the energy of the model."""
+makes it the energy of the model. Beside these, properties by name: [n_molecules] in the unit of their head (float64)."""
 
+NO_PROPERTIES: Mapping[str, PropertyForm] = MappingProxyType({})
 
 Layout = Callable[[Batch, float | None], Neighbors]
 """Makes the neighbours of a batch within a cutoff (Å)."""
@@ -74,7 +77,7 @@ class Model(nn.Module):
 
     Args:
         backbone: gives the features of each atom.
-        heads: by name, from :data:`HEADS`.
+        heads: by name, from :data:`HEADS`, or of properties.
         references: atomic energies and scale that complete the energy.
         scope: what it was trained on.
     """
@@ -118,7 +121,7 @@ class Model(nn.Module):
 
         Args:
             batch: molecules; their labels are not looked at.
-            outputs: names from :data:`OUTPUTS`.
+            outputs: names from :data:`OUTPUTS`, and of properties.
             create_graph: whether forces can be differentiated again (the gradient of a force loss); by default
                 exactly when the model is in training mode.
             layout: how neighbours are laid out; by default the one that suits the sizes in the batch.
@@ -147,7 +150,7 @@ class Model(nn.Module):
             found["pooled_energy"] = self.heads["energy"](features, batch)
         if "noise" in wanted:
             found["noise"] = self.heads["noise"](features, batch)
-        return found
+        return found | {name: head(features, batch) for name, head in self.properties.items() if name in wanted}
 
     def noise_level(
         self, clean: Batch, noisy: Batch, *, layout: Layout = neighbors_of
@@ -178,6 +181,21 @@ class Model(nn.Module):
         """Return the heads by name."""
         return {name: head for name, head in self.heads.items() if isinstance(head, Head)}
 
+    def head_kinds(self) -> dict[str, HeadKind]:
+        """Return the kind of each head, properties apart."""
+        return {name: head.kind for name, head in self.named_heads().items() if head.kind != "property"}
+
+    @property
+    def properties(self) -> dict[str, PropertyHead]:
+        """The heads of properties by name."""
+        return {name: head for name, head in self.heads.items() if isinstance(head, PropertyHead)}
+
+    def property_head(self, name: str) -> PropertyHead:
+        """Return the head of a property, or say that there is none."""
+        if name not in self.properties:
+            raise ValueError(f"the model has no property {name!r}; it offers {sorted(self.offers)}")
+        return self.properties[name]
+
     def noise_head(self) -> NoiseHead:
         """Return the head that predicts noise, or say that there is none."""
         if "noise" not in self.heads:
@@ -191,9 +209,12 @@ class Model(nn.Module):
         self.noise_head().normalizer.reset()
 
 
-def build_model_of(backbone: Backbone, kinds: Mapping[str, HeadKind]) -> Model:
-    """Return a model with fresh heads of the given kinds, by name."""
-    return Model(backbone, {name: build_head_like(backbone, kind) for name, kind in kinds.items()})
+def build_model_of(
+    backbone: Backbone, kinds: Mapping[str, HeadKind], properties: Mapping[str, PropertyForm] = NO_PROPERTIES
+) -> Model:
+    """Return a model with fresh heads of the given kinds and forms, by name."""
+    heads: dict[str, Head] = {name: build_head_like(backbone, kind) for name, kind in kinds.items()}
+    return Model(backbone, heads | {name: build_property_head(form, backbone) for name, form in properties.items()})
 
 
 def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
@@ -238,10 +259,10 @@ def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
     """Return the model without heads that only pre-training has a use for, save those that ``outputs`` ask for.
 
     The pooled energy of 3D-EMGP is such a head: it has no unit, and it is no sum over atoms. Noise levels that share
-    its pool go with it.
+    its pool go with it. Properties go too: a backbone that learns something else would leave their heads behind.
     """
     wanted = frozenset(outputs)
-    dropped = {name for name in ("noise", "noise_level") if name in model.heads and name not in wanted}
+    dropped = {name for name in ("noise", "noise_level", *model.properties) if name in model.heads.keys() - wanted}
     if model.has_pooled_energy and "pooled_energy" not in wanted:
         dropped.add("energy")
         if isinstance(model.named_heads().get("noise_level"), SharedNoiseLevelHead):
@@ -255,11 +276,14 @@ def build_head_like(backbone: Backbone, kind: HeadKind) -> Head:
 
 
 def _check_heads(heads: Mapping[str, Head]) -> None:
-    unknown = sorted(set(heads) - set(HEADS))
-    if unknown:
-        raise ValueError(f"unknown heads {unknown}; a model has heads of the names {sorted(HEADS)}")
     for name, head in heads.items():
-        if not isinstance(head, HEADS[name]):
+        if isinstance(head, PropertyHead):
+            check_property_name(name)
+        elif name not in HEADS:
+            raise ValueError(
+                f"unknown head {name!r}; a model has heads of the names {sorted(HEADS)}, and of properties"
+            )
+        elif not isinstance(head, HEADS[name]):
             raise ValueError(f"the head {name!r} must be of type {HEADS[name].__name__}, got {type(head).__name__}")
     if isinstance(heads.get("noise_level"), SharedNoiseLevelHead) and not isinstance(
         heads.get("energy"), PooledEnergyHead

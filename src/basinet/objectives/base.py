@@ -46,6 +46,20 @@ class Objective(ABC):
         """Return the sum of each term over this batch, differentiable in the parameters of the model."""
 
 
+class LabelObjective(Objective):
+    """One term about a label of the molecule, whose outputs somebody else may compute: on noisy positions, say."""
+
+    @abstractmethod
+    def compare(self, model: Model, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the sum over a batch of molecules that all have the label.
+
+        Args:
+            model: that gave the outputs.
+            outputs: at least ``requires``, of these molecules.
+            batch: their labels; its positions are not looked at.
+        """
+
+
 def total_loss(objective: Objective, sums: Mapping[str, Tensor], counts: Mapping[str, float]) -> Tensor:
     """Return the weighted sum of the means; the counts may cover more than this batch, empty terms are left out."""
     terms = [objective.weights[k] * sums[k] / counts[k] for k in objective.weights if counts[k] > 0]

@@ -8,7 +8,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from basinet.models.model import Model
-from basinet.noise.base import Perturbation
 from basinet.objectives.base import Objective
 from basinet.structures.batch import Batch
 
@@ -80,42 +79,6 @@ class Where(Objective):
 
     def _select(self, batch: Batch) -> Batch:
         return select_where(batch, self.flag)
-
-
-class Noised(Objective):
-    """An objective whose molecules are noised and keep the labels of their clean positions.
-
-    For labels of the molecule rather than of the conformation: noise then makes the data richer (Noisy Nodes, Godwin et
-    al., ICLR 2022). Forces change with the positions, so an objective that reads them is refused.
-    """
-
-    def __init__(self, perturbation: Perturbation, objective: Objective) -> None:
-        if "forces" in objective.labels:
-            raise ValueError(
-                "forces belong to the clean positions and mean nothing on noisy ones; learn them on clean positions "
-                "and the noise beside them (methods.decoupled_noisy_nodes)"
-            )
-        self.perturbation = perturbation
-        self.objective = objective
-        self.requires = objective.requires
-        self.labels = objective.labels
-        self.flags = objective.flags
-        self.weights: Mapping[str, float] = objective.weights
-
-    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that the objective is for."""
-        return self.objective.uses(batch)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the counts of the objective; noise does not change them."""
-        return self.objective.counts(batch)
-
-    def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the sums on noisy positions in training, on the clean ones in evaluation."""
-        if not model.training:
-            return self.objective.sums(model, batch, generator)
-        noisy = self.perturbation(batch, generator).batch
-        return self.objective.sums(model, noisy.replace(labels=batch.labels, flags=batch.flags), generator)
 
 
 def is_set(batch: Batch, flag: str) -> Bool[Tensor, " n_molecules"]:

@@ -22,6 +22,7 @@ from basinet.objectives.methods import (
     frad_vrn,
     unified,
 )
+from basinet.objectives.properties import NoisyNodesConfig, PropertyConfig, build_noisy_nodes, build_property
 from basinet.objectives.supervised import EnergyForces, ForceLoss, Forces
 
 
@@ -248,6 +249,8 @@ AnyObjectiveConfig = (
     | EtOreoConfig
     | UnifiedConfig
     | EMGPConfig
+    | PropertyConfig
+    | NoisyNodesConfig
 )
 ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="kind")]
 """Settings of any objective, told apart by ``kind``."""
@@ -280,6 +283,21 @@ def build_objective(config: AnyObjectiveConfig) -> Objective:
             return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma, ladder=ladder)
         case EMGPConfig():
             return emgp(_emgp_noise(config), config.gradient, config.level)
+        case PropertyConfig():
+            return build_property(config)
+        case NoisyNodesConfig():
+            return build_noisy_nodes(config)
+
+
+def property_settings(config: AnyObjectiveConfig) -> PropertyConfig | None:
+    """Return the property that an objective is about; ``None`` if it is about energies, forces or noise."""
+    match config:
+        case PropertyConfig():
+            return config
+        case NoisyNodesConfig():
+            return config.labels
+        case _:
+            return None
 
 
 def _emgp_noise(config: EMGPConfig) -> RiemannianNoise | LadderNoise | SuperposedNoise:

@@ -3,11 +3,11 @@
 import math
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from basinet.models.model import Model
-from basinet.noise.base import Perturbation
+from basinet.noise.base import Perturbation, Perturbed
 from basinet.objectives.base import Objective
 from basinet.objectives.supervised import ForceLoss, force_error
 from basinet.structures.batch import Batch
@@ -49,14 +49,20 @@ class Denoising(Objective):
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the sum over atoms and components."""
         perturbed = self.perturbation(batch, generator)
-        displacement = perturbed.target * perturbed.scale[batch.molecule][:, None]
-        normalizer = model.noise_head().normalizer
-        if model.training:
-            normalizer.update(displacement)
+        target = normalized_target(model, perturbed)
         if batch.n_atoms == 0:
             return {"denoising": batch.positions.new_zeros(())}
         predicted = model(perturbed.batch, ["noise"])["noise"]
-        return {"denoising": (predicted - normalizer(displacement)).square().sum()}
+        return {"denoising": (predicted - target).square().sum()}
+
+
+def normalized_target(model: Model, perturbed: Perturbed) -> Float[Tensor, "n_atoms 3"]:
+    """Return the way back as the noise head is to predict it; in training its statistics take in the batch first."""
+    displacement = perturbed.target * perturbed.scale[perturbed.batch.molecule][:, None]
+    normalizer = model.noise_head().normalizer
+    if model.training:
+        normalizer.update(displacement)
+    return normalizer(displacement)
 
 
 class ForceDenoising(Objective):

@@ -8,10 +8,11 @@ from basinet.noise.internal import HybridNoise, RotorNoise
 from basinet.noise.ladder import NoiseLadder, geometric_ladder
 from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
 from basinet.noise.vibration import AS_RELEASED, InternalScales, VibrationRotationNoise
-from basinet.objectives.base import Objective
-from basinet.objectives.combine import Noised, WeightedSum, Where
+from basinet.objectives.base import LabelObjective, Objective
+from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
+from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Forces, ZeroForce
 
 
@@ -68,15 +69,19 @@ def frad_vrn(scales: InternalScales = AS_RELEASED, sigma: float = 0.04) -> Objec
 def noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:
     """Fine-tune on noisy molecules and recover the noise (Noisy Nodes, Godwin et al., ICLR 2022; Zaidi et al., 2023).
 
-    For labels that small noise leaves alone; for forces see :func:`decoupled_noisy_nodes`. Published, both terms see
-    the same noisy molecule in one pass; here each draws its own, which gives the same expected loss.
+    For labels that small noise leaves alone; for forces see :func:`decoupled_noisy_nodes`.
 
     Args:
-        labels: what is fine-tuned.
+        labels: what is fine-tuned, a label of the molecule.
         noise: how molecules are noised.
         weight: of the noise term.
     """
-    return WeightedSum(labels=(1.0, Noised(noise, labels)), noise=(weight, Denoising(noise)))
+    if not isinstance(labels, LabelObjective):
+        raise ValueError(
+            "forces belong to the clean positions and mean nothing on noisy ones; learn them on clean positions and "
+            "the noise beside them (methods.decoupled_noisy_nodes)"
+        )
+    return NoisyNodes(labels, noise, weight)
 
 
 def decoupled_noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basinet.models.model import Model
-from basinet.objectives.base import Objective
+from basinet.objectives.base import LabelObjective, Objective
 from basinet.objectives.combine import is_set, select_where
 from basinet.structures.batch import Batch
 
@@ -96,7 +96,7 @@ class ZeroForce(Objective):
         return {"zero_force": force_error(predicted, self.loss).sum()}
 
 
-class Energy(Objective):
+class Energy(LabelObjective):
     """The absolute error of the energy per atom (eV), averaged over the molecules that have a label."""
 
     requires = frozenset({"energy"})
@@ -117,8 +117,11 @@ class Energy(Objective):
         labelled = select_where(batch, "has_energy")
         if labelled.n_molecules == 0:
             return {"energy": batch.positions.new_zeros(())}
-        predicted = model(labelled, ["energy"])["energy"]
-        error = energy_error(predicted, labelled.labels["energy"], labelled.atoms_per_molecule)
+        return self.compare(model, model(labelled, ["energy"]), labelled)
+
+    def compare(self, model: Model, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return the sum over molecules, all of which have an energy."""
+        error = energy_error(outputs["energy"], batch.labels["energy"], batch.atoms_per_molecule)
         return {"energy": error.sum().to(batch.positions.dtype)}
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from basinet import __version__
 from basinet.backbones.build import BackboneConfig
 from basinet.config import dump_settings
+from basinet.data.columns import PropertyColumn
 from basinet.data.files import TEMPORARY, write_text
 from basinet.data.loader import Loader
 from basinet.data.readers import load_store
@@ -151,8 +152,8 @@ def _packages() -> list[str]:
     return sorted({f"{m['Name']}=={m['Version']}" for m in found if m["Name"]})
 
 
-def read_data(path: Path, units: UnitsConfig) -> tuple[MoleculeStore, str]:
-    """Return the molecules of a file or store, and one line about what was read."""
+def read_data(path: Path, units: UnitsConfig, columns: Sequence[PropertyColumn] = ()) -> tuple[MoleculeStore, str]:
+    """Return the molecules of a file or store, with further properties, and one line about what was read."""
     store, report = load_store(
         path,
         level_of_theory=units.level_of_theory,
@@ -160,6 +161,7 @@ def read_data(path: Path, units: UnitsConfig) -> tuple[MoleculeStore, str]:
         length_unit=units.length_unit,
         energy_key=units.energy_key,
         forces_key=units.forces_key,
+        columns=columns,
     )
     return store, str(report)
 

@@ -14,16 +14,17 @@ from basinet.data.files import write_text
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
+from basinet.evaluation.properties import PropertyErrors
 from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.models.references import ReferenceFit, composition, fit_references
-from basinet.objectives.config import build_objective
+from basinet.objectives.config import build_objective, property_settings
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
+from basinet.runs.properties import SCRATCH, errors_of_property, property_record, start_property
 from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
 from basinet.training.fit import FitResult
 
-SCRATCH = "scratch"
 RESULTS_FILE = "results.json"
 
 
@@ -33,12 +34,13 @@ class FinetuneResult(NamedTuple):
     model: Path
     """The model with the lowest validation loss."""
     fit: FitResult
-    test: Errors | None
+    test: Errors | PropertyErrors | None
     """Errors of that model on the test set; ``None`` if there is none."""
     is_main: bool
     """Whether this is the process that speaks for all of a run."""
-    before: Errors | None
-    """Errors of the loaded model on the validation set before training, references re-fitted; ``None`` from scratch."""
+    before: Errors | PropertyErrors | None
+    """Errors of the loaded model on the validation set before training, references re-fitted; ``None`` from scratch,
+    except of a property, which has a fitted baseline."""
 
 
 def finetune(
@@ -63,10 +65,16 @@ def finetune(
     objective = build_objective(recipe.objective)
     data = read_run_data(recipe, objective, _split, speak)
     torch.manual_seed(recipe.training.seed)
-    model, backbone, before = _start(recipe, objective.requires, data.store, data.split, speak)
+    target = property_settings(recipe.objective)
+    if target is None:
+        model, backbone, before = _start(recipe, objective.requires, data.store, data.split, speak)
+    else:
+        start = recipe, target, objective.requires, data.store, data.split
+        model, backbone, before = start_property(*start, speak)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
     result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
-    test = _test(out, data.store, data.split, fabric) if fabric.is_global_zero else None
+    label = None if target is None else target.label
+    test = _test(out, label, data.store, data.split, fabric) if fabric.is_global_zero else None
     return FinetuneResult(out / common.MODEL_FILE, result, test, fabric.is_global_zero, before)
 
 
@@ -109,7 +117,7 @@ def _start(
         file.model.scope.check(batch)
     model = without_pretraining_heads(file.model, requires | {"energy"})
     if "energy" not in model.heads:
-        say("the pre-trained model has no energy in eV: fine-tuning begins with a fresh energy head")
+        say("the model has no energy in eV: fine-tuning begins with a fresh energy head")
         model = with_outputs(model, requires | {"energy"})
         common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
     model = with_outputs(model, requires)
@@ -159,8 +167,10 @@ def refit_references(model: Model, store: MoleculeStore, indices: np.ndarray) ->
     return fitted
 
 
-def describe_errors(errors: Errors) -> str:
-    """Return force and energy errors as a person reads them."""
+def describe_errors(errors: Errors | PropertyErrors) -> str:
+    """Return the errors of energies and forces, or of a property, as a person reads them."""
+    if isinstance(errors, PropertyErrors):
+        return str(errors)
     parts: list[str] = []
     if errors.n_forces:
         kcal = to_unit(errors.force_mae, "kcal/mol")
@@ -173,13 +183,19 @@ def describe_errors(errors: Errors) -> str:
     return ", ".join(parts) + f" over {errors.n_molecules} conformations" if parts else "no labels to compare with"
 
 
-def _test(out: Path, store: MoleculeStore, split: Split, fabric: Fabric) -> Errors | None:
+def _test(
+    out: Path, label: str | None, store: MoleculeStore, split: Split, fabric: Fabric
+) -> Errors | PropertyErrors | None:
     if not len(split.test):
         return None
     model = load_model(out / common.MODEL_FILE).model.to(fabric.device)
-    errors = common.errors_of(model, common.batches(store, split.test), fabric.device)
-    known = {name: None if math.isnan(value) else value for name, value in numbers(errors).items()}
-    record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **known}
+    if label is None:
+        errors = common.errors_of(model, common.batches(store, split.test), fabric.device)
+        record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **numbers(errors)}
+    else:
+        errors = errors_of_property(model, label, common.batches(store, split.test))
+        record = property_record(model, errors, store, split)
+    record = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in record.items()}
     write_text(out / RESULTS_FILE, json.dumps(record, indent=2) + "\n")
     return errors
 

@@ -9,33 +9,43 @@ import torch
 
 from basinet.data.readers import open_molecules, write_extxyz
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
+from basinet.evaluation.properties import PropertyErrors
 from basinet.models.checkpoint import load_model
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
-from basinet.structures import Molecule
+from basinet.runs.properties import errors_of_property, property_columns
+from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate, unbatch
 
 
-def evaluate_file(model_file: Path, data: Path, units: UnitsConfig, device: str = "cpu") -> tuple[Errors, str]:
+def evaluate_file(
+    model_file: Path, data: Path, units: UnitsConfig, device: str = "cpu"
+) -> tuple[Errors | PropertyErrors, str]:
     """Return the errors of a model on the labelled molecules of a file or store, and a line about what was read.
 
     Raises:
         ValueError: there are no molecules, none has labels, or there are elements the model does not know.
     """
     model = _load(model_file, device)
+    label = _property_of(model)
     molecules, report = open_molecules(
         data,
         energy_unit=units.energy_unit,
         length_unit=units.length_unit,
         energy_key=units.energy_key,
         forces_key=units.forces_key,
+        columns=property_columns(data, units, label),
     )
+    if label is not None:
+        batches = _batches(model, molecules)
+        errors = errors_of_property(model, label, batches)
+        if not errors.n_labelled:
+            raise ValueError(f"{data}: none of its {errors.n_molecules} molecules has {label!r} to compare with")
+        return errors, str(report)
     errors = ForceEnergyErrors()
-    for chunk in _chunks(molecules):
-        batch = collate(chunk).to(device)
-        model.scope.check(batch)
-        errors.update(model(batch, ["energy", "forces"]), batch)
+    for batch in _batches(model, molecules):
+        errors.update(model(batch.to(device), ["energy", "forces"]), batch.to(device))
     found = errors.compute()
     if not found.n_molecules:
         raise ValueError(f"{data} holds no molecules")
@@ -47,7 +57,8 @@ def evaluate_file(model_file: Path, data: Path, units: UnitsConfig, device: str 
 def predict_file(model_file: Path, data: Path, out: Path, device: str = "cpu") -> int:
     """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, and return the number of molecules.
 
-    Labels of the input are kept under ``REF_energy`` and ``REF_forces``. Molecules stream: memory does not grow with
+    Of a model of a property, written is the property by its name, and its unit as ``<name>_unit``. Labels of the input
+    are kept under ``REF_<name>``. Molecules stream: memory does not grow with
     the file, and the output appears when it is complete.
     """
     model = _load(model_file, device)
@@ -63,10 +74,29 @@ def _predictions(model: Model, molecules: Iterable[Molecule], device: str) -> It
     for chunk in _chunks(molecules):
         batch = collate(chunk).to(device)
         model.scope.check(batch)
-        found = model(batch, ["energy", "forces"])
-        forces = unbatch(found["forces"], batch)
-        for molecule, energy, force in zip(chunk, found["energy"].tolist(), forces, strict=True):
-            yield molecule, {"energy": energy, "forces": force.double().cpu().numpy()}
+        found = model(batch, model.offers & {"energy", "forces", *model.properties})
+        rows = {name: value.tolist() for name, value in found.items() if name != "forces"}
+        if "forces" in found:
+            rows["forces"] = [force.double().cpu().numpy() for force in unbatch(found["forces"], batch)]
+        units = {f"{name}_unit": head.form.unit for name, head in model.properties.items()}
+        for i, molecule in enumerate(chunk):
+            yield molecule, {name: values[i] for name, values in rows.items()} | units
+
+
+def _property_of(model: Model) -> str | None:
+    """Return the name of the property of a model; ``None`` if it has energies."""
+    if "energy" in model.heads:
+        return None
+    if len(model.properties) != 1:
+        raise ValueError(f"expected a model of energies or of one property, got one of {sorted(model.offers)}")
+    return next(iter(model.properties))
+
+
+def _batches(model: Model, molecules: Iterable[Molecule]) -> Iterator[Batch]:
+    for chunk in _chunks(molecules):
+        batch = collate(chunk)
+        model.scope.check(batch)
+        yield batch
 
 
 def _chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
@@ -84,9 +114,9 @@ def _load(path: Path, device: str) -> Model:
             f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
             f"(basinet finetune ... from={path})"
         )
-    if "energy" not in model.offers:
+    if "energy" not in model.offers and not model.properties:
         raise ValueError(
-            f"{path} offers {', '.join(sorted(model.offers))} and no energy; fine-tune it first "
+            f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "
             f"(basinet finetune ... from={path})"
         )
     return model.to(device).eval()

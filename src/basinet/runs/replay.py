@@ -51,8 +51,9 @@ def replay(run: Path) -> Replay:
     failures = [load_failure(file) for file in (path, *sorted(run.glob(f"rank*-{FAILURE_FILE}")))]
     step = failures[0].step
     objective = build_objective(recipe.objective)
-    model = build_model_of(build_backbone(recipe.model), failures[0].heads)
-    model.load_state_dict(failures[0].weights)
+    first = failures[0]
+    model = build_model_of(build_backbone(recipe.model), first.heads, first.properties)
+    model.load_state_dict(first.weights)
     model.train()
     generator = torch.Generator()
     sums = dict.fromkeys(objective.weights, 0.0)

@@ -21,6 +21,7 @@ from basinet.data.store import MoleculeStore
 from basinet.objectives.base import Objective
 from basinet.recipe import PretrainRecipe, SourceConfig, UnitsConfig
 from basinet.runs import common
+from basinet.runs.properties import property_columns
 from basinet.training.fit import TrainingConfig, Validate
 
 
@@ -86,6 +87,7 @@ def _read(config: SourceConfig, name: str, units: UnitsConfig) -> RunSource:
     if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
         raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")
     try:
+        property_columns(config.path, units, None)  # refuses a column that nobody would read
         found, report = load_store(
             config.path,
             level_of_theory=units.level_of_theory,

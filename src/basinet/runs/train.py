@@ -16,8 +16,10 @@ from basinet.data.store import MoleculeStore
 from basinet.models.checkpoint import save_model
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
+from basinet.objectives.config import property_settings
 from basinet.recipe import FinetuneRecipe, PretrainRecipe
 from basinet.runs import common
+from basinet.runs.properties import property_columns, property_validation
 from basinet.runs.sources import (
     Mixture,
     mixture_loaders,
@@ -26,7 +28,7 @@ from basinet.runs.sources import (
     source_records,
     used_by,
 )
-from basinet.training.fit import FitResult, Progress, TrainingConfig, Validate, fit
+from basinet.training.fit import FitResult, Progress, Validate, fit
 
 SPLIT_FILE = "split.json"
 N_REHEARSED = 8
@@ -65,7 +67,9 @@ def read_run_data(
     if not isinstance(path, Path):
         assert isinstance(recipe, PretrainRecipe)
         return _mixed_data(read_mixture(recipe, objective), say)
-    store, read = common.read_data(path, recipe.units)
+    target = property_settings(recipe.objective)
+    columns = property_columns(path, recipe.units, None if target is None else target.label)
+    store, read = common.read_data(path, recipe.units, columns)
     consistency = require_consistent(store, str(path))
     split = draw_split(store, recipe)
     for part, indices in (("training", split.train), ("validation", split.validation)):
@@ -142,7 +146,7 @@ def train(
         data.split.save(out / SPLIT_FILE)
         common.write_data_record(out, store, data.record)
     fabric.barrier()
-    training, validate = _streams(objective, data, recipe.training, fabric)
+    training, validate = _streams(recipe, objective, data, fabric)
     result = fit(
         model,
         objective,
@@ -161,10 +165,13 @@ def train(
     return result
 
 
-def _streams(objective: Objective, data: RunData, config: TrainingConfig, fabric: Fabric) -> tuple[Stream, Validate]:
+def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric) -> tuple[Stream, Validate]:
     """Return this process's share of the training data, and the validation."""
-    if data.mixture is None:
-        training, validation = common.loaders(data.store, data.split, config, fabric)
-        return training, common.validation(objective, validation, fabric.device)
-    mixed, validations = mixture_loaders(data.mixture, config, fabric)
-    return mixed, mixture_validation(objective, validations, fabric.device)
+    if data.mixture is not None:
+        mixed, validations = mixture_loaders(data.mixture, recipe.training, fabric)
+        return mixed, mixture_validation(objective, validations, fabric.device)
+    training, validation = common.loaders(data.store, data.split, recipe.training, fabric)
+    target = property_settings(recipe.objective)
+    if target is not None:
+        return training, property_validation(target.label, validation)
+    return training, common.validation(objective, validation, fabric.device)

@@ -1,6 +1,7 @@
 """Sums, means and centres per molecule."""
 
 import torch
+from ase.data import atomic_masses
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,6 +22,15 @@ def mean_per_molecule(x: Float[Tensor, "n_atoms *rest"], batch: Batch) -> Float[
 def centre_per_molecule(x: Float[Tensor, "n_atoms *rest"], batch: Batch) -> Float[Tensor, "n_atoms *rest"]:
     """Subtract from each atom the mean over its molecule."""
     return x - mean_per_molecule(x, batch)[batch.molecule]
+
+
+def from_centre_of_mass(batch: Batch) -> Float[Tensor, "n_atoms 3"]:
+    """Return the position of each atom relative to the centre of mass of its molecule, Å, float64."""
+    masses = torch.as_tensor(atomic_masses, dtype=torch.float64, device=batch.positions.device)
+    mass = masses[batch.atomic_numbers][:, None]
+    positions = batch.positions.double()
+    centre = sum_per_molecule(mass * positions, batch) / sum_per_molecule(mass, batch)
+    return positions - centre[batch.molecule]
 
 
 def max_norm(x: Float[Tensor, "n_atoms 3"]) -> float:

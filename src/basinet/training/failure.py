@@ -11,6 +11,7 @@ from torch import Tensor
 from basinet.errors import RunError
 from basinet.models.heads import HeadKind
 from basinet.models.model import Model
+from basinet.models.properties import PropertyForm
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.segment import max_norm
@@ -46,7 +47,8 @@ def stop_for_failure(
     batches = [batch for _, batch in named]
     saved = {
         "step": step,
-        "heads": {name: head.kind for name, head in model.named_heads().items()},
+        "heads": model.head_kinds(),
+        "properties": {name: head.form._asdict() for name, head in model.properties.items()},
         "model": weights,
         "generator": before.generator,
         "batches": [_plain(b) for b in batches],
@@ -68,6 +70,8 @@ class Failure(NamedTuple):
     step: int
     heads: dict[str, HeadKind]
     """Kind of each head of the model."""
+    properties: dict[str, PropertyForm]
+    """Its heads of properties."""
     weights: dict[str, Tensor]
     """Parameters and buffers before the step."""
     generator: Tensor
@@ -81,7 +85,9 @@ def load_failure(path: Path) -> Failure:
     """Read a failed step, onto the CPU."""
     saved = load_plain(path)
     batches = [_batch(b) for b in saved["batches"]]
-    return Failure(saved["step"], saved["heads"], saved["model"], saved["generator"], batches, saved["sources"])
+    properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
+    first = saved["step"], saved["heads"], properties, saved["model"]
+    return Failure(*first, saved["generator"], batches, saved["sources"])
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
