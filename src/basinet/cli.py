@@ -133,7 +133,9 @@ def _require_one(kind: str, found: Sequence[Path]) -> None:
 
 def _packaged(path: Path) -> Path:
     """Return a recipe file, or the one of that name that comes with basinet."""
-    shipped = Path(__file__).parent / "recipes" / path.name
+    from basinet.recipe import RECIPES
+
+    shipped = RECIPES / path.name
     return shipped if not path.exists() and path.parent == Path() and shipped.exists() else path
 
 
@@ -235,8 +237,9 @@ def evaluate(
     from basinet.runs import evaluate_file
     from basinet.runs.finetune import describe_errors
 
-    of_property = {"property_key": property_key, "property_unit": property_unit}
-    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, **of_property)
+    units = UnitsConfig(
+        energy_unit=energy_unit, length_unit=length_unit, property_key=property_key, property_unit=property_unit
+    )
     found, read = evaluate_file(model, molecules, units, device)
     say(read)
     say(describe_errors(found))

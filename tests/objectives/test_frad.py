@@ -10,7 +10,6 @@ from basinet.models.model import Model, with_outputs
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise, require_rotors, turn_rotors
 from basinet.objectives.base import Objective, mean_terms, total_loss
-from basinet.objectives.combine import Noised
 from basinet.objectives.config import (
     AnyObjectiveConfig,
     EtOreoConfig,
@@ -170,11 +169,11 @@ class TestLabelsOfNoisyMolecules:
         self, model: Model
     ) -> None:
         batch = labelled_with_bonds("CCO", 1)
-        noised, plain = Noised(CoordinateNoise(0.05), Energy()), Energy()
-        assert float(sums_of(noised, model.eval(), batch)["energy"].detach()) == pytest.approx(
+        noised, plain = noisy_nodes(Energy(), CoordinateNoise(0.05)), Energy()
+        assert float(sums_of(noised, model.eval(), batch)["labels"].detach()) == pytest.approx(
             float(sums_of(plain, model, batch)["energy"].detach()), rel=1e-12
         )
-        by_seed = {float(sums_of(noised, model.train(), batch, seed)["energy"].detach()) for seed in (1, 2, 1)}
+        by_seed = {float(sums_of(noised, model.train(), batch, seed)["labels"].detach()) for seed in (1, 2, 1)}
         assert len(by_seed) == 2
         noisy = CoordinateNoise(0.05)(batch, torch.Generator().manual_seed(1)).batch
         expected = sums_of(plain, model, noisy.replace(labels=batch.labels, flags=batch.flags))["energy"]

@@ -6,9 +6,10 @@ import torch
 
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import Objective
-from basinet.objectives.combine import Noised, WeightedSum, Where
+from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.methods import coordinate_denoising, et_oreo, force_and_denoise
+from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Energy, EnergyForces, Forces, ZeroForce
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
@@ -23,7 +24,7 @@ OBJECTIVES: dict[str, Objective] = {
     "denoising": Denoising(NOISE),
     "force denoising": ForceDenoising(NOISE, 300.0),
     "where": Where("is_equilibrium", Forces()),
-    "noised": Noised(NOISE, Energy()),
+    "noisy nodes": NoisyNodes(Energy(), NOISE, 0.1),
     "sum": WeightedSum(a=(1.0, ZeroForce()), b=(1.0, Energy())),
     "coordinate denoising": coordinate_denoising(),
     "force and denoise": force_and_denoise(),
