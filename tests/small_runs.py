@@ -1,7 +1,7 @@
 """Runs small enough to be repeated many times: molecules bound by springs, and a network of one layer."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,9 @@ def frames(names: Sequence[str] = tuple(COMPOUNDS), per_compound: int = 5) -> li
     return [spring_molecule(name, 0.05 * (k > 0), seed=k) for name in names for k in range(per_compound)]
 
 
-def make_store(path: Path, molecules: Sequence[Molecule]) -> Path:
-    """Write molecules as a store on disk."""
-    writer = StoreWriter.open(path, level_of_theory="springs", source="test", settings={})
+def make_store(path: Path, molecules: Sequence[Molecule], units: Mapping[str, str] | None = None) -> Path:
+    """Write molecules as a store on disk, with the units of their further labels."""
+    writer = StoreWriter.open(path, level_of_theory="springs", source="test", settings={}, units=units)
     writer.write_shard(molecules)
     writer.finish()
     return path

@@ -9,9 +9,11 @@ import pytest
 
 from basinet.models.checkpoint import load_model
 from basinet.objectives.config import build_objective
+from basinet.objectives.properties import NoisyNodesConfig
 from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, TrainableRecipe, load_recipe
 from basinet.runs import finetune, pretrain
 from basinet.structures import Molecule
+from basinet.units import property_unit
 from molecules import from_smiles
 from small_runs import make_store, training
 
@@ -19,12 +21,20 @@ RECIPES = sorted(
     (Path(str(file)) for file in resources.files("basinet.recipes").iterdir() if file.name.endswith(".yaml")),
     key=lambda path: path.name,
 )
+QM9 = {
+    **dict.fromkeys(("homo", "lumo", "gap", "zpve", "u0", "u", "h", "g"), "eV"),
+    **{"mu": "e*Angstrom", "alpha": "Angstrom^3", "r2": "Angstrom^2", "cv": "eV/K"},
+}
+"""The twelve properties and their units in the package."""
 SMILES = ("CCO", "CC(=O)N", "CCC", "COC", "CCN")
 
 
 def load(path: Path, data: Path) -> TrainableRecipe:
-    kind = FinetuneRecipe if "finetune" in path.name else PretrainRecipe
-    return load_recipe(kind, path, [], data=str(data))
+    return load_recipe(FinetuneRecipe if is_finetuning(path) else PretrainRecipe, path, [], data=str(data))
+
+
+def is_finetuning(path: Path) -> bool:
+    return "finetune" in path.name or path.name.startswith("qm9_")
 
 
 def shrunk(recipe: TrainableRecipe) -> TrainableRecipe:
@@ -48,13 +58,30 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         minimum = dataclasses.replace(from_smiles(smiles), smiles=smiles, is_equilibrium=True)
         forces = rng.normal(scale=0.1, size=minimum.positions.shape)
         labels = {"energy": -10.0 * minimum.n_atoms, "forces": forces - forces.mean(0)}
+        labels |= {name: abs(rng.normal()) + minimum.n_atoms for name in QM9}
         molecules += [minimum, dataclasses.replace(minimum, is_equilibrium=False, labels=labels)]
-    return make_store(tmp_path_factory.mktemp("recipes") / "store", molecules)
+    return make_store(tmp_path_factory.mktemp("recipes") / "store", [*molecules, *molecules], QM9)
 
 
 def test_there_is_a_recipe_for_every_published_method() -> None:
     kinds = {load(path, Path("data")).objective.kind for path in RECIPES}
-    assert {"coordinate_denoising", "frad", "frad_vrn", "frad_noisy_nodes", "et_oreo", "unified"} <= kinds
+    assert {
+        "coordinate_denoising",
+        "frad",
+        "frad_vrn",
+        "frad_noisy_nodes",
+        "et_oreo",
+        "unified",
+        "noisy_nodes",
+    } <= kinds
+
+
+def test_there_is_a_recipe_for_every_property_of_qm9() -> None:
+    objectives = [load(path, Path("data")).objective for path in RECIPES if path.name.startswith("qm9_")]
+    labels = [o.labels for o in objectives if isinstance(o, NoisyNodesConfig)]
+    assert {config.label for config in labels} == set(QM9)
+    for config in labels:
+        assert config.loss_unit is not None and property_unit(config.loss_unit) == QM9[config.label]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -62,7 +89,7 @@ def test_a_recipe_says_what_it_is_and_how_to_run_it(path: Path) -> None:
     text = path.read_text()
     comments = "".join(line for line in text.splitlines(keepends=True) if line.startswith("#"))
     assert text.startswith("# ")
-    assert f"basinet {'finetune' if 'finetune' in path.name else 'pretrain'} {path.name} " in comments
+    assert f"basinet {'finetune' if is_finetuning(path) else 'pretrain'} {path.name} " in comments
     recipe = load(path, Path("data"))
     assert build_objective(recipe.objective).weights
 

@@ -218,7 +218,7 @@ def test_pre_training_by_denoising_alone_leaves_no_energy_and_fine_tuning_begins
     recipe = pretrain_recipe(minima, objective=CoordinateDenoisingConfig(), validation_fraction=0.5)
     start = pretrain(recipe, tmp_path / "denoising").model
     assert load_model(start).model.offers == {"noise"}
-    with pytest.raises(ValueError, match="offers noise and no energy; fine-tune it first"):
+    with pytest.raises(ValueError, match="offers noise and neither energy nor property; fine-tune it first"):
         evaluate_file(start, minima, UnitsConfig())
     data = make_store(tmp_path / "store", frames())
     tuned = load_model(finetune(finetune_recipe(data, start=str(start)), tmp_path / "tuned").model).model

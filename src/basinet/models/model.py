@@ -33,7 +33,8 @@ OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level"
 """What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
 in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; and
 ``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
-makes it the energy of the model. Beside these, properties by name: [n_molecules] in the unit of their head (float64)."""
+makes it the energy of the model. Beside these, properties by name: [n_molecules] (float64), in the unit of their
+head."""
 
 NO_PROPERTIES: Mapping[str, PropertyForm] = MappingProxyType({})
 

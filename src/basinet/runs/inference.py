@@ -38,14 +38,13 @@ def evaluate_file(
         columns=property_columns(data, units, label),
     )
     if label is not None:
-        batches = _batches(model, molecules)
-        errors = errors_of_property(model, label, batches)
+        errors = errors_of_property(model, label, _batches(model, molecules, device))
         if not errors.n_labelled:
             raise ValueError(f"{data}: none of its {errors.n_molecules} molecules has {label!r} to compare with")
         return errors, str(report)
     errors = ForceEnergyErrors()
-    for batch in _batches(model, molecules):
-        errors.update(model(batch.to(device), ["energy", "forces"]), batch.to(device))
+    for batch in _batches(model, molecules, device):
+        errors.update(model(batch, ["energy", "forces"]), batch)
     found = errors.compute()
     if not found.n_molecules:
         raise ValueError(f"{data} holds no molecules")
@@ -57,9 +56,8 @@ def evaluate_file(
 def predict_file(model_file: Path, data: Path, out: Path, device: str = "cpu") -> int:
     """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, and return the number of molecules.
 
-    Of a model of a property, written is the property by its name, and its unit as ``<name>_unit``. Labels of the input
-    are kept under ``REF_<name>``. Molecules stream: memory does not grow with
-    the file, and the output appears when it is complete.
+    A model of a property writes that by its name, and its unit as ``<name>_unit``. Labels of the input are kept under
+    ``REF_<name>``. Molecules stream: memory does not grow with the file, and the output appears when it is complete.
     """
     model = _load(model_file, device)
     molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
@@ -92,9 +90,9 @@ def _property_of(model: Model) -> str | None:
     return next(iter(model.properties))
 
 
-def _batches(model: Model, molecules: Iterable[Molecule]) -> Iterator[Batch]:
+def _batches(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
     for chunk in _chunks(molecules):
-        batch = collate(chunk)
+        batch = collate(chunk).to(device)
         model.scope.check(batch)
         yield batch
 

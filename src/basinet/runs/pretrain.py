@@ -78,7 +78,8 @@ def _model(recipe: PretrainRecipe, requires: frozenset[str], data: RunData) -> t
                 f"objective {recipe.objective.kind} learns forces in eV/Å, and the energy of {recipe.start} is that of "
                 "3D-EMGP, which has no unit; use basinet finetune, which begins with a fresh energy head"
             )
-        model, backbone = with_outputs(file.model, requires), file.backbone
+        kept = file.model.with_heads(**dict.fromkeys(file.model.properties))  # they would be left behind
+        model, backbone = with_outputs(kept, requires), file.backbone
     model.scope = common.extended_scope(model.scope, data.store, sorted(data.store.elements))
     return model, backbone
 

@@ -56,10 +56,11 @@ def stop_for_failure(
     }
     save_atomically(saved, path)
     labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
-    largest = max((max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels), default=float("nan"))
+    norms = [max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels]
+    largest = f"; largest force label {max(norms):.3g} eV/Å" if norms else ""
     return NonFiniteLossError(
-        f"step {step}: {what} is not finite. Molecules {_molecules(named)}; largest force label "
-        f"{largest:.3g} eV/Å. The step is saved in {path}; look at it with: basinet replay {directory}. "
+        f"step {step}: {what} is not finite. Molecules {_molecules(named)}{largest}. "
+        f"The step is saved in {path}; look at it with: basinet replay {directory}. "
         "Likely causes: a learning rate that is too high, or labels in wrong units (basinet data info)"
     )
 
