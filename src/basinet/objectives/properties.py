@@ -92,7 +92,7 @@ def property_error(error: Float[Tensor, " n"], loss: PropertyLoss) -> Float[Tens
 
 @settings
 class PropertyConfig:
-    """A property of the molecule; the defaults are those of coordinate denoising on QM9 (Zaidi et al., ICLR 2023)."""
+    """A property of the molecule, predicted from clean positions."""
 
     kind: Literal["property"] = "property"
     """Which objective."""
