@@ -45,7 +45,7 @@ def shrunk(recipe: TrainableRecipe) -> TrainableRecipe:
         "launch": LaunchConfig(accelerator="cpu", threads=1),
     }
     if isinstance(recipe, FinetuneRecipe):
-        return dataclasses.replace(recipe, n_train=4, n_validation=2, n_test=2, **changes)
+        return dataclasses.replace(recipe, n_train=6, n_validation=2, n_test=2, **changes)
     return dataclasses.replace(recipe, validation_fraction=0.4, **changes)
 
 
@@ -55,12 +55,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     molecules: list[Molecule] = []
     for smiles in SMILES:
-        minimum = dataclasses.replace(from_smiles(smiles), smiles=smiles, is_equilibrium=True)
+        bare = from_smiles(smiles)
+        properties = {name: abs(rng.normal()) + bare.n_atoms for name in QM9}
+        minimum = dataclasses.replace(bare, smiles=smiles, is_equilibrium=True, labels=properties)
         forces = rng.normal(scale=0.1, size=minimum.positions.shape)
         labels = {"energy": -10.0 * minimum.n_atoms, "forces": forces - forces.mean(0)}
-        labels |= {name: abs(rng.normal()) + minimum.n_atoms for name in QM9}
+        labels |= {name: abs(rng.normal()) + bare.n_atoms for name in QM9}
         molecules += [minimum, dataclasses.replace(minimum, is_equilibrium=False, labels=labels)]
-    return make_store(tmp_path_factory.mktemp("recipes") / "store", [*molecules, *molecules], QM9)
+    return make_store(tmp_path_factory.mktemp("recipes") / "store", molecules, QM9)
 
 
 def test_there_is_a_recipe_for_every_published_method() -> None:
