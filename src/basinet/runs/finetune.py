@@ -117,7 +117,7 @@ def _start(
         file.model.scope.check(batch)
     model = without_pretraining_heads(file.model, requires | {"energy"})
     if "energy" not in model.heads:
-        say("the model has no energy in eV: fine-tuning begins with a fresh energy head")
+        say("the pre-trained model has no energy in eV: fine-tuning begins with a fresh energy head")
         model = with_outputs(model, requires | {"energy"})
         common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
     model = with_outputs(model, requires)
