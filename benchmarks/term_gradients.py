@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.build import build_backbone
-from basinet.data.readers import load_store
 from basinet.data.store import MoleculeStore
 from basinet.models.checkpoint import load_model
 from basinet.models.model import Model, build_model
@@ -39,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     recipe = load_recipe(PretrainRecipe, given.recipe, [], data=str(given.data))
     objective = build_objective(recipe.objective)
-    store, _ = load_store(given.data)
+    store, _ = common.read_data(given.data, recipe.units, needs_bonds=True)
     batches = draw(store, objective, given.batches, recipe.training.batch_size)
     report("fresh weights", fresh(recipe, objective, store), objective, batches)
     for path in given.models:

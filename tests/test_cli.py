@@ -277,6 +277,12 @@ def test_data_without_bonds_is_refused_before_anything_is_written(data: Path, tm
     ]
     writer.write_shard(minima)
     writer.finish()
-    done = basinet("pretrain", tmp_path / "minima", "objective.kind=frad", *TINY, *FEW, "--out", tmp_path / "run")
-    one_line(done, "bonds")
+    frad = ("pretrain", tmp_path / "minima", "objective.kind=frad", *TINY, *FEW, "--out", tmp_path / "run")
+    one_line(basinet(*frad, "units.bonds=file"), "bonds")
     assert not (tmp_path / "run").exists()
+    done = basinet(*frad)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "bonds: 20 of 20 perceived from coordinates" in done.stdout
+    shown = basinet("data", "info", tmp_path / "minima", "--perceive-bonds").stdout
+    assert "bonds: 20 of 20 perceived from coordinates" in " ".join(shown.split())
+    assert "of 0, with bond orders of 0" in " ".join(basinet("data", "info", tmp_path / "minima").stdout.split())

@@ -235,3 +235,11 @@ def test_allowed_values_are_listed():
 def test_recipes_cannot_be_changed_after_they_were_read():
     with pytest.raises(AttributeError):
         load(PretrainRecipe).launch = LaunchConfig()
+
+
+@pytest.mark.parametrize(("text", "value"), [("false", False), ("true", True), ("no", False)])
+def test_a_switch_is_what_it_says_and_no_other_word(text, value):
+    recipe = load_recipe(PretrainRecipe, None, ["data=x", f"model.vector_cutoff={text}"])
+    assert recipe.model.vector_cutoff is value
+    with pytest.raises(ValueError, match=r"model\.vector_cutoff"):
+        load_recipe(PretrainRecipe, None, ["data=x", "model.vector_cutoff='False '"])

@@ -161,14 +161,22 @@ def info(
     store: DataFile,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    perceive_bonds: Annotated[
+        bool, typer.Option("--perceive-bonds/--file-bonds", help="Find bonds where there are none on record.")
+    ] = False,
 ) -> None:
     """Say what is in a store or a file, and whether its energies and forces fit each other."""
+    from basinet.data import perception
     from basinet.data.readers import load_store
 
     found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
+    lines = [str(report)] if store.is_file() else []
+    if perceive_bonds:
+        found, bonds = perception.perceive_bonds(found)
+        lines.append(str(bonds))
     _show_store(store, found)
-    if store.is_file():
-        say(str(report))
+    for line in lines:
+        say(line)
 
 
 def _show_store(path: Path, store: Any) -> None:
@@ -182,6 +190,7 @@ def _show_store(path: Path, store: Any) -> None:
         "atoms": f"{int(sizes.sum()):,}; {sizes.min()} to {sizes.max()} a molecule" if len(sizes) else "none",
         "elements": ", ".join(f"{symbol} {count:,}" for symbol, count in manifest.elements.items()),
         "labels": ", ".join(f"{name} of {count:,}" for name, count in store.label_counts.items()) or "none",
+        "bonds": f"of {store.bond_counts['bonds']:,}, with bond orders of {store.bond_counts['bond_orders']:,}",
         "level of theory": manifest.level_of_theory or "not on record",
         "source": manifest.source or "not on record",
         "skipped": ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped.items()) or "nothing",

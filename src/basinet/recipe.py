@@ -67,6 +67,9 @@ class UnitsConfig:
     """Its unit in the file: an energy unit, D, e*bohr, bohr^2, bohr^3, cal/mol/K ..., or 1 for a number without one."""
     level_of_theory: str = ""
     """How the labels were computed; goes into the model."""
+    bonds: Literal["auto", "file", "perceive"] = "auto"
+    """Of a file or a store. auto: where it has none and the run needs them, from the SMILES or the coordinates; file:
+    those it has; perceive: from the SMILES or the coordinates, whatever it has."""
 
 
 @settings

@@ -125,6 +125,20 @@ def test_permuting_atoms_permutes_their_forces(model: Model, layout: Layout) -> 
         assert_close(after[key], expected, EXACT, key)
 
 
+def test_no_neighbour_is_left_out_however_many_there_are() -> None:
+    # 47 others within 5 Å of the middle; a cap on neighbours would keep those that come first.
+    grid = torch.cartesian_prod(*(1.3 * torch.arange(n, dtype=torch.float64) for n in (4, 4, 3)))
+    lump = molecule([6, 7, 8, 9] * 12, grid.numpy())
+    assert int((torch.cdist(grid, grid) < 5).sum(1).max()) == len(grid)
+    order = torch.randperm(48, generator=torch.Generator().manual_seed(0)).tolist()
+    mixed = molecule(lump.atomic_numbers[order], lump.positions[order])
+    model = model_of(EquivariantTransformerConfig(**TINY))
+    with torch.no_grad():
+        before, after = (model(collate([m], dtype=torch.float64), ["energy", "noise"]) for m in (lump, mixed))
+    assert_close(after["noise"], before["noise"][order], EXACT, "noise")
+    assert_close(after["energy"], before["energy"], EXACT, "energy")
+
+
 def test_a_batch_is_its_molecules_one_by_one(model: Model, layout: Layout) -> None:
     together = model(small_batch(), outputs_of(model), layout=layout)
     alone = [model(batch_of(m), outputs_of(model), layout=layout) for m in SMALL]

@@ -43,6 +43,24 @@ def test_turning_the_hydroxyl_of_ethanol_moves_its_hydrogen_alone() -> None:
     assert sorted(moved, key=len) == [{8}, {3, 4, 5}]
 
 
+@pytest.mark.parametrize("quadruple", [(0, 1, 2, 8), (3, 0, 1, 2)])
+def test_a_turn_by_thirty_degrees_adds_thirty_degrees_to_the_dihedral(quadruple: tuple[int, int, int, int]) -> None:
+    batch = collate([ETHANOL], dtype=torch.float64)
+    table = rotors_of(batch)
+    chosen = torch.tensor([set(axis) == set(quadruple[1:3]) for axis in table.axis.tolist()])
+    assert int(chosen.sum()) == 1
+    turned = turn_rotors(batch.positions, table, torch.where(chosen, math.radians(30), 0.0).double())
+    before, after = (dihedral(positions, quadruple) for positions in (batch.positions, turned))
+    assert (after - before) % 360 == pytest.approx(30, abs=1e-5)  # RDKit takes the arc cosine
+
+
+def dihedral(positions: Tensor, quadruple: tuple[int, int, int, int]) -> float:
+    """Return a dihedral in degrees, as RDKit measures it."""
+    conformer = Chem.Conformer(len(positions))
+    conformer.SetPositions(positions.numpy())
+    return float(rdMolTransforms.GetDihedralDeg(conformer, *quadruple))
+
+
 SMILES = [
     f"{a}{b}{c}"
     for a in ("CC", "OC", "NCC", "CC(=O)N", "FC(F)(F)", "CCOC(=O)")
@@ -162,6 +180,17 @@ def test_the_target_is_the_gaussian_part_alone(degrees: float, generator: torch.
     assert abs(float(correlation)) < 3 / math.sqrt(n)
     lengths = torch.stack([torch.pdist(p)[0] for p in unbatch(turned + batch.positions, batch)[:20]])
     assert (lengths - lengths[0]).abs().max() < ROUNDING
+
+
+def test_without_the_rotors_of_hydrogens_ethanol_stays_and_butane_turns_about_its_middle(
+    generator: torch.Generator,
+) -> None:
+    batch = collate([ETHANOL, from_smiles("CCCC")], dtype=torch.float64)
+    after = RotorNoise(math.radians(20), "heavy")(batch, generator).positions
+    moved = ((after - batch.positions).norm(dim=1) > ROUNDING)[batch.molecule == 1]
+    assert torch.equal(after[batch.molecule == 0], batch.positions[batch.molecule == 0])
+    assert int(moved.sum()) == 1 + 2 + 3  # CH3 and the hydrogens of the CH2 it hangs on
+    assert len(set(batch.atomic_numbers[batch.molecule == 1][moved].tolist())) == 2
 
 
 def test_molecules_without_rotors_get_the_very_samples_of_coordinate_noise() -> None:

@@ -62,7 +62,7 @@ def test_it_needs_an_energy_in_ev_and_two_heads_beside_it(model: Model) -> None:
     objective = unified()
     assert objective.requires == {"forces", "noise", "noise_level"}
     assert objective.labels == {"forces"}
-    assert objective.flags == {"is_equilibrium"}
+    assert objective.flags == {"is_equilibrium", "has_rotors"}
     assert objective.weights == {"forces": 1.0, "zero_force": 0.1, "denoising": 0.1, "noise_level": 0.2}
     assert type(model.heads["energy"]) is AtomicEnergyHead
     assert type(model.heads["noise_level"]) is PooledNoiseLevelHead

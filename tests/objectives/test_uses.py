@@ -1,19 +1,32 @@
 """A run draws the molecules that some term of the loss is for, and no others."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from basinet.noise.coordinate import CoordinateNoise
+from basinet.noise.internal import HybridNoise, RotorNoise
 from basinet.objectives.base import Objective
 from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
-from basinet.objectives.methods import coordinate_denoising, et_oreo, force_and_denoise
+from basinet.objectives.methods import (
+    coordinate_denoising,
+    decoupled_noisy_nodes,
+    et_oreo,
+    force_and_denoise,
+    frad,
+    frad_vrn,
+    unified,
+)
+from basinet.objectives.noise_level import EnergyGradientDenoising
 from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Energy, EnergyForces, Forces, ZeroForce
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
-from small_runs import spring_molecule
+from molecules import from_smiles
+from small_runs import spring_molecule, tiny_model
 
 NOISE = CoordinateNoise(0.04)
 OBJECTIVES: dict[str, Objective] = {
@@ -30,6 +43,48 @@ OBJECTIVES: dict[str, Objective] = {
     "force and denoise": force_and_denoise(),
     "et-oreo": et_oreo(),
 }
+
+
+HYBRID = HybridNoise(RotorNoise(0.1), NOISE)
+NEED_ROTORS: dict[str, Objective] = {
+    "frad": frad(),
+    "frad vrn": frad_vrn(),
+    "unified": unified(),
+    "denoising": Denoising(HYBRID),
+    "force denoising": ForceDenoising(HYBRID),
+    "energy gradient": EnergyGradientDenoising(HYBRID),
+    "noisy nodes": NoisyNodes(Energy(), HYBRID, 0.1),
+    "decoupled noisy nodes": decoupled_noisy_nodes(EnergyForces(1.0, 1.0), HYBRID),
+}
+"""Objectives whose noise turns rotors."""
+
+
+def some_without_bonds() -> list[Molecule]:
+    """Return labelled minima with bonds, without, and with bonds of unknown order."""
+    ethanol = from_smiles("CCO", labels={"energy": 1.0, "forces": np.zeros((9, 3))}, is_equilibrium=True)
+    bare = dataclasses.replace(ethanol, bonds=None, bond_orders=None)
+    return [ethanol, bare, dataclasses.replace(ethanol, bond_orders=None), ethanol]
+
+
+@pytest.mark.parametrize("objective", NEED_ROTORS.values(), ids=NEED_ROTORS.keys())
+def test_molecules_without_rotors_on_record_are_left_out_by_the_terms_that_need_them(objective: Objective) -> None:
+    batch = collate(some_without_bonds())
+    assert "has_rotors" in objective.flags
+    assert batch.flags["has_rotors"].tolist() == [True, False, False, True]
+    model = tiny_model(sorted(objective.requires | {"energy"}))
+    known = batch.select([0, 3])
+    needing = [name for name, count in objective.counts(batch).items() if count == objective.counts(known)[name] > 0]
+    assert needing, "no term leaves them out"
+    sums, alone = (objective.sums(model, b, torch.Generator().manual_seed(0)) for b in (batch, known))
+    for name in needing:
+        assert float(sums[name].detach()) == pytest.approx(float(alone[name].detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", NEED_ROTORS.values(), ids=NEED_ROTORS.keys())
+def test_a_molecule_without_rotors_on_record_is_used_exactly_if_it_counts_alone(objective: Objective) -> None:
+    batch = collate(some_without_bonds())
+    alone = [any(c > 0 for c in objective.counts(batch.select([i])).values()) for i in range(batch.n_molecules)]
+    assert objective.uses(batch).tolist() == alone
 
 
 def molecules() -> list[Molecule]:

@@ -1,6 +1,7 @@
 """3D-EMGP from data to a fine-tuned force field, and the released weights on that way."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from basinet.recipe import UnitsConfig
 from basinet.runs import evaluate_file, finetune, predict_file, pretrain
 from molecules import bonded
 from reference import reference_checkpoint
-from small_runs import finetune_recipe, frames, make_store, pretrain_recipe, training
+from small_runs import finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training
 
 EGNN_TINY = EGNNConfig(n_features=8, n_layers=2)
 
@@ -67,11 +68,45 @@ def test_its_energy_is_not_taken_for_one_in_ev(tmp_path: Path, pretrained: Path,
         predict_file(pretrained, store, tmp_path / "out.xyz")
 
 
-def test_data_without_bonds_is_refused(tmp_path: Path) -> None:
+def test_data_without_bonds_is_refused_where_they_are_to_be_those_of_the_file(tmp_path: Path) -> None:
     data = make_store(tmp_path / "store", frames())
-    recipe = pretrain_recipe(data, model=EGNN_TINY, objective=EMGPConfig())
-    with pytest.raises(ValueError, match="molecules have no bonds on record; read them from a format that has bonds"):
+    units = UnitsConfig(bonds="file")
+    recipe = pretrain_recipe(data, model=EGNN_TINY, objective=EMGPConfig(), units=units)
+    with pytest.raises(ValueError, match=r"30 of 30 conformations have no bonds on record.*units\.bonds=auto"):
         pretrain(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_bonds_that_are_missing_are_perceived_for_training_and_for_use(tmp_path: Path) -> None:
+    data = make_xyz(tmp_path / "frames.xyz", frames())
+    said: list[str] = []
+    recipe = finetune_recipe(data, model=EGNN_TINY, objective=ForcesConfig(), training=training(n_steps=2))
+    result = finetune(recipe, tmp_path / "run", say=said.append)
+    assert "bonds: 30 of 30 perceived from SMILES; 0 failed" in "\n".join(said)
+    record = json.loads((tmp_path / "run" / "data.json").read_text())
+    assert record["bonds"]["perceived"] == {"SMILES": 30}
+    assert record["bonds"]["bonds"] == 30
+    errors, _ = evaluate_file(result.model, data, UnitsConfig())
+    assert errors.n_molecules == 30
+    assert predict_file(result.model, data, tmp_path / "out.xyz") == 30
+
+
+def test_molecules_whose_bonds_cannot_be_told_are_left_out_of_all_parts_and_counted(tmp_path: Path) -> None:
+    # Of 30 frames, every third is torn apart; the network would fail at the first of them, hours later.
+    molecules = frames()
+    for k in range(0, 30, 3):
+        positions = molecules[k].positions.copy()
+        positions[-1] += [8, 0, 0]
+        molecules[k] = dataclasses.replace(molecules[k], positions=positions, smiles="")
+    said: list[str] = []
+    recipe = finetune_recipe(
+        make_store(tmp_path / "store", molecules), model=EGNN_TINY, objective=ForcesConfig(), training=training()
+    )
+    result = finetune(recipe, tmp_path / "run", say=said.append)
+    assert "10 of 30 conformations have no bonds, which the network reads; they are neither drawn nor tested" in said
+    assert "10 failed: H without a bond (10), first " in "\n".join(said)
+    assert result.test is not None
+    assert 0 < result.test.n_molecules <= 3
 
 
 def test_the_released_weights_are_fine_tuned(tmp_path: Path, store: Path) -> None:

@@ -56,6 +56,23 @@ def test_bonds_and_rotors_are_those_of_the_molecules_one_by_one() -> None:
     assert len(expected) == 2 + 0 + 3 + 5
 
 
+def test_the_heavy_rotors_of_a_batch_are_those_of_its_molecules_and_move_the_same_atoms() -> None:
+    batch = collate([*KNOWN, from_smiles("CC(=O)NC"), from_smiles("CC(F)(F)F")])
+    heavy = topology_of(batch).heavy_rotors(batch.atomic_numbers)
+    chosen = dataclasses.replace(batch, topology=dataclasses.replace(topology_of(batch), rotors=heavy))
+    everything = rotors_of(batch)
+    found = rotors_of(chosen)
+    assert all(rotor in everything for rotor in found)
+    first = batch.first_atom.tolist()
+    expected = [
+        (start + r.axis[0], start + r.axis[1])
+        for start, m in zip(first, [*KNOWN, from_smiles("CC(=O)NC"), from_smiles("CC(F)(F)F")], strict=True)
+        for r in rotors(m, "heavy")
+    ]
+    assert [rotor[:2] for rotor in found] == expected
+    assert len(expected) == 0 + 0 + 1 + 3 + 1 + 0
+
+
 def test_unknown_bonds_are_told_from_no_bonds() -> None:
     topology = topology_of(collate(MIXED))
     assert topology.has_bonds.tolist() == [True, False, True, True, False, True]

@@ -5,11 +5,16 @@ from typing import Annotated
 from pydantic import Field
 
 from basinet.backbones.base import Backbone
-from basinet.backbones.egnn import EGNN, EGNNConfig
+from basinet.backbones.egnn import EGNN, BondGraph, EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 
 BackboneConfig = Annotated[EquivariantTransformerConfig | EGNNConfig, Field(discriminator="kind")]
 """Settings of any backbone, told apart by ``kind``."""
+
+
+def needs_bonds(config: EquivariantTransformerConfig | EGNNConfig) -> bool:
+    """Return whether a backbone reads the bonds of a molecule, and refuses molecules whose bonds are unknown."""
+    return isinstance(config, EGNNConfig) and isinstance(config.graph, BondGraph)
 
 
 def build_backbone(config: EquivariantTransformerConfig | EGNNConfig) -> Backbone:

@@ -1,5 +1,6 @@
 """Flat arrays of many molecules: what one shard of a store holds, in memory or mapped from files."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,15 +188,6 @@ def flatten(molecules: Sequence[Molecule]) -> FlatArrays:
     shapes = _label_shapes(molecules)
     per_molecule = [name for name, shape in shapes.items() if shape is None]
     per_atom = {name: shape for name, shape in shapes.items() if shape is not None}
-    no_bonds, no_orders = np.zeros((0, 2), dtype=np.int32), np.zeros(0, dtype=np.float32)
-    bonds = [no_bonds if m.bonds is None else m.bonds.astype(np.int32) for m in molecules]
-    of_bonds: dict[str, Any] = {
-        "bonds": _join(bonds, no_bonds),
-        "bond_orders": _join([_orders(m, len(b)) for m, b in zip(molecules, bonds, strict=True)], no_orders),
-        "bond_offsets": _offsets([len(b) for b in bonds]),
-        "has_bonds": np.array([m.bonds is not None for m in molecules], dtype=bool),
-        "has_bond_orders": np.array([m.bond_orders is not None for m in molecules], dtype=bool),
-    }
     offsets = _offsets([m.n_atoms for m in molecules])
     return FlatArrays(
         atomic_numbers=_join([m.atomic_numbers.astype(np.uint8) for m in molecules], np.zeros(0, dtype=np.uint8)),
@@ -209,11 +201,48 @@ def flatten(molecules: Sequence[Molecule]) -> FlatArrays:
         labels={name: np.array([m.labels.get(name, np.nan) for m in molecules], np.float64) for name in per_molecule},
         atom_labels={name: _join_atom_label(molecules, name, shape) for name, shape in per_atom.items()},
         has={name: np.array([name in m.labels for m in molecules], dtype=bool) for name in shapes},
-        **of_bonds,
-        **_find_rotors({"offsets": offsets, **of_bonds}),
+        **_bond_arrays(offsets, [m.bonds for m in molecules], [m.bond_orders for m in molecules]),
         smiles=Strings.pack([m.smiles for m in molecules]),
         names=Strings.pack([m.name for m in molecules]),
     )
+
+
+def with_bonds(arrays: FlatArrays, changes: Mapping[int, tuple[np.ndarray | None, np.ndarray | None]]) -> FlatArrays:
+    """Return the arrays with other bonds and bond orders for some molecules; ``None`` where they are unknown."""
+    bonds: list[np.ndarray | None] = []
+    orders: list[np.ndarray | None] = []
+    for i in range(arrays.n_molecules):
+        if i in changes:
+            of_bonds, of_orders = changes[i]
+        else:
+            rows = slice(int(arrays.bond_offsets[i]), int(arrays.bond_offsets[i + 1]))
+            of_bonds = arrays.bonds[rows] if arrays.has_bonds[i] else None
+            of_orders = arrays.bond_orders[rows] if arrays.has_bond_orders[i] else None
+        bonds.append(of_bonds)
+        orders.append(of_orders)
+    return dataclasses.replace(arrays, **_bond_arrays(arrays.offsets, bonds, orders))
+
+
+def _bond_arrays(
+    offsets: Int64[np.ndarray, " n_molecules_plus_1"],
+    bonds: Sequence[np.ndarray | None],
+    orders: Sequence[np.ndarray | None],
+) -> dict[str, Any]:
+    """Return the arrays of bonds, and of the rotors that follow from them."""
+    no_bonds = np.zeros((0, 2), dtype=np.int32)
+    rows = [no_bonds if b is None else b.astype(np.int32) for b in bonds]
+    of_rows = [
+        np.full(len(b), np.nan, dtype=np.float32) if o is None else o.astype(np.float32)
+        for b, o in zip(rows, orders, strict=True)
+    ]
+    of_bonds: dict[str, Any] = {
+        "bonds": _join(rows, no_bonds),
+        "bond_orders": _join(of_rows, np.zeros(0, dtype=np.float32)),
+        "bond_offsets": _offsets([len(b) for b in rows]),
+        "has_bonds": np.array([b is not None for b in bonds], dtype=bool),
+        "has_bond_orders": np.array([o is not None for o in orders], dtype=bool),
+    }
+    return {**of_bonds, **_find_rotors({"offsets": offsets, **of_bonds})}
 
 
 def _find_rotors(arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> dict[str, Any]:
@@ -302,12 +331,6 @@ def _join(rows: Sequence[Shaped[np.ndarray, "..."]], empty: Shaped[np.ndarray, "
 
 def _offsets(lengths: Sequence[int] | Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n_plus_1"]:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.asarray(lengths, dtype=np.int64))])
-
-
-def _orders(molecule: Molecule, n_bonds: int) -> Float32[np.ndarray, " n_bonds"]:
-    if molecule.bond_orders is None:
-        return np.full(n_bonds, np.nan, dtype=np.float32)
-    return molecule.bond_orders.astype(np.float32)
 
 
 def _int16_charge(molecule: Molecule) -> int:

@@ -25,6 +25,7 @@ ENERGY_KEYS = ("REF_energy", "energy")
 """Where an energy is looked for, in this order; ASE moves ``energy`` of a comment line into its calculator."""
 FORCES_KEYS = ("REF_forces", "forces")
 CHARGE_KEY = "charge"
+SMILES_KEY = "smiles"
 
 
 def read_extxyz(
@@ -58,6 +59,7 @@ def read_extxyz(
             charge=_charge(atoms, name),
             labels=labels,
             is_equilibrium=is_equilibrium,
+            smiles=str(_values(atoms.info).get(SMILES_KEY, "")),
             name=name,
         )
 
@@ -210,7 +212,7 @@ def _to_atoms(molecule: Molecule, values: Mapping[str, Any]) -> Atoms:
     if molecule.charge:
         atoms.info[CHARGE_KEY] = molecule.charge
     if molecule.smiles:
-        atoms.info["smiles"] = molecule.smiles
+        atoms.info[SMILES_KEY] = molecule.smiles
     known = {key: values[key] for key in ("energy", "forces") if key in values}
     if known:
         atoms.calc = SinglePointCalculator(atoms, **known)

@@ -89,8 +89,10 @@ class TopologyColumns:
         )
         self._rotors = MoleculeColumns([s.rotor_offsets for s in shards], [{"rotors": s.rotors} for s in shards])
         self._moved = MoleculeColumns([s.moved_offsets for s in shards], [{"moved": s.moved} for s in shards])
-        self._has_bonds = np.concatenate([s.has_bonds for s in shards])
-        self._has_rotors = np.concatenate([s.has_bond_orders for s in shards])
+        self.has_bonds = np.concatenate([s.has_bonds for s in shards])
+        """Molecules whose bonds are known."""
+        self.has_rotors = np.concatenate([s.has_bond_orders for s in shards])
+        """Molecules whose bond orders are known."""
 
     def gather(self, molecules: Int64[np.ndarray, " n"], atoms_per_molecule: Int64[np.ndarray, " n"]) -> BatchTopology:
         """Return the bond graph of the given molecules, in that order."""
@@ -99,8 +101,8 @@ class TopologyColumns:
             n_bonds=torch.from_numpy(self._bonds.counts[molecules]),
             n_rotors=torch.from_numpy(self._rotors.counts[molecules]),
             n_moved=torch.from_numpy(self._moved.counts[molecules]),
-            has_bonds=torch.from_numpy(self._has_bonds[molecules]),
-            has_rotors=torch.from_numpy(self._has_rotors[molecules]),
+            has_bonds=torch.from_numpy(self.has_bonds[molecules]),
+            has_rotors=torch.from_numpy(self.has_rotors[molecules]),
             **self._bonds.gather(molecules),
             **self._rotors.gather(molecules),
             **self._moved.gather(molecules),

@@ -48,7 +48,8 @@ class MoleculeStore:
     def __init__(self, manifest: Manifest, shards: Sequence[FlatArrays]) -> None:
         self.manifest = manifest
         """Where the data came from and what is in it."""
-        self._shards = tuple(shards)
+        self.shards = tuple(shards)
+        """The arrays, shard by shard."""
         self._atoms = MoleculeColumns(
             [s.offsets for s in shards],
             [{"atomic_numbers": s.atomic_numbers, "positions": s.positions, **s.atom_labels} for s in shards],
@@ -57,6 +58,8 @@ class MoleculeStore:
         self._first = np.concatenate([[0], np.cumsum([s.n_molecules for s in shards], dtype=np.int64)])
         empty = np.zeros(0, dtype=bool)
         self._flags = {"is_equilibrium": np.concatenate([empty, *(s.is_equilibrium for s in shards)])}
+        if self._topology is not None:
+            self._flags |= {"has_bonds": self._topology.has_bonds, "has_rotors": self._topology.has_rotors}
         self._labels: dict[str, np.ndarray] = {}
         for name, entry in manifest.labels.items():
             absent = [np.zeros(s.n_molecules, dtype=bool) for s in shards]
@@ -106,10 +109,10 @@ class MoleculeStore:
         )
         return cls(manifest.with_shard(describe(shard_name(0), arrays, {})), [arrays])
 
-    @property
-    def shards(self) -> tuple[FlatArrays, ...]:
-        """The arrays, shard by shard."""
-        return self._shards
+    def with_arrays(self, arrays: FlatArrays, **settings: Any) -> "MoleculeStore":
+        """Return a store in memory of the same origin; the settings are added to those on record."""
+        manifest = dataclasses.replace(self.manifest, settings={**self.manifest.settings, **settings}, shards=())
+        return MoleculeStore(manifest.with_shard(describe(shard_name(0), arrays, self.manifest.skipped)), [arrays])
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -119,10 +122,10 @@ class MoleculeStore:
             raise IndexError(f"molecule {index} of a store of {len(self)}")
         index = int(index) % len(self)
         shard = int(np.searchsorted(self._first, index, side="right")) - 1
-        return self._shards[shard][index - int(self._first[shard])]
+        return self.shards[shard][index - int(self._first[shard])]
 
     def __iter__(self) -> Iterator[Molecule]:
-        return (molecule for shard in self._shards for molecule in map(shard.__getitem__, range(shard.n_molecules)))
+        return (molecule for shard in self.shards for molecule in map(shard.__getitem__, range(shard.n_molecules)))
 
     @property
     def atoms_per_molecule(self) -> Int64[np.ndarray, " n_molecules"]:
@@ -137,7 +140,7 @@ class MoleculeStore:
     @cached_property
     def smiles(self) -> list[str]:
         """SMILES of each molecule, empty where unknown."""
-        return [smiles for shard in self._shards for smiles in shard.smiles.to_list()]
+        return [smiles for shard in self.shards for smiles in shard.smiles.to_list()]
 
     @property
     def elements(self) -> frozenset[int]:
@@ -148,6 +151,13 @@ class MoleculeStore:
     def label_counts(self) -> dict[str, int]:
         """Number of molecules that have each label."""
         return {name: entry.count for name, entry in self.manifest.labels.items()}
+
+    @property
+    def bond_counts(self) -> dict[str, int]:
+        """Number of molecules whose bonds are known, and of those whose bond orders are."""
+        if self._topology is None:
+            return {"bonds": 0, "bond_orders": 0}
+        return {"bonds": int(self._topology.has_bonds.sum()), "bond_orders": int(self._topology.has_rotors.sum())}
 
     def gather(self, indices: Int[np.ndarray, " n_chosen"]) -> Batch:
         """Return the given molecules as a batch, in the given order; no molecules give an empty batch.

@@ -85,6 +85,11 @@ def load_model(path: Path) -> ModelFile:
     return ModelFile(model, config, header["metadata"])
 
 
+def read_backbone(path: Path) -> BackboneConfig:
+    """Return the settings of the backbone in a model file; errors as in :func:`load_model`."""
+    return read_settings(BackboneConfig, _read(path)[0]["backbone"], f"{path}: backbone")
+
+
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         raise ValueError(f"{path} is a directory; name the model file in it, for example {path / 'model.safetensors'}")

@@ -26,6 +26,9 @@ class Perturbed(NamedTuple):
 class Perturbation(ABC):
     """A way to noise molecules. It runs on the device of the batch, over all molecules at once."""
 
+    flags: frozenset[str] = frozenset()
+    """Flags a molecule must have set, such as ``has_rotors``; objectives leave the others out of their noise."""
+
     @abstractmethod
     def __call__(self, batch: Batch, generator: torch.Generator) -> Perturbed:
         """Return a noisy copy; the clean batch stays as it is and the same generator state gives the same noise."""

@@ -13,6 +13,7 @@ from basinet.noise.coordinate import CoordinateNoise
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.geometry import rotate_about_axis
+from basinet.structures.topology import WhichRotors
 
 
 class InternalNoise(ABC):
@@ -21,6 +22,9 @@ class InternalNoise(ABC):
     It has no target. Any distribution will do here, because what a network recovers is the Gaussian noise that comes
     after it: see :class:`HybridNoise`.
     """
+
+    flags: frozenset[str] = frozenset()
+    """Flags a molecule must have set, as in :class:`basinet.noise.base.Perturbation`."""
 
     @abstractmethod
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
@@ -43,13 +47,16 @@ class RotorNoise(InternalNoise):
 
     Args:
         sigma: standard deviation of each angle, rad.
+        which: all rotors, or those of the molecule without its hydrogens, as the released code has them on MD17.
         limit: the largest ``sigma`` accepted, rad. More is nearly always degrees passed by mistake.
 
     Raises:
         ValueError: ``sigma`` is not positive or above ``limit``.
     """
 
-    def __init__(self, sigma: float, *, limit: float = 1.0) -> None:
+    flags = frozenset({"has_rotors"})
+
+    def __init__(self, sigma: float, which: WhichRotors = "all", *, limit: float = 1.0) -> None:
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma must be positive and finite (rad), got {sigma}")
         if sigma > limit:
@@ -58,6 +65,7 @@ class RotorNoise(InternalNoise):
                 f"math.radians({sigma}), or limit={sigma} if you mean it"
             )
         self.sigma = sigma
+        self.which: WhichRotors = which
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Batch:
         """Return a copy with every rotor turned.
@@ -67,7 +75,8 @@ class RotorNoise(InternalNoise):
         """
         if batch.n_molecules == 0:
             return batch.without_labels()
-        rotors = require_rotors(batch).rotors
+        topology = require_rotors(batch)
+        rotors = topology.rotors if self.which == "all" else topology.heavy_rotors(batch.atomic_numbers)
         x = batch.positions
         epsilon = torch.randn(rotors.n_rotors, generator=generator, device=x.device, dtype=x.dtype)
         return batch.without_labels().replace(positions=turn_rotors(x, rotors, self.sigma * epsilon))
@@ -102,6 +111,7 @@ class HybridNoise(Perturbation):
     def __init__(self, chemical: InternalNoise, coordinate: CoordinateNoise) -> None:
         self.chemical = chemical
         self.coordinate = coordinate
+        self.flags = chemical.flags | coordinate.flags
 
     def __call__(self, batch: Batch, generator: torch.Generator) -> Perturbed:
         """Return a noisy copy."""

@@ -73,6 +73,8 @@ class VibrationRotationNoise(InternalNoise):
         scales: how much.
     """
 
+    flags = frozenset({"has_rotors"})
+
     def __init__(self, scales: InternalScales = AS_RELEASED) -> None:
         self.scales = scales
 

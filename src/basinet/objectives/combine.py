@@ -1,7 +1,7 @@
 """Objectives made of objectives."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Bool
@@ -91,3 +91,18 @@ def select_where(batch: Batch, flag: str) -> Batch:
     """Return the molecules that have a flag set."""
     chosen = is_set(batch, flag)
     return batch if bool(chosen.all()) else batch.select(chosen.nonzero()[:, 0])
+
+
+def all_set(batch: Batch, flags: Iterable[str]) -> Bool[Tensor, " n_molecules"]:
+    """Return which molecules have all flags set; without flags, every molecule."""
+    chosen = torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
+    for flag in flags:
+        chosen = chosen & is_set(batch, flag)
+    return chosen
+
+
+def select_all_set(batch: Batch, flags: Iterable[str]) -> Batch:
+    """Return the molecules that have all flags set."""
+    for flag in flags:
+        batch = select_where(batch, flag)
+    return batch

@@ -24,6 +24,7 @@ from basinet.objectives.methods import (
 )
 from basinet.objectives.properties import NoisyNodesConfig, PropertyConfig, build_noisy_nodes, build_property
 from basinet.objectives.supervised import EnergyForces, ForceLoss, Forces
+from basinet.structures.topology import WhichRotors
 
 
 def _require_positive(name: str, value: float) -> None:
@@ -103,6 +104,8 @@ class FradConfig:
     """Which objective."""
     rotor_sigma: float = math.radians(2)
     """Standard deviation of the angle of each rotor, rad (published: 2 degrees)."""
+    rotors: WhichRotors = "all"
+    """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens."""
     sigma: float = 0.04
     """Standard deviation of the Gaussian noise that is recovered, Å."""
 
@@ -144,6 +147,9 @@ class FradNoisyNodesConfig:
     """Weight of the noise term; 0 leaves it out."""
     rotor_sigma: float = math.radians(20)
     """Standard deviation of the angle of each rotor, rad (published for MD17: 20 degrees)."""
+    rotors: WhichRotors = "all"
+    """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens (MD17 as
+    published)."""
     sigma: float = 0.005
     """Standard deviation of the Gaussian noise that is recovered, Å."""
 
@@ -268,11 +274,11 @@ def build_objective(config: AnyObjectiveConfig) -> Objective:
         case ForcesConfig():
             return Forces(config.loss)
         case FradConfig():
-            return frad(config.rotor_sigma, config.sigma)
+            return frad(config.rotor_sigma, config.sigma, config.rotors)
         case FradVRNConfig():
             return frad_vrn(AS_RELEASED if config.scales == "released" else IN_RADIANS, config.sigma)
         case FradNoisyNodesConfig():
-            noise = HybridNoise(RotorNoise(config.rotor_sigma), CoordinateNoise(config.sigma))
+            noise = HybridNoise(RotorNoise(config.rotor_sigma, config.rotors), CoordinateNoise(config.sigma))
             labels = EnergyForces(config.energy, config.forces, config.loss)
             return decoupled_noisy_nodes(labels, noise, config.denoising)
         case EtOreoConfig():

@@ -9,6 +9,7 @@ from torch import Tensor
 from basinet.models.model import Model
 from basinet.noise.base import Perturbation, Perturbed
 from basinet.objectives.base import Objective
+from basinet.objectives.combine import all_set, select_all_set
 from basinet.objectives.supervised import ForceLoss, force_error
 from basinet.structures.batch import Batch
 from basinet.structures.rigid import project_out_rigid_motion
@@ -36,18 +37,19 @@ class Denoising(Objective):
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
-        self.flags: frozenset[str] = frozenset()
+        self.flags: frozenset[str] = perturbation.flags
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return every molecule."""
-        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
+        """Return the molecules that can be noised."""
+        return all_set(batch, self.flags)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of components."""
-        return {"denoising": 3.0 * batch.n_atoms}
+        return {"denoising": 3.0 * select_all_set(batch, self.flags).n_atoms}
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the sum over atoms and components."""
+        batch = select_all_set(batch, self.flags)
         perturbed = self.perturbation(batch, generator)
         target = normalized_target(model, perturbed)
         if batch.n_atoms == 0:
@@ -90,26 +92,27 @@ class ForceDenoising(Objective):
 
     requires = frozenset({"forces"})
     labels: frozenset[str] = frozenset()
-    flags: frozenset[str] = frozenset()
     weights = {"force_denoising": 1.0}
 
     def __init__(self, perturbation: Perturbation, temperature: float = 298.15, loss: ForceLoss = "norm") -> None:
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite (K), got {temperature}")
         self.perturbation = perturbation
+        self.flags: frozenset[str] = perturbation.flags
         self.temperature = temperature
         self.loss: ForceLoss = loss
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return every molecule."""
-        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
+        """Return the molecules that can be noised."""
+        return all_set(batch, self.flags)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of atoms."""
-        return {"force_denoising": float(batch.n_atoms)}
+        return {"force_denoising": float(select_all_set(batch, self.flags).n_atoms)}
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the sum over atoms."""
+        batch = select_all_set(batch, self.flags)
         perturbed = self.perturbation(batch, generator)
         if batch.n_atoms == 0:
             return {"force_denoising": batch.positions.new_zeros(())}

@@ -14,6 +14,7 @@ from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
 from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Forces, ZeroForce
+from basinet.structures.topology import WhichRotors
 
 
 def coordinate_denoising(sigma: float = 0.04) -> Objective:
@@ -46,14 +47,15 @@ def force_and_denoise(
     )
 
 
-def frad(rotor_sigma: float = math.radians(2), sigma: float = 0.04) -> Objective:
+def frad(rotor_sigma: float = math.radians(2), sigma: float = 0.04, rotors: WhichRotors = "all") -> Objective:
     """Fractional denoising (Frad, Feng et al., ICML 2023): rotors turn, then atoms move, and only that is recovered.
 
     Args:
         rotor_sigma: deviation of the angle of each rotor, rad; published as 2°.
         sigma: deviation of the Gaussian noise, Å.
+        rotors: all, or those of the molecule without its hydrogens.
     """
-    return Where("is_equilibrium", Denoising(HybridNoise(RotorNoise(rotor_sigma), CoordinateNoise(sigma))))
+    return Where("is_equilibrium", Denoising(HybridNoise(RotorNoise(rotor_sigma, rotors), CoordinateNoise(sigma))))
 
 
 def frad_vrn(scales: InternalScales = AS_RELEASED, sigma: float = 0.04) -> Objective:

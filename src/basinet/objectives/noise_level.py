@@ -10,6 +10,7 @@ from basinet.noise.base import Perturbation
 from basinet.noise.ladder import N_LEVELS, NoiseLadder
 from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
 from basinet.objectives.base import Objective
+from basinet.objectives.combine import all_set, select_all_set
 from basinet.structures.batch import Batch
 
 
@@ -29,22 +30,23 @@ class EnergyGradientDenoising(Objective):
 
     requires = frozenset({"forces", "pooled_energy"})
     labels: frozenset[str] = frozenset()
-    flags: frozenset[str] = frozenset()
     weights = {"gradient": 1.0}
 
     def __init__(self, perturbation: Perturbation) -> None:
         self.perturbation = perturbation
+        self.flags: frozenset[str] = perturbation.flags
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return every molecule."""
-        return torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
+        """Return the molecules that can be noised."""
+        return all_set(batch, self.flags)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the number of molecules."""
-        return {"gradient": float(batch.n_molecules)}
+        return {"gradient": float(select_all_set(batch, self.flags).n_molecules)}
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the sum over molecules, atoms and components."""
+        batch = select_all_set(batch, self.flags)
         perturbed = self.perturbation(batch, generator)
         if batch.n_atoms == 0:
             return {"gradient": batch.positions.new_zeros(())}

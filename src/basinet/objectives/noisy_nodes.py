@@ -9,6 +9,7 @@ from torch import Tensor
 from basinet.models.model import Model
 from basinet.noise.base import Perturbation
 from basinet.objectives.base import LabelObjective, Objective
+from basinet.objectives.combine import all_set
 from basinet.objectives.denoising import Denoising, normalized_target
 from basinet.structures.batch import Batch
 
@@ -36,12 +37,12 @@ class NoisyNodes(Objective):
         self._term = term
         self.requires = labels.requires | {"noise"}
         self.labels = labels.labels
-        self.flags = labels.flags
+        self.flags = labels.flags | perturbation.flags
         self.weights = {"labels": labels.weights[term], "noise": weight}
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that have the label."""
-        return self._labels.uses(batch)
+        """Return the molecules that have the label and can be noised."""
+        return self._labels.uses(batch) & all_set(batch, self._denoising.flags)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the count of the label term, and the number of components of the noise."""
@@ -65,5 +66,5 @@ class NoisyNodes(Objective):
         return {"labels": of_labels[self._term], "noise": (outputs["noise"] - target).square().sum()}
 
     def _select(self, batch: Batch) -> Batch:
-        chosen = self._labels.uses(batch)
+        chosen = self.uses(batch)
         return batch if bool(chosen.all()) else batch.select(chosen.nonzero()[:, 0])

@@ -23,6 +23,7 @@ from basinet.config import dump_settings
 from basinet.data.columns import PropertyColumn
 from basinet.data.files import TEMPORARY, write_text
 from basinet.data.loader import Loader
+from basinet.data.perception import find_bonds
 from basinet.data.readers import load_store
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
@@ -48,6 +49,8 @@ REFERENCE_SAMPLE = 100_000
 """Molecules used for reference energies and scale: beyond that they no longer change."""
 VALIDATION_BATCH = 64
 """Molecules in a batch of validation or evaluation."""
+FLAG_TEXTS = {"has_rotors": "bonds and bond orders (units.bonds=auto perceives them from coordinates)"}
+"""What is said of a flag that no molecule has set."""
 CHUNK = 4096
 """Molecules gathered at once when data is looked through."""
 
@@ -152,8 +155,13 @@ def _packages() -> list[str]:
     return sorted({f"{m['Name']}=={m['Version']}" for m in found if m["Name"]})
 
 
-def read_data(path: Path, units: UnitsConfig, columns: Sequence[PropertyColumn] = ()) -> tuple[MoleculeStore, str]:
-    """Return the molecules of a file or store, with further properties, and one line about what was read."""
+def read_data(
+    path: Path, units: UnitsConfig, columns: Sequence[PropertyColumn] = (), needs_bonds: bool = False
+) -> tuple[MoleculeStore, str]:
+    """Return the molecules of a file or store, with further properties, and a line about what was read.
+
+    If bonds were perceived, one more line is about them.
+    """
     store, report = load_store(
         path,
         level_of_theory=units.level_of_theory,
@@ -163,7 +171,8 @@ def read_data(path: Path, units: UnitsConfig, columns: Sequence[PropertyColumn] 
         forces_key=units.forces_key,
         columns=columns,
     )
-    return store, str(report)
+    store, bonds = find_bonds(store, units.bonds, needs_bonds)
+    return store, f"{report}\n{bonds}" if bonds else str(report)
 
 
 def loaders(store: MoleculeStore, split: Split, config: TrainingConfig, fabric: Fabric) -> tuple[Loader, Loader]:
@@ -188,6 +197,7 @@ def write_data_record(out: Path, store: MoleculeStore, parts: Mapping[str, Any])
         "level_of_theory": manifest.level_of_theory,
         "n_molecules": len(store),
         "labels": store.label_counts,
+        "bonds": {**store.bond_counts, **manifest.settings.get("bonds", {})},
         **parts,
     }
     write_text(out / DATA_FILE, json.dumps(record, indent=2) + "\n")
@@ -208,7 +218,7 @@ def batches(store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]) -> It
 def require_data(objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n"], what: str) -> None:
     """Raise a ``ValueError`` if no chosen molecule has a label or flag that a term of the loss needs."""
     wanted = {f"has_{label}": f"the label {label!r}" for label in sorted(objective.labels)}
-    wanted |= {flag: f"the mark {flag!r}" for flag in sorted(objective.flags)}
+    wanted |= {flag: FLAG_TEXTS.get(flag, f"the mark {flag!r}") for flag in sorted(objective.flags)}
     for batch in chunks(store, indices):
         wanted = {flag: text for flag, text in wanted.items() if flag not in batch.flags or not batch.flags[flag].any()}
         if not wanted:

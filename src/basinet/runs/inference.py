@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from basinet.backbones.build import needs_bonds
+from basinet.data.perception import with_perceived_bonds
 from basinet.data.readers import open_molecules, write_extxyz
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
 from basinet.evaluation.properties import PropertyErrors
-from basinet.models.checkpoint import load_model
+from basinet.models.checkpoint import load_model, read_backbone
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
@@ -37,6 +39,7 @@ def evaluate_file(
         forces_key=units.forces_key,
         columns=property_columns(data, units, label),
     )
+    molecules = _with_bonds(molecules, model_file)
     if label is not None:
         errors = errors_of_property(model, label, _batches(model, molecules, device))
         if not errors.n_labelled:
@@ -61,11 +64,16 @@ def predict_file(model_file: Path, data: Path, out: Path, device: str = "cpu") -
     """
     model = _load(model_file, device)
     molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
-    count = write_extxyz(out, _predictions(model, molecules, device))
+    count = write_extxyz(out, _predictions(model, _with_bonds(molecules, model_file), device))
     if not count:
         out.unlink()
         raise ValueError(f"{data} holds no molecules")
     return count
+
+
+def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Molecule]:
+    """Return molecules with bonds for a network that reads them: those of the data, or else perceived."""
+    return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
 
 
 def _predictions(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[tuple[Molecule, dict[str, Any]]]:

@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from basinet.data.check import ConsistencyReport, require_consistent
 from basinet.data.loader import Loader
 from basinet.data.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
+from basinet.data.perception import find_bonds
 from basinet.data.readers import load_store
 from basinet.data.split_sources import count_duplicates, split_sources
 from basinet.data.splits import Split
@@ -21,6 +22,7 @@ from basinet.data.store import MoleculeStore
 from basinet.objectives.base import Objective
 from basinet.recipe import PretrainRecipe, SourceConfig, UnitsConfig
 from basinet.runs import common
+from basinet.runs.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.runs.properties import property_columns
 from basinet.training.fit import TrainingConfig, Validate
 
@@ -51,21 +53,24 @@ class Mixture(NamedTuple):
     """What a user should know."""
 
 
-def read_sources(configs: Sequence[SourceConfig], units: UnitsConfig) -> tuple[RunSource, ...]:
+def read_sources(
+    configs: Sequence[SourceConfig], units: UnitsConfig, needs_bonds: bool = False
+) -> tuple[RunSource, ...]:
     """Read every source.
 
     Args:
         configs: what to read.
-        units: of files that have none of their own.
+        units: of files that have none of their own; ``bonds`` is of stores too.
+        needs_bonds: whether bonds that are missing are perceived.
 
     Raises:
         ValueError: a source cannot be read, is empty, contradicts itself, or is given twice.
     """
-    given = units != UnitsConfig()
+    given = units != UnitsConfig(bonds=units.bonds)
     if given and all(c.path.is_dir() or c.units is not None for c in configs):
         raise ValueError("units are given, but no source is a file without units of its own; leave units out")
     names = _names(configs)
-    return tuple(_read(config, name, units) for config, name in zip(configs, names, strict=True))
+    return tuple(_read(config, name, units, needs_bonds) for config, name in zip(configs, names, strict=True))
 
 
 def _names(configs: Sequence[SourceConfig]) -> list[str]:
@@ -79,11 +84,11 @@ def _names(configs: Sequence[SourceConfig]) -> list[str]:
     return chosen
 
 
-def _read(config: SourceConfig, name: str, units: UnitsConfig) -> RunSource:
+def _read(config: SourceConfig, name: str, units: UnitsConfig, needs_bonds: bool) -> RunSource:
     if config.units is not None:
         units = config.units
     elif config.path.is_dir():
-        units = UnitsConfig()
+        units = UnitsConfig(bonds=units.bonds)
     if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
         raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")
     try:
@@ -102,11 +107,13 @@ def _read(config: SourceConfig, name: str, units: UnitsConfig) -> RunSource:
             level_of_theory=config.level_of_theory,
             leave_out=config.leave_out,
         )
+        store, bonds = find_bonds(store, units.bonds, needs_bonds)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"source {name}: {error}") from None
     except ValueError as error:
         raise ValueError(f"source {name}: {error}") from None
-    return RunSource(name, config, store, str(report), require_consistent(store, f"source {name}"))
+    read = f"{report}\n{bonds}" if bonds else str(report)
+    return RunSource(name, config, store, read, require_consistent(store, f"source {name}"))
 
 
 def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
@@ -116,7 +123,8 @@ def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
         ValueError: a source cannot be used, or they do not fit each other or the loss.
     """
     assert not isinstance(recipe.data, Path)
-    sources = read_sources(recipe.data, recipe.units)
+    needs = bond_needs(recipe, objective)
+    sources = read_sources(recipe.data, recipe.units, needs.any)
     notes = _compare(sources)
     _require_one_level(objective, sources)
     stores = {s.name: s.store for s in sources}
@@ -127,11 +135,20 @@ def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
         f"{count} conformations of {name} are not used: their compound is split by conformation in another source"
         for name, count in drawn.left_out.items()
     ]
-    _require_data(objective, store, _joined_split(sources, list(drawn.splits.values())))
+    candidates = dict(drawn.splits)
+    if needs.network:
+        for source in sources:
+            try:
+                candidates[source.name], note = with_bonds_known(source.store, candidates[source.name])
+            except ValueError as error:
+                raise ValueError(f"source {source.name}: {error}; or leave the source out") from None
+            notes += [f"{source.name}: {note}"] if note else []
+    _require_data(objective, store, _joined_split(sources, list(candidates.values())))
     splits: list[Split] = []
     for source in sources:
-        used, n_unused = _used(objective, source, drawn.splits[source.name])
+        used, n_unused = _used(objective, source, candidates[source.name])
         splits.append(used)
+        notes += [f"{source.name}: {line}" for line in lacking_bonds(needs, source.store, used)]
         if n_unused:
             notes.append(f"{n_unused} conformations of {source.name} have nothing that a term of the loss is for")
     probabilities = _probabilities(recipe, [len(split.train) for split in splits])

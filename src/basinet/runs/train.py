@@ -19,6 +19,7 @@ from basinet.objectives.base import Objective
 from basinet.objectives.config import property_settings
 from basinet.recipe import FinetuneRecipe, PretrainRecipe
 from basinet.runs import common
+from basinet.runs.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.runs.properties import property_columns, property_validation
 from basinet.runs.sources import (
     Mixture,
@@ -69,9 +70,14 @@ def read_run_data(
         return _mixed_data(read_mixture(recipe, objective), say)
     target = property_settings(recipe.objective)
     columns = property_columns(path, recipe.units, None if target is None else target.label)
-    store, read = common.read_data(path, recipe.units, columns)
+    needs = bond_needs(recipe, objective)
+    store, read = common.read_data(path, recipe.units, columns, needs.any)
     consistency = require_consistent(store, str(path))
     split = draw_split(store, recipe)
+    notes = []
+    if needs.network:
+        split, note = with_bonds_known(store, split)
+        notes = [note] if note else []
     for part, indices in (("training", split.train), ("validation", split.validation)):
         common.require_data(objective, store, indices, f"the {part} part of {path}")
     say(read)
@@ -85,6 +91,8 @@ def read_run_data(
     if left_out:
         say(f"{left_out} conformations have nothing that a term of the loss is for; they are not drawn")
     split = drawn
+    for note in [*notes, *lacking_bonds(needs, store, split)]:
+        say(note)
     sizes = f"{len(split.train)} conformations to train on, {len(split.validation)} to validate on"
     say(f"{sizes}, {len(split.test)} to test on" if len(split.test) else sizes)
     return RunData(store, split, {"split": split.hash, "consistency": consistency.reason})

@@ -38,7 +38,7 @@ class Batch:
     labels: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
     """``energy`` [n_molecules] float64 eV, ``forces`` [n_atoms, 3] eV/Å, further properties by name."""
     flags: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
-    """``is_equilibrium``, ``has_energy``, ``has_forces`` ...: [n_molecules] bool."""
+    """``is_equilibrium``, ``has_energy``, ``has_forces``, ``has_bonds``, ``has_rotors`` ...: [n_molecules] bool."""
     ids: Int[Tensor, " n_molecules"] | None = None
     """Index of each molecule in the store or list it came from, for reports."""
     topology: BatchTopology | None = None
@@ -114,6 +114,9 @@ def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -
         raise ValueError("cannot make a batch of no molecules")
     counts = [m.n_atoms for m in molecules]
     labels, flags = _collate_labels(molecules, dtype)
+    topology = collate_topology(molecules)
+    if topology is not None:
+        flags |= {"has_bonds": topology.has_bonds, "has_rotors": topology.has_rotors}
     return Batch(
         atomic_numbers=torch.from_numpy(np.concatenate([m.atomic_numbers for m in molecules])),
         positions=torch.from_numpy(np.concatenate([m.positions - m.positions.mean(0) for m in molecules])).to(dtype),
@@ -122,7 +125,7 @@ def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -
         labels=labels,
         flags=flags,
         ids=torch.arange(len(molecules)),
-        topology=collate_topology(molecules),
+        topology=topology,
     )
 
 

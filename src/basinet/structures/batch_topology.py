@@ -35,6 +35,17 @@ class Rotors:
         """Number of rotors of all molecules."""
         return len(self.axis)
 
+    def select(self, keep: Bool[Tensor, " n_rotors"]) -> "Rotors":
+        """Return some of the rotors; ranks keep their order within a molecule and may leave gaps."""
+        number = torch.cumsum(keep, 0) - 1
+        of_kept = keep[self.moved_rotor]
+        return Rotors(
+            axis=self.axis[keep],
+            rank=self.rank[keep],
+            moved_rotor=number[self.moved_rotor[of_kept]],
+            moved_atom=self.moved_atom[of_kept],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchTopology:
@@ -49,6 +60,13 @@ class BatchTopology:
     has_rotors: Bool[Tensor, " n_molecules"]
     """Whose bond orders, and so whose rotors, are known; a molecule may well have none."""
     rotors: Rotors
+
+    def heavy_rotors(self, atomic_numbers: Int[Tensor, " n_atoms"]) -> Rotors:
+        """Return the rotors of the molecules without their hydrogens, as :func:`basinet.structures.topology.rotors`."""
+        is_heavy = atomic_numbers > 1
+        both = torch.cat([self.bonds, self.bonds.flip(1)])
+        n_heavy = torch.zeros_like(atomic_numbers).index_add(0, both[:, 0], is_heavy[both[:, 1]].long())
+        return self.rotors.select((is_heavy & (n_heavy > 1))[self.rotors.axis].all(1))
 
     def to(self, device: torch.device | str | None) -> "BatchTopology":
         """Move every tensor to ``device``."""

@@ -18,11 +18,14 @@ def hop_blocks(batch: Batch, max_hops: int) -> Int[Tensor, "n_molecules n_max n_
         ValueError: the bonds of a molecule are unknown.
     """
     bonded = adjacency_blocks(batch)
-    step = bonded.float()
-    frontier = reached = torch.eye(bonded.shape[1], dtype=torch.bool, device=bonded.device).expand_as(bonded)
-    hops = torch.zeros(bonded.shape, dtype=torch.int64, device=bonded.device)
+    itself = torch.eye(bonded.shape[1], device=bonded.device).expand(bonded.shape)
+    step = bonded.float() + itself
+    reached = itself
+    hops = torch.zeros_like(step)
     for hop in range(1, max_hops + 1):
-        frontier = (frontier.float() @ step > 0) & ~reached
-        hops[frontier] = hop
-        reached = reached | frontier
-    return hops
+        further = (reached @ step).clamp(max=1)
+        if torch.equal(further, reached):  # every molecule has been crossed
+            break
+        hops += hop * (further - reached)
+        reached = further
+    return hops.long()

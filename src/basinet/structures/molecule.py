@@ -34,7 +34,7 @@ class Molecule:
     bonds: Int64[np.ndarray, "n_bonds 2"] | None = None
     """Pairs of atom indices, each bond once; ``None`` if the source has no bonds (not the same as zero bonds)."""
     bond_orders: Float64[np.ndarray, " n_bonds"] | None = None
-    """1, 2, 3, or 1.5 for aromatic; given exactly when ``bonds`` is."""
+    """1, 2, 3, or 1.5 for aromatic; NaN where one is unknown, which makes no rotor."""
     charge: int = 0
     """Total charge, e."""
     labels: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))

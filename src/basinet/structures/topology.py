@@ -1,6 +1,6 @@
 """Facts of the bond graph: hop distances, rings, and rotors with the atoms each one moves."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float64, Int64
 from basinet.structures.molecule import Molecule, StructureError
 
 Adjacency = list[list[int]]
+WhichRotors = Literal["all", "heavy"]
+"""all: with hydrogens explicit; heavy: those of the molecule without its hydrogens."""
 
 
 class Rotor(NamedTuple):
@@ -62,13 +64,14 @@ def side_of(neighbours: Adjacency, fixed: int, start: int) -> set[int]:
     return seen
 
 
-def rotors(molecule: Molecule) -> list[Rotor]:
+def rotors(molecule: Molecule, which: WhichRotors = "all") -> list[Rotor]:
     """Return the rotatable bonds of a molecule with explicit hydrogens.
 
     A bond is a rotor if it is single, lies in no ring, neither end has only one neighbour and neither end takes part
     in a triple bond: the SMARTS ``[!$(*#*)&!D1]-&!@[!$(*#*)&!D1]`` of Frad (Feng et al., ICML 2023), as a rule on the
     graph. The smaller side moves (ties: the side of the second atom), which leaves the internal geometry the same and
-    displaces the fewest atoms.
+    displaces the fewest atoms. ``heavy`` are the rotors of the molecule without its hydrogens: both ends have a further
+    neighbour that is no hydrogen, so methyl, hydroxyl and amino groups are none.
 
     Raises:
         StructureError: the molecule has no bonds or bond orders on record.
@@ -78,7 +81,12 @@ def rotors(molecule: Molecule) -> list[Rotor]:
             f"{molecule.name or 'molecule'}: rotors need bonds and bond orders, and this record has none; "
             "read it from an SDF or generate it from a SMILES, or use a noise that needs no bonds (coordinate)"
         )
-    return _find_rotors(molecule.n_atoms, molecule.bonds, molecule.bond_orders)
+    found = _find_rotors(molecule.n_atoms, molecule.bonds, molecule.bond_orders)
+    if which == "all":
+        return found
+    is_heavy = molecule.atomic_numbers > 1
+    neighbours = adjacency(molecule.n_atoms, molecule.bonds)
+    return [r for r in found if all(is_heavy[a] and is_heavy[neighbours[a]].sum() > 1 for a in r.axis)]
 
 
 class RotorTable(NamedTuple):
