@@ -127,8 +127,8 @@ class TestNoisyNodes:
         bare = collate([molecule(ETHANOL.atomic_numbers, ETHANOL.positions, labels={"alpha": 1.0})], torch.float64)
         sums(build_objective(NoisyNodesConfig(labels=labels)), with_property.train(), bare)
         sums(build_objective(turned), with_property, collate([ethanol], torch.float64))
-        with pytest.raises(ValueError, match="bonds"):
-            sums(build_objective(turned), with_property, bare)
+        assert build_objective(turned).uses(bare).tolist() == [False]  # without bonds there are no rotors to turn
+        assert build_objective(turned).counts(bare) == {"labels": 0, "noise": 0}
 
 
 @pytest.mark.parametrize(
