@@ -98,7 +98,7 @@ def test_a_written_recipe_holds_every_option(tmp_path, kind):
     written = set(flat(read_yaml(tmp_path / "recipe.yaml")))
     options = {o.name for o in describe(kind)}
     assert written <= options
-    groups_to_choose = ("objective.", "model.")  # only the options of the chosen one are written
+    groups_to_choose = ("objective.", "model.", "replay.")  # only the options of the chosen one are written
     assert {name for name in options - written if not name.startswith(groups_to_choose)} == set()
 
 

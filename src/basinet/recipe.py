@@ -151,6 +151,41 @@ class PretrainRecipe:
 
 
 @settings
+class ReplayConfig:
+    """Minima beside the data of fine-tuning, so that a model keeps them. Their labels are not used."""
+
+    data: Data
+    """The store, or a file of molecules; or a list of them, as for pre-training. Only minima are drawn."""
+    every: int = 1
+    """Minima come with every n-th batch."""
+    batch_size: int = 8
+    """Minima that come, over all processes together."""
+    mixing_temperature: float = 2.0
+    """Of several sources, as for pre-training."""
+    zero_force: float = 0.1
+    """Weight of the force predicted at the minima, where it must vanish."""
+    denoising: float = 0.0
+    """Weight of the force that pulls a noisy minimum back (ET-OREO); 0 leaves it out. For models pre-trained by it."""
+    sigma: float = 0.04
+    """Standard deviation of that noise, Å."""
+    temperature: float = 298.15
+    """K; the pull is kT/sigma² times the displacement."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts, weights and noise that make no sense."""
+        for name in ("every", "batch_size", "mixing_temperature"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("zero_force", "sigma", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 <= self.denoising < math.inf:
+            raise ValueError(f"denoising must not be negative, got {self.denoising}")
+        if self.data == ():
+            raise ValueError("data is an empty list; expected a path, or a list of paths")
+
+
+@settings
 class FinetuneRecipe:
     """Fine-tune a model on labelled conformations, or train one from scratch on them."""
 
@@ -177,6 +212,8 @@ class FinetuneRecipe:
     noise_statistics: Literal["keep", "reset"] = "keep"
     """Of the noise the loaded model has seen, if noise is learned further. Kept, as published, they divide smaller
     noise by the old size: from 0.04 to 0.005 Å the loss of noise starts 64 times smaller. reset: forget them."""
+    replay: ReplayConfig | None = None
+    """Minima to train on beside the data; null: none."""
     training: TrainingConfig = TrainingConfig(
         n_steps=2000,
         batch_size=8,
@@ -303,9 +340,9 @@ def _options(
     for name, field in schema.get("properties", {}).items():
         default = (defaults or {}).get(name, field.get("default", "required"))
         groups = [definitions[ref.rsplit("/", 1)[1]] for ref in _references(field)]
-        if not groups:
-            yield Option(prefix + name, _kind(field), _show(default), field.get("description", ""))
-            continue
+        if not groups or default is None:
+            kind = "null | its options" if groups else _kind(field)
+            yield Option(prefix + name, kind, _show(default), field.get("description", ""))
         for group in groups:
             matches = isinstance(default, Mapping) and _has_kind(group, default)
             yield from _options(group, definitions, f"{prefix}{name}.", default if matches else None)
@@ -319,7 +356,7 @@ def _has_kind(group: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
 def _references(field: Mapping[str, Any]) -> list[str]:
     if "$ref" in field:
         return [field["$ref"]]
-    return [part["$ref"] for part in field.get("oneOf", []) if "$ref" in part]
+    return [part["$ref"] for part in (*field.get("oneOf", []), *field.get("anyOf", [])) if "$ref" in part]
 
 
 def _kind(field: Mapping[str, Any]) -> str:

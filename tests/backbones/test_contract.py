@@ -219,6 +219,18 @@ def test_forces_are_finite_differences_of_the_energy(model: Model, layout: Layou
         assert error < 1e-7, f"atom {atom}, axis {axis}: relative error {error:.2e}"
 
 
+def test_the_hessian_is_symmetric(model: Model, layout: Layout) -> None:
+    """Twice differentiated by autograd, as a force loss does."""
+    batch = batch_of(WATER)
+    positions = batch.positions.clone().requires_grad_()
+    energy = model(batch.replace(positions=positions), ["energy"], layout=layout)["energy"].sum()
+    (gradient,) = torch.autograd.grad(energy, positions, create_graph=True)
+    rows = [torch.autograd.grad(g, positions, retain_graph=True)[0].flatten() for g in gradient.flatten()]
+    hessian = torch.stack(rows)
+    assert float(hessian.abs().max()) > 1e-3
+    assert_close(hessian, hessian.T, 1e-9)
+
+
 def test_forces_have_the_symmetry_of_the_molecule(model: Model, layout: Layout) -> None:
     # On the carbon of methane all vectors vanish up to rounding, and no direction may come of that.
     forces = model(batch_of(METHANE), ["forces"], layout=layout)["forces"]

@@ -14,6 +14,7 @@ from basinet.objectives.denoising import ForceDenoising, spring_constant
 from basinet.objectives.methods import et_oreo
 from basinet.objectives.supervised import ForceLoss, ZeroForce
 from basinet.structures.batch import Batch, collate
+from basinet.structures.molecule import Molecule
 from basinet.structures.rigid import project_out_rigid_motion
 from basinet.structures.segment import sum_per_molecule
 from molecules import AMMONIUM, BENZENE, CARBON_MONOXIDE, ETHANOL, HELIUM, WATER, at_equilibrium, labelled
@@ -90,6 +91,17 @@ def test_the_target_has_no_net_force_and_no_torque(model: Model, generator: torc
     target = project_out_rigid_motion(noisy.target, noisy.batch)
     assert sum_per_molecule(target, batch).abs().max() < 1e-10
     assert sum_per_molecule(torch.linalg.cross(noisy.batch.positions, target), batch).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize(("molecule", "n_rigid"), [(ETHANOL, 6), (BENZENE, 6), (CARBON_MONOXIDE, 5)])
+def test_what_no_energy_could_learn_is_taken_out_of_the_target(
+    molecule: Molecule, n_rigid: int, generator: torch.Generator
+) -> None:
+    n_draws, n_atoms = 20_000, molecule.n_atoms
+    batch = collate([molecule], dtype=torch.float64).select([0] * n_draws)
+    noise = torch.randn(n_draws * n_atoms, 3, generator=generator, dtype=torch.float64)
+    kept = project_out_rigid_motion(noise, batch).square().sum() / noise.square().sum()
+    assert float(kept) == pytest.approx(1 - n_rigid / (3 * n_atoms), rel=0.01)
 
 
 @pytest.mark.parametrize("loss", ["norm", "l1", "mse"])

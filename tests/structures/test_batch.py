@@ -151,3 +151,14 @@ def test_the_largest_norm_of_no_rows_is_zero_and_nan_wins() -> None:
     assert max_norm(torch.zeros(0, 3)) == 0
     assert max_norm(torch.tensor([[3.0, 4.0, 0.0], [1.0, 0.0, 0.0]])) == 5
     assert np.isnan(max_norm(torch.tensor([[9.0, 0.0, 0.0], [float("nan"), 0.0, 0.0]])))
+
+
+@pytest.mark.parametrize(
+    ("second", "found"),
+    [(np.ones(5), r"per atom with rows of shape \[\] in CH4"), (np.ones((5, 3)), r"rows of shape \[3\] in CH4")],
+)
+def test_a_label_of_two_shapes_is_refused_in_words(second: np.ndarray, found: str) -> None:
+    first = dataclasses.replace(WATER, labels={"charges": 1.0}, name="water")
+    other = dataclasses.replace(METHANE, labels={"charges": second}, name="")
+    with pytest.raises(ValueError, match=rf"label 'charges' is per molecule with .* in water and .*{found}"):
+        collate([first, other])

@@ -22,6 +22,7 @@ from basinet.objectives.config import build_objective, property_settings
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
 from basinet.runs.properties import SCRATCH, errors_of_property, property_record, start_property
+from basinet.runs.replay_data import fit_scope, read_replay
 from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
 from basinet.training.fit import FitResult
 
@@ -64,6 +65,7 @@ def finetune(
     speak = say if fabric.is_global_zero else silent
     objective = build_objective(recipe.objective)
     data = read_run_data(recipe, objective, _split, speak)
+    replay = None if recipe.replay is None else read_replay(recipe.replay)
     torch.manual_seed(recipe.training.seed)
     target = property_settings(recipe.objective)
     if target is None:
@@ -71,6 +73,10 @@ def finetune(
     else:
         start = recipe, target, objective.requires, data.store, data.split
         model, backbone, before = start_property(*start, speak)
+    if replay is not None:
+        data = data._replace(replay=replay)
+        speak(replay.describe())
+        fit_scope(model, replay, is_fresh=recipe.start == SCRATCH)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
     result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
     label = None if target is None else target.label

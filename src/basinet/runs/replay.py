@@ -8,9 +8,9 @@ import torch
 from basinet.backbones.build import build_backbone
 from basinet.models.model import build_model_of
 from basinet.objectives.base import mean_terms
-from basinet.objectives.config import build_objective
 from basinet.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe, load_recipe, read_yaml
 from basinet.runs.common import RECIPE_FILE
+from basinet.runs.replay_data import training_objective
 from basinet.structures.segment import max_norm
 from basinet.training.failure import FAILURE_FILE, load_failure
 
@@ -50,7 +50,7 @@ def replay(run: Path) -> Replay:
     recipe = _recipe(run)
     failures = [load_failure(file) for file in (path, *sorted(run.glob(f"rank*-{FAILURE_FILE}")))]
     step = failures[0].step
-    objective = build_objective(recipe.objective)
+    objective = training_objective(recipe)
     first = failures[0]
     model = build_model_of(build_backbone(recipe.model), first.heads, first.properties)
     model.load_state_dict(first.weights)

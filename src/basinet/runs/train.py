@@ -17,10 +17,12 @@ from basinet.models.checkpoint import save_model
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
 from basinet.objectives.config import property_settings
+from basinet.objectives.replay import WithReplay
 from basinet.recipe import FinetuneRecipe, PretrainRecipe
 from basinet.runs import common
 from basinet.runs.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.runs.properties import property_columns, property_validation
+from basinet.runs.replay_data import ReplayData, replay_objective, with_replay
 from basinet.runs.sources import (
     Mixture,
     mixture_loaders,
@@ -50,6 +52,8 @@ class RunData(NamedTuple):
     """What ``data.json`` says about it beside counts and hashes."""
     mixture: Mixture | None = None
     """The sources, if the recipe has a list of them."""
+    replay: ReplayData | None = None
+    """Minima to train on beside it."""
 
 
 def silent(line: str) -> None:
@@ -146,18 +150,20 @@ def train(
 ) -> FitResult:
     """Train a model in the run directory ``out`` and leave its best and its last weights there."""
     rehearse(model, objective, data)
+    steps = objective if data.replay is None else WithReplay(objective, replay_objective(data.replay.config))
     store = data.store
     recipe = dataclasses.replace(recipe, model=backbone)
     common.check_directory(out, recipe, resume, fabric)
     if fabric.is_global_zero:
         common.write_directory(out, recipe)
         data.split.save(out / SPLIT_FILE)
-        common.write_data_record(out, store, data.record)
+        replayed = {} if data.replay is None else {"replay": data.replay.record}
+        common.write_data_record(out, store, {**data.record, **replayed})
     fabric.barrier()
     training, validate = _streams(recipe, objective, data, fabric)
     result = fit(
         model,
-        objective,
+        steps,
         training,
         recipe.training,
         out,
@@ -179,7 +185,10 @@ def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric
         mixed, validations = mixture_loaders(data.mixture, recipe.training, fabric)
         return mixed, mixture_validation(objective, validations, fabric.device)
     training, validation = common.loaders(data.store, data.split, recipe.training, fabric)
+    stream: Stream = training
+    if data.replay is not None:
+        stream = with_replay(training, data.replay, recipe.training.seed, fabric)
     target = property_settings(recipe.objective)
     if target is not None:
-        return training, property_validation(target.label, validation)
-    return training, common.validation(objective, validation, fabric.device)
+        return stream, property_validation(target.label, validation)
+    return stream, common.validation(objective, validation, fabric.device)

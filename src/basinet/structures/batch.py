@@ -109,7 +109,11 @@ class Batch:
 
 
 def collate(molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -> Batch:
-    """Lay molecules end to end, centred on their mean position in float64 before the cast to ``dtype``."""
+    """Lay molecules end to end, centred on their mean position in float64 before the cast to ``dtype``.
+
+    Raises:
+        ValueError: there are no molecules, or a label is per molecule in one and per atom in another.
+    """
     if not molecules:
         raise ValueError("cannot make a batch of no molecules")
     counts = [m.n_atoms for m in molecules]
@@ -133,6 +137,7 @@ def _collate_labels(molecules: Sequence[Molecule], dtype: torch.dtype) -> tuple[
     flags = {"is_equilibrium": torch.tensor([m.is_equilibrium for m in molecules])}
     labels: dict[str, Tensor] = {}
     for key in sorted({key for m in molecules for key in m.labels}):
+        _check_shapes(key, molecules)
         rows: list[Tensor] = []
         for m in molecules:
             value = np.asarray(m.labels[key]) if key in m.labels else _missing(key, m, molecules)
@@ -141,6 +146,20 @@ def _collate_labels(molecules: Sequence[Molecule], dtype: torch.dtype) -> tuple[
         labels[key] = torch.cat(rows).to(dtype) if per_atom else torch.stack(rows)
         flags[f"has_{key}"] = torch.tensor([key in m.labels for m in molecules])
     return labels, flags
+
+
+def _check_shapes(key: str, molecules: Sequence[Molecule]) -> None:
+    """Raise a ``ValueError`` unless a label has the same rows wherever it is."""
+    seen: dict[tuple[str, tuple[int, ...]], Molecule] = {}
+    for m in molecules:
+        if key in m.labels:
+            shape = np.shape(m.labels[key])
+            seen.setdefault(("per atom", shape[1:]) if shape else ("per molecule", ()), m)
+    if len(seen) > 1:
+        found = " and ".join(
+            f"{per} with rows of shape {list(shape)} in {m.name or m.formula}" for (per, shape), m in seen.items()
+        )
+        raise ValueError(f"label {key!r} is {found}; give the two properties different names")
 
 
 def _missing(key: str, molecule: Molecule, molecules: Sequence[Molecule]) -> np.ndarray:
