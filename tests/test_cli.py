@@ -122,6 +122,14 @@ def test_version_is_printed() -> None:
     assert basinet("--version").stdout.strip() == "0.1.0"
 
 
+def test_evaluate_correlates_implied_forces(tuned: Path, data: Path, tmp_path: Path) -> None:
+    model = tuned / "model.safetensors"
+    told = basinet("evaluate", model, data, "--force-correlation", "--out", tmp_path / "out")
+    assert told.returncode == 0 and "energy: Pearson" in told.stdout, told.stderr
+    assert (tmp_path / "out" / "force_correlation.json").exists()
+    one_line(basinet("evaluate", model, data, "--out", tmp_path / "other"), "--out is for --force-correlation")
+
+
 def test_finetune_leaves_a_run_that_explains_itself(tuned: Path) -> None:
     for name in ("recipe.yaml", "metrics.jsonl", "model.safetensors", "state.pt", "environment.txt", "data.json"):
         assert (tuned / name).stat().st_size > 0, name

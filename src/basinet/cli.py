@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from basinet import __version__
 from basinet.errors import RunError
-from basinet.terminal import console, errors, progress, say, table
+from basinet.terminal import columns, console, errors, progress, say, table
 
 if TYPE_CHECKING:
     from basinet.training.fit import Progress
@@ -240,18 +240,51 @@ def evaluate(
     property_key: PropertyKey = None,
     property_unit: PropertyUnit = None,
     device: Device = "cpu",
+    force_correlation: Annotated[
+        bool,
+        typer.Option(
+            "--force-correlation/--errors",
+            help="Correlate the forces that the energy and the noise of a model imply with those of the file.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the correlation as force_correlation.json and .png.")
+    ] = None,
 ) -> None:
     """Compare the energies and forces, or the property, of a model with the labels of a file."""
     from basinet.recipe import UnitsConfig
-    from basinet.runs import evaluate_file
+    from basinet.runs import correlate_file, evaluate_file, write_correlation
     from basinet.runs.finetune import describe_errors
 
     units = UnitsConfig(
         energy_unit=energy_unit, length_unit=length_unit, property_key=property_key, property_unit=property_unit
     )
+    if force_correlation:
+        curves, read = correlate_file(model, molecules, units, device)
+        say(read)
+        _show_correlation(curves)
+        if out is not None:
+            write_correlation(curves, out)
+        return
+    if out is not None:
+        raise ValueError("--out is for --force-correlation; errors are only printed")
     found, read = evaluate_file(model, molecules, units, device)
     say(read)
     say(describe_errors(found))
+
+
+def _show_correlation(curves: Any) -> None:
+    sources = sorted(curves.curves)
+    header = ["from", "to", "frames", "atoms", *(f"{s}: {what}" for s in sources for what in ("Pearson", "cosine"))]
+    bins = [*zip(*(curves.curves[s] for s in sources), strict=True), tuple(curves.whole[s] for s in sources)]
+    rows = [
+        [f"{b[0].lower:.3g}", f"{b[0].upper:.3g}", f"{b[0].n_molecules}", f"{b[0].n_atoms}"]
+        + [f"{value:.3f}" for one in b for value in (one.pearson, one.cosine)]
+        for b in bins
+    ]
+    columns(f"implied and reference forces by {curves.axis}; last row: all", header, rows)
+    if curves.n_left_out:
+        say(f"{curves.n_left_out} frames are of compounds without a minimum in the data; they are left out")
 
 
 @app.command()

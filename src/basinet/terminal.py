@@ -1,6 +1,6 @@
 """What the commands show: progress bars, tables, one-line errors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -75,6 +75,16 @@ class _Lines:
 def say(line: str) -> None:
     """Print one line of text as it is."""
     console.print(line, markup=False, soft_wrap=True)
+
+
+def columns(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows of numbers under a header."""
+    grid = Table(title=title, title_justify="left")
+    for name in header:
+        grid.add_column(name, justify="right")
+    for row in rows:
+        grid.add_row(*row)
+    console.print(grid)
 
 
 def table(title: str, rows: Mapping[str, str]) -> None:

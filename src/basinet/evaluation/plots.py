@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from basinet.evaluation.force_correlation import CorrelationCurves
 from basinet.evaluation.metrics import Parity, over_seeds, to_unit
 from basinet.evaluation.results import STARTS, DataSummary, MDSeries, ModelParity, ResultRow, Start, TrainingCurve
 
@@ -23,6 +24,8 @@ COLOUR: dict[Start | None, str] = {"scratch": "#D55E00", "pre-trained": "#0072B2
 """Vermilion, blue; bluish green for pre-training itself."""
 MARKER: dict[Start | None, str] = {"scratch": "o", "pre-trained": "s", None: "D"}
 LINE: dict[Start | None, str] = {"scratch": "--", "pre-trained": "-", None: "-"}
+SOURCE = {"energy": ("#0072B2", "o"), "noise": ("#E69F00", "s")}
+"""Where an implied force comes from."""
 NEUTRAL = "#56789A"
 INK = "#333333"
 
@@ -106,6 +109,25 @@ def parity_figure(parities: Sequence[ModelParity]) -> Figure:
         _finish(left, "reference (eV/Å)", "predicted (eV/Å)", f"Force components, {parity.start}")
         _parity(right, parity.energies, offset, energy_range, COLOUR[parity.start], "meV")
         _finish(right, "reference − mean (eV)", "predicted − mean (eV)", f"Energies, {parity.start}")
+    return figure
+
+
+def force_correlation_figure(found: CorrelationCurves) -> Figure:
+    """Return Pearson correlation and cosine of implied and reference forces against displacement, one line a source."""
+    figure = _figure(3.2)
+    axes = figure.subplots(1, 2, sharey=True)
+    for source, bins in sorted(found.curves.items()):
+        places = [(b.lower + b.upper) / 2 for b in bins]
+        colour, marker = SOURCE[source]
+        style = {"color": colour, "marker": marker, "label": f"from {source}"}
+        axes[0].plot(places, [b.pearson for b in bins], **style)
+        axes[1].plot(places, [b.cosine for b in bins], **style)
+    for axis in axes:
+        axis.axhline(0.0, color=INK, lw=0.8)
+        axis.set_ylim(-1.05, 1.05)
+    _finish(axes[0], found.axis, "Pearson correlation", "Force components")
+    _finish(axes[1], found.axis, "mean cosine", "Directions")
+    _legend(axes[1])
     return figure
 
 

@@ -1,8 +1,19 @@
 """What the commands do, for Python: each takes a recipe or paths, leaves its files, and returns what it found."""
 
 from basinet.runs.finetune import FinetuneResult, finetune
+from basinet.runs.force_correlation import correlate_file, write_correlation
 from basinet.runs.inference import evaluate_file, predict_file
 from basinet.runs.pretrain import PretrainResult, pretrain
 from basinet.runs.replay import replay
 
-__all__ = ["FinetuneResult", "PretrainResult", "evaluate_file", "finetune", "predict_file", "pretrain", "replay"]
+__all__ = [
+    "FinetuneResult",
+    "PretrainResult",
+    "correlate_file",
+    "evaluate_file",
+    "finetune",
+    "predict_file",
+    "pretrain",
+    "replay",
+    "write_correlation",
+]

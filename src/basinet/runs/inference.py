@@ -77,7 +77,7 @@ def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Mol
 
 
 def _predictions(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[tuple[Molecule, dict[str, Any]]]:
-    for chunk in _chunks(molecules):
+    for chunk in in_chunks(molecules):
         batch = collate(chunk).to(device)
         model.scope.check(batch)
         found = model(batch, model.offers & {"energy", "forces", *model.properties})
@@ -99,30 +99,41 @@ def _property_of(model: Model) -> str | None:
 
 
 def _batches(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
-    for chunk in _chunks(molecules):
+    for chunk in in_chunks(molecules):
         batch = collate(chunk).to(device)
         model.scope.check(batch)
         yield batch
 
 
-def _chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
+def in_chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
+    """Cut a stream into lists of the size of a batch."""
     iterator = iter(molecules)
     while chunk := list(islice(iterator, VALIDATION_BATCH)):
         yield chunk
 
 
-def _load(path: Path, device: str) -> Model:
+def load_any(path: Path, device: str) -> Model:
+    """Return a model in evaluation mode, whatever it was trained for.
+
+    Raises:
+        ValueError: there is no such device, or the file is no model.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; leave --device out to use the CPU")
-    model = load_model(path).model
+    return load_model(path).model.to(device).eval()
+
+
+def _load(path: Path, device: str) -> Model:
+    model = load_any(path, device)
+    if "energy" not in model.offers and not model.properties:
+        raise ValueError(
+            f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "
+            f"(basinet finetune ... from={path}), or see which forces its noise implies (basinet evaluate "
+            "--force-correlation)"
+        )
     if model.has_pooled_energy:
         raise ValueError(
             f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
             f"(basinet finetune ... from={path})"
         )
-    if "energy" not in model.offers and not model.properties:
-        raise ValueError(
-            f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "
-            f"(basinet finetune ... from={path})"
-        )
-    return model.to(device).eval()
+    return model
