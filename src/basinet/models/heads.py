@@ -13,9 +13,12 @@ from basinet.nn.equivariant import GatedEquivariantBlock
 from basinet.nn.exact import ExactBuffers
 from basinet.noise.ladder import N_LEVELS
 from basinet.structures.batch import Batch
+from basinet.structures.neighbors import AtomPairs
 from basinet.structures.segment import sum_per_molecule
 
-HeadKind = Literal["gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level", "pooled_noise_level"]
+HeadKind = Literal[
+    "gated_energy", "invariant_energy", "pooled_energy", "noise", "noise_level", "pooled_noise_level", "distance_score"
+]
 """What kind of head a model file holds under a name; property heads (``models/properties.py``) it lists apart."""
 
 
@@ -127,6 +130,30 @@ class PooledNoiseLevelHead(NoiseLevelHead):
         return sum_per_molecule(self.atomic(features.scalar), batch)
 
 
+class DistanceScoreHead(Head):
+    r"""The score of a noised distance from the features of its two atoms, in units of the noise.
+
+    .. math:: s_{ij} = \mathrm{MLP}_2\big(h_i + h_j,\; \mathrm{MLP}_1(\tilde d_{ij})\big)
+
+    The head of SE(3)-DDM (Liu, Guo, Tang, ICLR 2023), symmetric in the two atoms.
+    """
+
+    kind = "distance_score"
+
+    def __init__(self, n_scalar: int) -> None:
+        super().__init__()
+        self.of_distance = _two_layers(1, n_scalar, 1)
+        self.of_pair = _two_layers(n_scalar + 1, n_scalar, 1)
+
+    def forward(
+        self, features: NodeFeatures, pairs: AtomPairs, distances: Float[Tensor, " n_pairs"]
+    ) -> Float[Tensor, " n_pairs"]:
+        """Return the scores, given noised distances in Å."""
+        h = features.scalar
+        pair = torch.cat([h[pairs.first] + h[pairs.second], self.of_distance(distances[:, None])], dim=-1)
+        return self.of_pair(pair)[:, 0]
+
+
 class NoiseHead(Head):
     """One vector per atom from two gated blocks (TorchMD-NET's ``VectorOutput``): a noise target in normalised units.
 
@@ -169,6 +196,8 @@ def build_head(kind: HeadKind, backbone: Backbone) -> Head:
             return PooledEnergyHead(n_scalar)
         case "noise":
             return NoiseHead(n_scalar, n_vector)
+        case "distance_score":
+            return DistanceScoreHead(n_scalar)
         case "noise_level":
             return SharedNoiseLevelHead(n_scalar)
         case "pooled_noise_level":

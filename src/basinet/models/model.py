@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.models.heads import (
+    DistanceScoreHead,
     EnergyHead,
     Head,
     HeadKind,
@@ -24,14 +25,15 @@ from basinet.models.heads import (
 from basinet.models.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
 from basinet.models.references import AtomicReferences
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import Neighbors, neighbors_of
+from basinet.structures.neighbors import AtomPairs, Neighbors, neighbors_of
 
-HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead}
+HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead, "distance_score": DistanceScoreHead}
 """The heads a model may have, and what they are. Under any other name it may have a :class:`PropertyHead`."""
 
-OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level"})
+OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level", "distance_score"})
 """What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
-in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; and
+in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; of pairs of
+atoms (:meth:`Model.distance_score`) ``distance_score`` [n_pairs], in units of the noise; and
 ``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
 makes it the energy of the model. Beside these, properties by name: [n_molecules] (float64), in the unit of their
 head."""
@@ -133,6 +135,8 @@ class Model(nn.Module):
             raise ValueError(f"the model offers {sorted(self.offers)}, asked for {sorted(missing)}")
         if "noise_level" in wanted:
             raise ValueError("noise_level compares two batches; call model.noise_level(clean, noisy)")
+        if "distance_score" in wanted:
+            raise ValueError("distance_score is asked of pairs; call model.distance_score(batch, pairs, distances)")
         if "forces" not in wanted:
             return self._outputs(batch, wanted, layout)
         create_graph = self.training if create_graph is None else create_graph
@@ -163,6 +167,14 @@ class Model(nn.Module):
         pool = level if isinstance(level, PooledNoiseLevelHead) else self.heads["energy"]
         assert isinstance(pool, PooledNoiseLevelHead | PooledEnergyHead)
         return level(*(pool.pool(self._features(batch, layout), batch) for batch in (clean, noisy)))
+
+    def distance_score(
+        self, batch: Batch, pairs: AtomPairs, distances: Float[Tensor, " n_pairs"], *, layout: Layout = neighbors_of
+    ) -> Float[Tensor, " n_pairs"]:
+        """Return the score of noised distances (Å) of pairs of atoms, in units of the noise, given the positions."""
+        if "distance_score" not in self.heads:
+            raise ValueError(f"the model has no head for distances; it offers {sorted(self.offers)}")
+        return self.heads["distance_score"](self._features(batch, layout), pairs, distances)
 
     def _features(self, batch: Batch, layout: Layout) -> NodeFeatures:
         return self.backbone(batch, layout(batch, self.backbone.cutoff))
@@ -249,8 +261,7 @@ def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
         kinds["energy"] = "pooled_energy"
     elif "energy" not in model.heads and missing & {"energy", "forces"}:
         kinds["energy"] = "gated_energy" if model.backbone.n_vector else "invariant_energy"
-    if "noise" in missing:
-        kinds["noise"] = "noise"
+    kinds |= {name: name for name in ("noise", "distance_score") if name in missing}
     if "noise_level" in missing:
         kinds["noise_level"] = "noise_level" if pooled else "pooled_noise_level"
     return model.with_heads(**{name: build_head_like(model.backbone, kind) for name, kind in kinds.items()})
@@ -263,7 +274,8 @@ def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
     its pool go with it. Properties go too: a backbone that learns something else would leave their heads behind.
     """
     wanted = frozenset(outputs)
-    dropped = {name for name in ("noise", "noise_level", *model.properties) if name in model.heads.keys() - wanted}
+    ours = ("noise", "noise_level", "distance_score", *model.properties)
+    dropped = {name for name in ours if name in model.heads.keys() - wanted}
     if model.has_pooled_energy and "pooled_energy" not in wanted:
         dropped.add("energy")
         if isinstance(model.named_heads().get("noise_level"), SharedNoiseLevelHead):

@@ -15,6 +15,7 @@ from basinet.objectives.base import Objective
 from basinet.objectives.methods import (
     coordinate_denoising,
     decoupled_noisy_nodes,
+    distance_denoising,
     emgp,
     et_oreo,
     force_and_denoise,
@@ -244,6 +245,25 @@ class EMGPConfig:
         geometric_ladder(self.largest_sigma, self.smallest_sigma)
 
 
+@settings
+class DistanceDenoisingConfig:
+    """Denoising of the distances between atoms of equilibrium structures (SE(3)-DDM, Liu, Guo, Tang, ICLR 2023)."""
+
+    kind: Literal["distance_denoising"] = "distance_denoising"
+    """Which objective."""
+    view_sigma: float = 0.3
+    """Standard deviation of the noise on positions that makes the second view, Å."""
+    largest_sigma: float = 10.0
+    """Standard deviation of the noise on distances at the first of 50 levels, Å."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
+
+    def __post_init__(self) -> None:
+        """Refuse noise that is not positive and levels that do not fall."""
+        _require_positive("view_sigma", self.view_sigma)
+        geometric_ladder(self.largest_sigma, self.smallest_sigma)
+
+
 AnyObjectiveConfig = (
     ForceAndDenoiseConfig
     | CoordinateDenoisingConfig
@@ -255,6 +275,7 @@ AnyObjectiveConfig = (
     | EtOreoConfig
     | UnifiedConfig
     | EMGPConfig
+    | DistanceDenoisingConfig
     | PropertyConfig
     | NoisyNodesConfig
 )
@@ -289,6 +310,8 @@ def build_objective(config: AnyObjectiveConfig) -> Objective:
             return unified(*weights, rotor_sigma=config.rotor_sigma, sigma=config.sigma, ladder=ladder)
         case EMGPConfig():
             return emgp(_emgp_noise(config), config.gradient, config.level)
+        case DistanceDenoisingConfig():
+            return distance_denoising(config.view_sigma, geometric_ladder(config.largest_sigma, config.smallest_sigma))
         case PropertyConfig():
             return build_property(config)
         case NoisyNodesConfig():

@@ -11,6 +11,7 @@ from basinet.noise.vibration import AS_RELEASED, InternalScales, VibrationRotati
 from basinet.objectives.base import LabelObjective, Objective
 from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
+from basinet.objectives.distances import DistanceDenoising
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
 from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Forces, ZeroForce
@@ -172,6 +173,17 @@ def unified(
         denoising=(denoising, frad(rotor_sigma, sigma)),
         noise_level=(noise_level, Where("is_equilibrium", NoiseLevel(LadderNoise(ladder)))),
     )
+
+
+def distance_denoising(view_sigma: float = 0.3, ladder: NoiseLadder | None = None) -> Objective:
+    """Denoising of distances on equilibrium structures (SE(3)-DDM, Liu, Guo, Tang, ICLR 2023).
+
+    Args:
+        view_sigma: deviation of the Gaussian noise that makes the second view of a molecule, Å.
+        ladder: sizes of the noise on distances; by default as in the released code, 50 levels from 10 to 0.01 Å.
+    """
+    levels = geometric_ladder() if ladder is None else ladder
+    return Where("is_equilibrium", DistanceDenoising(CoordinateNoise(view_sigma), levels))
 
 
 def emgp(

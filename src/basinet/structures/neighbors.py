@@ -10,6 +10,7 @@ to itself). There is no cap on the number of neighbours.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -251,6 +252,22 @@ class SparseNeighbors(Neighbors):
 
     def _sum(self, messages: Float[Tensor, "n_edges *rest"]) -> Float[Tensor, "n_atoms *rest"]:
         return messages.new_zeros((self.n_atoms, *messages.shape[1:])).index_add(0, self.receiver, messages)
+
+
+class AtomPairs(NamedTuple):
+    """Pairs of atoms of one molecule, each once."""
+
+    first: Int[Tensor, " n_pairs"]
+    second: Int[Tensor, " n_pairs"]
+
+    def distances(self, positions: Float[Tensor, "n_atoms 3"]) -> Float[Tensor, " n_pairs"]:
+        """Return the distance of each pair, Å."""
+        return torch.linalg.vector_norm(positions[self.second] - positions[self.first], dim=-1)
+
+
+def all_pairs(batch: Batch) -> AtomPairs:
+    """Return all pairs of atoms of each molecule, however far apart."""
+    return AtomPairs(*_pairs_within(batch, None))
 
 
 def _pairs_within(batch: Batch, cutoff: float | None) -> tuple[Int[Tensor, " n_pairs"], Int[Tensor, " n_pairs"]]:
