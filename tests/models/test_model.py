@@ -45,10 +45,13 @@ def test_a_model_says_what_it_offers_and_refuses_the_rest(
 
 def test_unknown_outputs_and_heads_are_refused(backbone_config: EquivariantTransformerConfig) -> None:
     backbone = build_backbone(backbone_config)
-    with pytest.raises(ValueError, match=r"unknown outputs \['dipole'\]; choose from \['energy', 'forces', 'noise'"):
+    with pytest.raises(
+        ValueError, match=r"unknown outputs \['dipole'\]; choose from \['distance_score', 'energy', 'forces', 'noise'"
+    ):
         build_model(backbone, ["energy", "dipole"])
     with pytest.raises(
-        ValueError, match=r"unknown head 'forces'; a model has heads of the names \['energy', 'noise', .*and of prop"
+        ValueError,
+        match=r"unknown head 'forces'; a model has heads of the names \['distance_score', 'energy', .*and of prop",
     ):
         Model(backbone, {"forces": AtomicEnergyHead(16, 16)})
     with pytest.raises(ValueError, match="the head 'noise' must be of type NoiseHead, got AtomicEnergyHead"):
