@@ -142,8 +142,8 @@ class DistanceScoreHead(Head):
 
     def __init__(self, n_scalar: int) -> None:
         super().__init__()
-        self.of_distance = _two_layers(1, n_scalar, 1)
-        self.of_pair = _two_layers(n_scalar + 1, n_scalar, 1)
+        self.of_distance = two_layers(1, n_scalar, 1)
+        self.of_pair = two_layers(n_scalar + 1, n_scalar, 1)
 
     def forward(
         self, features: NodeFeatures, pairs: AtomPairs, distances: Float[Tensor, " n_pairs"]
