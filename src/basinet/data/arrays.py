@@ -279,7 +279,7 @@ def concatenate(parts: Sequence[FlatArrays]) -> FlatArrays:
     return FlatArrays.from_files(joined)
 
 
-def absent_atom_label(n_atoms: int, row_shape: tuple[int, ...]) -> Float32[np.ndarray, "n_atoms *rest"]:
+def absent_atom_label(n_atoms: int, row_shape: tuple[int, ...]) -> Float32[np.ndarray, " n_atoms *rest"]:
     """Return the filler of a per-atom label that is not there."""
     return np.full((n_atoms, *row_shape), np.nan, dtype=np.float32)
 
@@ -317,7 +317,7 @@ def _kind(shape: tuple[int, ...] | None) -> str:
 
 def _join_atom_label(
     molecules: Sequence[Molecule], name: str, shape: tuple[int, ...]
-) -> Float32[np.ndarray, "n_atoms *rest"]:
+) -> Float32[np.ndarray, " n_atoms *rest"]:
     rows = [
         np.asarray(m.labels[name], dtype=np.float32) if name in m.labels else absent_atom_label(m.n_atoms, shape)
         for m in molecules

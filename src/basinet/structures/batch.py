@@ -168,6 +168,6 @@ def _missing(key: str, molecule: Molecule, molecules: Sequence[Molecule]) -> np.
     return np.full((molecule.n_atoms, *present.shape[1:]) if present.ndim else (), np.nan)
 
 
-def unbatch(values: Float[Tensor, "n_atoms *rest"], batch: Batch) -> list[Float[Tensor, "_ *rest"]]:
+def unbatch(values: Float[Tensor, " n_atoms *rest"], batch: Batch) -> list[Float[Tensor, " _ *rest"]]:
     """Split a per-atom tensor into one tensor per molecule."""
     return list(torch.split(values, batch.atoms_per_molecule.tolist()))

@@ -39,11 +39,11 @@ class Neighbors(ABC):
     evaluated here, at half the cost of the edges, and brought to the edges by :meth:`to_edges`."""
 
     @abstractmethod
-    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it receives on."""
 
     @abstractmethod
-    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_sender(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it sends on."""
 
     @abstractmethod
@@ -103,13 +103,13 @@ class _Padding:
         within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
         return _Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
 
-    def pad(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
+    def pad(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
         shape = (self.n_molecules, self.n_max, *x.shape[1:])
         if self.is_full:
             return x.reshape(shape)
         return x.new_zeros((self.n_molecules * self.n_max, *x.shape[1:])).index_copy(0, self.slot, x).reshape(shape)
 
-    def unpad(self, x: Float[Tensor, "n_molecules n_max *rest"]) -> Float[Tensor, "n_atoms *rest"]:
+    def unpad(self, x: Float[Tensor, "n_molecules n_max *rest"]) -> Float[Tensor, " n_atoms *rest"]:
         flat = x.flatten(0, 1)
         return flat if self.is_full else flat[self.slot]
 
@@ -137,11 +137,11 @@ class DenseNeighbors(Neighbors):
         self._mask_without_self = torch.cat([is_near, is_near.new_zeros(len(is_near), 1)], dim=1)
         self._unit = self._odd_to_edges(vector / distance[..., None])
 
-    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it receives on: ``[n_molecules, n_max, 1, ...]``."""
         return self._padding.pad(x)[:, :, None]
 
-    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_sender(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it sends on: ``[n_molecules, 1, n_max, ...]``."""
         return self._padding.pad(x)[:, None]
 
@@ -212,11 +212,11 @@ class SparseNeighbors(Neighbors):
         unit = vector / distance[:, None]
         self._unit = torch.cat([unit, -unit, unit.new_zeros(len(atoms), 3)])
 
-    def of_receiver(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it receives on: ``[n_edges, ...]``."""
         return x[self.receiver]
 
-    def of_sender(self, x: Float[Tensor, "n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
+    def of_sender(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it sends on: ``[n_edges, ...]``."""
         return x[self.sender]
 
@@ -250,7 +250,7 @@ class SparseNeighbors(Neighbors):
         """Sum over senders by index."""
         return self._sum(self._unit[:, :, None] * weights[:, None])
 
-    def _sum(self, messages: Float[Tensor, "n_edges *rest"]) -> Float[Tensor, "n_atoms *rest"]:
+    def _sum(self, messages: Float[Tensor, " n_edges *rest"]) -> Float[Tensor, " n_atoms *rest"]:
         return messages.new_zeros((self.n_atoms, *messages.shape[1:])).index_add(0, self.receiver, messages)
 
 

@@ -8,18 +8,18 @@ from torch import Tensor
 from basinet.structures.batch import Batch
 
 
-def sum_per_molecule(x: Float[Tensor, "n_atoms *rest"], batch: Batch) -> Float[Tensor, "n_molecules *rest"]:
+def sum_per_molecule(x: Float[Tensor, " n_atoms *rest"], batch: Batch) -> Float[Tensor, " n_molecules *rest"]:
     """Add a per-atom quantity over the atoms of each molecule."""
     return x.new_zeros((batch.n_molecules, *x.shape[1:])).index_add(0, batch.molecule, x)
 
 
-def mean_per_molecule(x: Float[Tensor, "n_atoms *rest"], batch: Batch) -> Float[Tensor, "n_molecules *rest"]:
+def mean_per_molecule(x: Float[Tensor, " n_atoms *rest"], batch: Batch) -> Float[Tensor, " n_molecules *rest"]:
     """Average a per-atom quantity over the atoms of each molecule."""
     count = batch.atoms_per_molecule.to(x.dtype).reshape(-1, *([1] * (x.ndim - 1)))
     return sum_per_molecule(x, batch) / count
 
 
-def centre_per_molecule(x: Float[Tensor, "n_atoms *rest"], batch: Batch) -> Float[Tensor, "n_atoms *rest"]:
+def centre_per_molecule(x: Float[Tensor, " n_atoms *rest"], batch: Batch) -> Float[Tensor, " n_atoms *rest"]:
     """Subtract from each atom the mean over its molecule."""
     return x - mean_per_molecule(x, batch)[batch.molecule]
 
