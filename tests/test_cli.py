@@ -294,3 +294,12 @@ def test_data_without_bonds_is_refused_before_anything_is_written(data: Path, tm
     shown = basinet("data", "info", tmp_path / "minima", "--perceive-bonds").stdout
     assert "bonds: 20 of 20 perceived from coordinates" in " ".join(shown.split())
     assert "of 0, with bond orders of 0" in " ".join(basinet("data", "info", tmp_path / "minima").stdout.split())
+
+
+def test_build_reads_files_into_a_store_and_refuses_to_overwrite_it(data: Path, tmp_path: Path) -> None:
+    done = basinet("data", "build", data, tmp_path / "store", "units.level_of_theory=springs")
+    assert done.returncode == 0
+    assert "40 from energy" in done.stdout
+    assert "springs" in basinet("data", "info", tmp_path / "store").stdout
+    one_line(basinet("data", "build", data, tmp_path / "store"), "already holds a finished store")
+    one_line(basinet("data", "build", data), "expected files to read and then the store to make")

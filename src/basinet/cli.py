@@ -65,11 +65,13 @@ class RecipeCommand(TyperCommand):
 
         import basinet.data.generate as generate
         import basinet.recipe as recipes
+        import basinet.runs.build_store as build_store
 
         kind = {
             "pretrain": recipes.PretrainRecipe,
             "finetune": recipes.FinetuneRecipe,
             "generate": generate.GenerateConfig,
+            "build": build_store.BuildRecipe,
         }[self.recipe]
         console.print("\n Options of the recipe, as [bold]key=value[/bold] or in a YAML file:\n")
         for option in recipes.describe(kind):
@@ -88,6 +90,12 @@ class FinetuneCommand(RecipeCommand):
     """Lists the options of fine-tuning."""
 
     recipe = "finetune"
+
+
+class BuildCommand(RecipeCommand):
+    """Lists the options of building a store."""
+
+    recipe = "build"
 
 
 class GenerateCommand(RecipeCommand):
@@ -154,6 +162,34 @@ def generate(
     with progress("molecules") as show:
         store = run(config, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed"))
     _show_store(out, store)
+
+
+@data.command(cls=BuildCommand)
+def build(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... OUT", help="Files and stores to read, the store to make (or to resume), key=value options."
+        ),
+    ],
+) -> None:
+    """Read files of any known format, and stores, into one store."""
+    from basinet.recipe import load_recipe
+    from basinet.runs.build_store import SKIPPED_FILE, BuildRecipe
+    from basinet.runs.build_store import build as run
+
+    given = RecipeArguments.parse(arguments)
+    if len(given.data) < 2:
+        raise ValueError(f"expected files to read and then the store to make, got {' '.join(arguments)}")
+    *files, out = given.data
+    recipe = load_recipe(BuildRecipe, given.recipe, given.overrides, data=list(map(str, files)))
+    with progress("molecules") as show:
+        built = run(recipe, out, lambda done, name: show(done, None, name))
+    _show_store(out, built.store)
+    for report in built.reports:
+        say(str(report))
+    if any(report.skipped for report in built.reports):
+        say(f"the records that were skipped are listed in {out / SKIPPED_FILE}")
 
 
 @data.command()

@@ -22,8 +22,8 @@ errors = Console(stderr=True, highlight=False)
 class Show(Protocol):
     """Moves a progress bar."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done."""
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` is done; ``None`` if nobody knows how much there is to do."""
         ...
 
 
@@ -49,7 +49,7 @@ def progress(title: str) -> Iterator[Show]:
         if not console.is_terminal:
             console.print(title, markup=False, soft_wrap=True)
 
-        def show(done: int, total: int, note: str = "") -> None:
+        def show(done: int, total: int | None, note: str = "") -> None:
             speed = next(t.speed for t in bar.tasks if t.id == task)
             bar.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
             if not console.is_terminal:
@@ -59,13 +59,19 @@ def progress(title: str) -> Iterator[Show]:
 
 
 class _Lines:
-    """Progress for a log file: a line at every tenth."""
+    """Progress for a log file: a line at every tenth, or whenever twice as much is done if the end is not known."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.tenth = -1
+        self.next = 1000
 
-    def show(self, done: int, total: int, note: str) -> None:
+    def show(self, done: int, total: int | None, note: str) -> None:
+        if total is None:
+            if done >= self.next:
+                self.next = 2 * done
+                console.print(f"{self.title} {done:g} {note}", soft_wrap=True)
+            return
         tenth = int(10 * done / total) if total else 10
         if tenth != self.tenth:
             self.tenth = tenth

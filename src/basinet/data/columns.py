@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from basinet.data.report import ReadReport
+from basinet.data.report import ReadReport, is_gradient
 from basinet.structures import StructureError
 from basinet.units import property_factor, property_unit
 
@@ -24,6 +24,11 @@ class PropertyColumn:
     def __post_init__(self) -> None:
         """Refuse units nobody knows."""
         property_unit(self.unit)
+
+
+def sign_of_forces(key: str) -> float:
+    """Return -1 for an array that calls itself a gradient, which is minus the forces, and 1 for any other."""
+    return -1.0 if is_gradient(key) else 1.0
 
 
 def property_units(columns: Sequence[PropertyColumn]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basinet.data.columns import PropertyColumn, read_properties
-from basinet.data.report import ReadReport
+from basinet.data.columns import PropertyColumn, read_properties, sign_of_forces
+from basinet.data.report import ReadReport, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -52,6 +52,7 @@ def read_npz(
         )
     frames = _ragged(path, arrays, names) if ragged else _frames(path, arrays, names)
     energy, length = energy_factor(report.energy_unit), length_factor(report.length_unit)
+    force = energy / length * sign_of_forces(names.forces or "")
     scalars = {
         name: a.reshape(-1) for name, a in arrays.items() if a.size == frames.n_molecules and a.dtype.kind in "fiu"
     }
@@ -62,11 +63,12 @@ def read_npz(
             report.energy_keys[str(names.energy)] += 1
         rows = slice(int(frames.offsets[i]), int(frames.offsets[i + 1]))
         if frames.forces is not None:
-            labels["forces"] = frames.forces[rows].astype(np.float64) * (energy / length)
+            labels["forces"] = frames.forces[rows].astype(np.float64) * force
             report.forces_keys[str(names.forces)] += 1
         name = f"{path.name}:{i}"
         labels |= read_properties({key: a[i] for key, a in scalars.items()}, columns, name, report) if columns else {}
-        yield Molecule(
+        yield from valid(
+            report,
             atomic_numbers=frames.numbers[rows].astype(np.int64),
             positions=frames.positions[rows].astype(np.float64) * length,
             labels=labels,

@@ -36,6 +36,7 @@ def open_molecules(
     energy_key: str | None = None,
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
+    skip_invalid: bool = False,
 ) -> tuple[Iterator[Molecule], ReadReport]:
     """Return an iterator over the molecules of a file, and a report that fills as they are read.
 
@@ -49,6 +50,8 @@ def open_molecules(
         forces_key: Where the forces are; likewise.
         columns: Further properties to read, one number a molecule. An .npz then gives no energies and forces but those
             that are named.
+        skip_invalid: Leave out molecules that are not valid (two atoms at one place, a label that is infinite), and
+            count them by reason, where otherwise the first one is an error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -57,7 +60,12 @@ def open_molecules(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    report = ReadReport(path=str(path), energy_unit=energy_unit or "eV", length_unit=length_unit or "Angstrom")
+    report = ReadReport(
+        path=str(path),
+        energy_unit=energy_unit or "eV",
+        length_unit=length_unit or "Angstrom",
+        skip_invalid=skip_invalid,
+    )
     report.check_units()
     keys = {"energy_key": energy_key, "forces_key": forces_key}
     match path.suffix.lower():
@@ -95,6 +103,7 @@ def read_molecules(
     energy_key: str | None = None,
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
+    skip_invalid: bool = False,
 ) -> Iterator[Molecule]:
     """Return an iterator over the molecules of a file; the arguments are those of :func:`open_molecules`."""
     molecules, _ = open_molecules(
@@ -105,6 +114,7 @@ def read_molecules(
         energy_key=energy_key,
         forces_key=forces_key,
         columns=columns,
+        skip_invalid=skip_invalid,
     )
     return molecules
 
@@ -119,6 +129,7 @@ def load_store(
     energy_key: str | None = None,
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
+    skip_invalid: bool = False,
 ) -> tuple[MoleculeStore, ReadReport]:
     """Return all molecules of a file as a store in memory, or open the store in a directory.
 
@@ -135,10 +146,14 @@ def load_store(
         energy_key=energy_key,
         forces_key=forces_key,
         columns=columns,
+        skip_invalid=skip_invalid,
     )
     if not Path(path).is_dir():
         store = MoleculeStore.from_molecules(
-            list(molecules), level_of_theory=level_of_theory, source=str(path), units=property_units(columns)
+            list(molecules),
+            level_of_theory=level_of_theory or report.level_of_theory,
+            source=str(path),
+            units=property_units(columns),
         )
         return store, report
     if level_of_theory:
@@ -155,7 +170,8 @@ def _counted(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Mole
         report.n_molecules += 1
         yield molecule
     if report.n_molecules == 0:
-        raise ValueError(f"{report.path}: no molecules in it")
+        skipped = "".join(f"; {count} skipped ({reason})" for reason, count in report.skipped.items())
+        raise ValueError(f"{report.path}: no molecules in it{skipped}")
 
 
 def _read_store(path: Path, report: ReadReport) -> Iterator[Molecule]:

@@ -1,9 +1,23 @@
 """What a reader did: which keys and units it took, and how many molecules it found."""
 
+import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
+
+_NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
+
+
+class SkippedRecord(NamedTuple):
+    """A record of a file that gave no molecule."""
+
+    name: str
+    """Such as ``file.csv:17``."""
+    reason: str
 
 
 @dataclass(kw_only=True)
@@ -25,6 +39,26 @@ class ReadReport:
     n_without: Counter[str] = field(default_factory=Counter)
     """Molecules whose column of a property is empty (NaN), by property."""
 
+    level_of_theory: str = ""
+    """What the layout of the file says about its labels; empty where it says nothing, or not without doubt."""
+    skip_invalid: bool = False
+    """Leave out molecules that are not valid, and count them, where otherwise the first one is an error."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Records that gave no molecule, by reason."""
+    skipped_records: list[SkippedRecord] = field(default_factory=list)
+    """All of them."""
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that a record gives no molecule."""
+        self.skipped[reason] += 1
+        self.skipped_records.append(SkippedRecord(name, reason))
+
+    def forget_labels(self, labels: Iterable[str]) -> None:
+        """Count the labels of one molecule less: it was left out after they were read."""
+        for label in labels:
+            used = {"energy": self.energy_keys, "forces": self.forces_keys}.get(label, self.properties)
+            used[next(key for key in used if used is not self.properties or key.startswith(f"{label} ("))] -= 1
+
     def check_units(self) -> None:
         """Raise on a unit nobody knows, before anything is read."""
         energy_factor(self.energy_unit)
@@ -35,12 +69,36 @@ class ReadReport:
         forces = _by_key(self.forces_keys) or "none"
         properties = "".join(f"; {count} {what}" for what, count in self.properties.items())
         properties += "".join(f"; {count} without {name}" for name, count in self.n_without.items())
+        skipped = "".join(f"; {count} skipped ({reason})" for reason, count in sorted(self.skipped.items()))
         return (
             f"{self.path}: {self.n_molecules} molecules, lengths in {self.length_unit}; "
             f"energies ({self.energy_unit}): {energies}; forces ({self.energy_unit}/{self.length_unit}): {forces}"
-            f"{properties}"
+            f"{properties}{skipped}"
         )
 
 
+def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
+    """Yield the molecule of a record; nothing if it is not valid and the report is to count such records.
+
+    Raises:
+        StructureError: the molecule is not valid.
+    """
+    try:
+        molecule = Molecule(**fields)
+    except StructureError as error:
+        if not report.skip_invalid:
+            raise
+        report.forget_labels(fields["labels"])
+        name = str(fields["name"])
+        report.skip(name, _NUMBER.sub("#", str(error).removeprefix(f"{name}: ")))
+        return
+    yield molecule
+
+
+def is_gradient(key: str) -> bool:
+    """Return whether the name of an array says that it holds the gradient of the energy and not the forces."""
+    return "gradient" in key.lower()
+
+
 def _by_key(keys: Counter[str]) -> str:
-    return ", ".join(f"{count} from {key}" for key, count in keys.items())
+    return ", ".join(f"{count} from {'minus ' if is_gradient(key) else ''}{key}" for key, count in keys.items())

@@ -1,6 +1,5 @@
 """SDF: molecules with explicit hydrogens, bonds and charges, through RDKit."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from basinet.data.columns import PropertyColumn, read_properties
-from basinet.data.report import ReadReport
+from basinet.data.report import ReadReport, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -38,13 +37,12 @@ def read_sdf(
     with open(path, "rb") as file:
         for record, mol in enumerate(chem.ForwardSDMolSupplier(file, removeHs=False)):
             name = f"{path.name}:{record}"
+            if mol is None and report.skip_invalid:
+                report.skip(name, "RDKit cannot read this record")
+                continue
             if mol is None:
                 raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
-            molecule = _to_molecule(chem, mol, name, report, is_equilibrium, energy_key)
-            if columns:
-                labels = read_properties(mol.GetPropsAsDict(), columns, name, report)
-                molecule = dataclasses.replace(molecule, labels={**molecule.labels, **labels})
-            yield molecule
+            yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
     _require_whole_records(path, record + 1)
 
 
@@ -56,16 +54,25 @@ def _import_rdkit() -> Any:
     return Chem
 
 
-def _to_molecule(
-    chem: Any, mol: Any, name: str, report: ReadReport, is_equilibrium: bool, energy_key: str | None
-) -> Molecule:
+def _read_record(
+    chem: Any,
+    mol: Any,
+    name: str,
+    report: ReadReport,
+    is_equilibrium: bool,
+    energy_key: str | None,
+    columns: Sequence[PropertyColumn],
+) -> Iterator[Molecule]:
     _require_3d_with_hydrogens(mol, name)
     labels: dict[str, Any] = {}
     if energy_key is not None:
         labels["energy"] = _energy(mol, name, energy_key) * energy_factor(report.energy_unit)
         report.energy_keys[energy_key] += 1
+    if columns:
+        labels |= read_properties(mol.GetPropsAsDict(), columns, name, report)
     bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
-    return Molecule(
+    yield from valid(
+        report,
         atomic_numbers=np.array([a.GetAtomicNum() for a in mol.GetAtoms()], dtype=np.int64),
         positions=mol.GetConformer().GetPositions().astype(np.float64) * length_factor(report.length_unit),
         bonds=np.array(bonds, dtype=np.int64).reshape(-1, 2),

@@ -290,6 +290,17 @@ class StoreWriter:
         self._remove_leftovers()
         return MoleculeStore.open(self._path)
 
+    def discard(self) -> None:
+        """Delete the unfinished store: what it was made from turned out to be damaged."""
+        self._require_sole_writer()
+        for shard in self._manifest.shards:
+            shutil.rmtree(self._path / shard.name, ignore_errors=True)
+        self._manifest = dataclasses.replace(self._manifest, shards=())
+        self._remove_leftovers()
+        (self._path / MANIFEST_FILE).unlink()
+        if not any(self._path.iterdir()):
+            self._path.rmdir()
+
     def _merge_shards(self) -> tuple[ShardEntry, ...]:
         merged: list[ShardEntry] = []
         for group in _groups(self._manifest.shards):
