@@ -57,13 +57,13 @@ RMD17 = {
 }
 """The molecules of the table, which no pre-training sees."""
 CELLS = (
-    ("aspirin", 50),
-    ("aspirin", 200),
-    ("aspirin", 950),
     ("ethanol", 50),
     ("ethanol", 200),
     ("salicylic", 50),
     ("salicylic", 200),
+    ("aspirin", 50),
+    ("aspirin", 200),
+    ("aspirin", 950),
 )
 """Molecule and number of labels."""
 MOST_ATOMS = 40

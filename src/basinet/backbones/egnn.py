@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
+from basinet.nn.linear import xavier
 from basinet.nn.radial import cosine_cutoff
 from basinet.structures.batch import Batch
 from basinet.structures.hops import hop_blocks
@@ -94,7 +95,7 @@ class EGNN(Backbone):
         self.cutoff = config.graph.cutoff if isinstance(config.graph, RadiusGraph) else None
         self.n_scalar = config.n_features
         self.n_vector = 1 if config.coordinates == "moved" else 0
-        self.embedding = nn.Linear(N_ELEMENTS * N_POWERS, config.n_features)
+        self.embedding = xavier(N_ELEMENTS * N_POWERS, config.n_features)
         n_codes = config.graph.max_hops + 1 if isinstance(config.graph, BondGraph) else 0
         layer = MovingLayer if config.coordinates == "moved" else InvariantLayer
         self.layers = nn.ModuleList(layer(config.n_features, 1 + n_codes) for _ in range(config.n_layers))
@@ -159,7 +160,7 @@ class EdgeLinear(nn.Module):
     def __init__(self, n_features: int, n_edge: int, n_out: int) -> None:
         super().__init__()
         self.parts = [n_features, n_features, n_edge]
-        self.joined = nn.Linear(sum(self.parts), n_out)
+        self.joined = xavier(sum(self.parts), n_out)
 
     def forward(
         self, atoms: Float[Tensor, "n_atoms F"], edges: Float[Tensor, "*edges n_edge"], neighbors: Neighbors
@@ -180,8 +181,8 @@ class Messages(nn.Module):
     def __init__(self, n_features: int, n_edge: int) -> None:
         super().__init__()
         self.first = EdgeLinear(n_features, n_edge, n_features)
-        self.second = nn.Linear(n_features, n_features)
-        self.gate = nn.Linear(n_features, 1)
+        self.second = xavier(n_features, n_features)
+        self.gate = xavier(n_features, 1)
 
     def forward(
         self, scalar: Float[Tensor, "n_atoms F"], squared_distance: Tensor, graph: Graph, neighbors: Neighbors
@@ -197,8 +198,8 @@ class NodeUpdate(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        self.first = nn.Linear(2 * n_features, n_features)
-        self.second = nn.Linear(n_features, n_features)
+        self.first = xavier(2 * n_features, n_features)
+        self.second = xavier(n_features, n_features)
 
     def forward(
         self, scalar: Float[Tensor, "n_atoms F"], received: Float[Tensor, "n_atoms F"]
@@ -233,7 +234,7 @@ class MovingLayer(nn.Module):
         super().__init__()
         self.messages = Messages(n_features, n_edge)
         self.update = NodeUpdate(n_features)
-        self.push = nn.Sequential(nn.Linear(n_features, n_features), nn.SiLU(), _small(n_features))
+        self.push = nn.Sequential(xavier(n_features, n_features), nn.SiLU(), _small(n_features))
 
     def forward(self, state: AtomState, graph: Graph, neighbors: Neighbors) -> AtomState:
         """Return the new state."""
