@@ -15,13 +15,15 @@ from typer.core import TyperCommand
 
 from basinet import __version__
 from basinet.errors import RunError
-from basinet.terminal import columns, console, errors, progress, say, table
+from basinet.terminal import columns, console, errors, findings, progress, say, table
 
 if TYPE_CHECKING:
     from basinet.training.fit import Progress
 
 EXIT_STOPPED = 2
 """Wrong input, a run that cannot go on, and Ctrl-C."""
+EXIT_FAULT = 1
+"""Data with a fault."""
 
 app = typer.Typer(
     help="Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules.",
@@ -213,6 +215,31 @@ def info(
     _show_store(store, found)
     for line in lines:
         say(line)
+
+
+@data.command()
+def check(
+    molecules: DataFile,
+    against: Annotated[Path | None, typer.Option(help="Other data that must not hold the same conformations.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page with figures to write: a .html file or a directory.")] = None,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    energy_key: Annotated[str | None, typer.Option(help="Where the energies are in the file.")] = None,
+    forces_key: Annotated[str | None, typer.Option(help="Where the forces are in the file.")] = None,
+) -> None:
+    """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
+    from basinet.runs.check_data import check_data
+
+    units = {"energy_unit": energy_unit, "length_unit": length_unit}
+    found = check_data(molecules, against, **units, energy_key=energy_key, forces_key=forces_key)
+    findings(str(molecules), ((f.check, f.verdict, f.evidence, f.fix) for f in found.findings))
+    if page is not None:
+        from basinet.evaluation.data_page import write_data_page
+
+        say(f"page: {write_data_page(found, page)}")
+    say(f"verdict: {found.verdict}")
+    if found.verdict == "fault":
+        raise typer.Exit(EXIT_FAULT)
 
 
 def _show_store(path: Path, store: Any) -> None:

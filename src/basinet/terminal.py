@@ -1,6 +1,6 @@
 """What the commands show: progress bars, tables, one-line errors."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -14,6 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -98,4 +99,21 @@ def table(title: str, rows: Mapping[str, str]) -> None:
     grid = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows.items():
         grid.add_row(name, value)
+    console.print(grid)
+
+
+VERDICT_STYLE = {"ok": "green", "warning": "yellow", "fault": "bold red", "not checked": "dim"}
+
+
+def findings(title: str, rows: Iterable[tuple[str, str, str, str]]) -> None:
+    """Print checks with verdict, evidence and, on a line of its own, what to do."""
+    grid = Table(title=title, title_justify="left")
+    grid.add_column("check")
+    grid.add_column("verdict", no_wrap=True)
+    grid.add_column("evidence")
+    for check, verdict, evidence, fix in rows:
+        text = Text(evidence)
+        if fix:
+            text.append(f"\n→ {fix}", style="bold")
+        grid.add_row(Text(check), Text(verdict, style=VERDICT_STYLE[verdict]), text)
     console.print(grid)

@@ -17,7 +17,7 @@ two units if somebody converted one and not the other.
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -71,6 +71,17 @@ CAUSE_TOLERANCE = math.log(1.35)
 LENGTH_TOLERANCE = math.log(1.2)
 
 
+class FramePairs(NamedTuple):
+    """Frames of one compound that lie close together."""
+
+    change: Float64[np.ndarray, " n_pairs"]
+    """Energy of the second frame minus that of the first, eV."""
+    work: Float64[np.ndarray, " n_pairs"]
+    """Minus the work of the forces from the first to the second, eV."""
+    distance: Float64[np.ndarray, " n_pairs"]
+    """Root mean square displacement, Å."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyReport:
     """What the data says about its own units and signs."""
@@ -85,18 +96,11 @@ class ConsistencyReport:
     """Pairs of frames compared."""
     bond_ratio: float | None
     """Median distance to the nearest neighbour over the sum of covalent radii: about 1."""
+    pairs: FramePairs | None = field(default=None, repr=False, compare=False)
+    """The pairs, for a figure."""
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.reason}"
-
-
-class _Pairs(NamedTuple):
-    change: Float64[np.ndarray, " n_pairs"]
-    """Energy of the second frame minus that of the first, eV."""
-    work: Float64[np.ndarray, " n_pairs"]
-    """Minus the work of the forces from the first to the second, eV."""
-    distance: Float64[np.ndarray, " n_pairs"]
-    """Root mean square displacement, Å."""
 
 
 def check_consistency(molecules: MoleculeStore | Sequence[Molecule]) -> ConsistencyReport:
@@ -124,6 +128,7 @@ def check_consistency(molecules: MoleculeStore | Sequence[Molecule]) -> Consiste
         correlation=correlation,
         n_pairs=len(pairs.change),
         bond_ratio=ratio,
+        pairs=pairs,
     )
 
 
@@ -164,7 +169,7 @@ def _sample(n: int) -> Int64[np.ndarray, " n_sampled"]:
     return np.unique(starts[:, None] + np.arange(100))
 
 
-def _close_pairs(molecules: Sequence[Molecule]) -> _Pairs:
+def _close_pairs(molecules: Sequence[Molecule]) -> FramePairs:
     """Return the closest pairs of frames of the same compound."""
     compounds: dict[tuple[bytes, str], list[int]] = defaultdict(list)
     for i, m in enumerate(molecules):
@@ -178,7 +183,7 @@ def _close_pairs(molecules: Sequence[Molecule]) -> _Pairs:
     compared = (_compare(molecules[i], molecules[j]) for _, i, j in sorted(candidates))
     telling = (pair for pair in compared if max(abs(pair[0]), abs(pair[1])) > NOISE)
     columns = np.array(list(islice(telling, MAX_PAIRS)), dtype=np.float64).reshape(-1, 3)
-    return _Pairs(*columns.T)
+    return FramePairs(*columns.T)
 
 
 def _nearest_frames(frames: Sequence[Molecule]) -> set[tuple[float, int, int]]:
@@ -206,7 +211,7 @@ def _compare(first: Molecule, second: Molecule) -> tuple[float, float, float]:
 
 
 def _judge(
-    pairs: _Pairs, n_labelled: int
+    pairs: FramePairs, n_labelled: int
 ) -> tuple[Literal["consistent", "inconsistent", "not testable"], str, float | None, float | None]:
     """Return verdict, reason, slope and correlation."""
     n = len(pairs.change)

@@ -37,7 +37,7 @@ def data_figure(data: DataSummary) -> Figure:
     """Return histograms of size, elements, force magnitudes and energies; panels without data are left out."""
     with_labels = (data.force_norms is not None) + (data.energies is not None)
     n_rows = 1 + math.ceil(with_labels / 2)
-    figure = _figure(2.7 * n_rows)
+    figure = new_figure(2.7 * n_rows)
     axes = iter(figure.subplots(n_rows, 2, squeeze=False).ravel())
     _sizes(next(axes), data)
     _elements(next(axes), data)
@@ -45,11 +45,11 @@ def data_figure(data: DataSummary) -> Figure:
         axis = next(axes)
         _histogram(axis, data.force_norms)
         axis.set_yscale("log")
-        _finish(axis, "force on an atom (eV/Å)", "atoms", "Forces")
+        finish_axis(axis, "force on an atom (eV/Å)", "atoms", "Forces")
     if data.energies is not None:
         axis = next(axes)
         _histogram(axis, data.energies * 1000)
-        _finish(axis, "energy above the lowest\nof the compound (meV/atom)", "structures", "Energies")
+        finish_axis(axis, "energy above the lowest\nof the compound (meV/atom)", "structures", "Energies")
     for axis in axes:
         axis.set_axis_off()
     return figure
@@ -58,7 +58,7 @@ def data_figure(data: DataSummary) -> Figure:
 def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
     """Return the training loss and the validation force MAE against the step; one line per run."""
     validated = any(len(curve.force_maes) for curve in curves)
-    figure = _figure(3.0)
+    figure = new_figure(3.0)
     axes = figure.subplots(1, 1 + validated, squeeze=False)[0]
     for curve in curves:
         style = {"color": COLOUR[curve.start], "ls": LINE[curve.start], "lw": 1.3, "label": curve.name}
@@ -69,9 +69,9 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
             axes[1].plot(curve.validation_steps, mae, marker=marker, ms=4, **style)
     for axis in axes:
         _logarithmic(axis, "y")
-    _finish(axes[0], "step", "loss", "Training loss")
+    finish_axis(axes[0], "step", "loss", "Training loss")
     if validated:
-        _finish(axes[1], "step", "force MAE (meV/Å)", "Validation force error")
+        finish_axis(axes[1], "step", "force MAE (meV/Å)", "Validation force error")
     _legend(axes[-1])
     return figure
 
@@ -81,7 +81,7 @@ def learning_figure(rows: Sequence[ResultRow]) -> Figure:
 
     Every seed is a point; lines and bars are means, error bars one standard deviation over seeds.
     """
-    figure = _figure(3.4)
+    figure = new_figure(3.4)
     axis = figure.subplots()
     counts = sorted({row.labels for row in rows})
     if len(counts) > 1:
@@ -93,28 +93,28 @@ def learning_figure(rows: Sequence[ResultRow]) -> Figure:
         _learning_bars(axis, rows)
     n_seeds = len({row.seed for row in rows})
     title = "Test force error" + (f": mean and standard deviation of {n_seeds} seeds" if n_seeds > 1 else ": one seed")
-    _finish(axis, "labelled structures for fine-tuning", "force MAE (meV/Å)", title)
+    finish_axis(axis, "labelled structures for fine-tuning", "force MAE (meV/Å)", title)
     return figure
 
 
 def parity_figure(parities: Sequence[ModelParity]) -> Figure:
     """Return predicted against reference energies and force components, one column per model."""
-    figure = _figure(7.2 if len(parities) > 1 else 3.6)
+    figure = new_figure(7.2 if len(parities) > 1 else 3.6)
     axes = figure.subplots(len(parities), 2, squeeze=False)
     force_range = _common_range([p.forces for p in parities], 0.0)
     offset = float(np.mean(parities[0].energies.reference)) if len(parities[0].energies.reference) else 0.0
     energy_range = _common_range([p.energies for p in parities], offset)
     for (left, right), parity in zip(axes, parities, strict=True):
         _parity(left, parity.forces, 0.0, force_range, COLOUR[parity.start], "meV/Å")
-        _finish(left, "reference (eV/Å)", "predicted (eV/Å)", f"Force components, {parity.start}")
+        finish_axis(left, "reference (eV/Å)", "predicted (eV/Å)", f"Force components, {parity.start}")
         _parity(right, parity.energies, offset, energy_range, COLOUR[parity.start], "meV")
-        _finish(right, "reference − mean (eV)", "predicted − mean (eV)", f"Energies, {parity.start}")
+        finish_axis(right, "reference − mean (eV)", "predicted − mean (eV)", f"Energies, {parity.start}")
     return figure
 
 
 def force_correlation_figure(found: CorrelationCurves) -> Figure:
     """Return Pearson correlation and cosine of implied and reference forces against displacement, one line a source."""
-    figure = _figure(3.2)
+    figure = new_figure(3.2)
     axes = figure.subplots(1, 2, sharey=True)
     for source, bins in sorted(found.curves.items()):
         places = [(b.lower + b.upper) / 2 for b in bins]
@@ -125,8 +125,8 @@ def force_correlation_figure(found: CorrelationCurves) -> Figure:
     for axis in axes:
         axis.axhline(0.0, color=INK, lw=0.8)
         axis.set_ylim(-1.05, 1.05)
-    _finish(axes[0], found.axis, "Pearson correlation", "Force components")
-    _finish(axes[1], found.axis, "mean cosine", "Directions")
+    finish_axis(axes[0], found.axis, "Pearson correlation", "Force components")
+    finish_axis(axes[1], found.axis, "mean cosine", "Directions")
     _legend(axes[1])
     return figure
 
@@ -136,7 +136,7 @@ def dynamics_figure(series: Sequence[MDSeries]) -> Figure:
 
     A line is thin after its replica broke. The background is shaded from the first replica of a model that broke.
     """
-    figure = _figure(7.5)
+    figure = new_figure(7.5)
     energy, temperature, bonds = figure.subplots(3, 1, sharex=True)
     limit = max(run.bond_tolerance for run in series)
     for run in series:
@@ -149,15 +149,16 @@ def dynamics_figure(series: Sequence[MDSeries]) -> Figure:
     _fit_energies(energy)
     _fit_temperatures(temperature)
     bonds.set_ylim(0, 2 * limit)
-    _finish(energy, "", "change per atom (meV)", "Total energy")
-    _finish(temperature, "", "temperature (K)", "Temperature")
-    _finish(bonds, "time (ps)", "deviation (Å)", f"Most deviating bond (broken above {limit} Å)")
+    finish_axis(energy, "", "change per atom (meV)", "Total energy")
+    finish_axis(temperature, "", "temperature (K)", "Temperature")
+    finish_axis(bonds, "time (ps)", "deviation (Å)", f"Most deviating bond (broken above {limit} Å)")
     bonds.set_xlim(0, max(run.duration for run in series) / 1000)
     _legend(energy)
     return figure
 
 
-def _figure(height: float) -> Figure:
+def new_figure(height: float) -> Figure:
+    """Return an empty figure as wide as all of them; ``height`` in inches."""
     return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
@@ -169,7 +170,7 @@ def _sizes(axis: Axes, data: DataSummary) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(edges) < 12:
         axis.set_xlim(edges[0] - 2, edges[-1] + 2)
-    _finish(axis, "atoms", "structures", "Size")
+    finish_axis(axis, "atoms", "structures", "Size")
 
 
 def _elements(axis: Axes, data: DataSummary) -> None:
@@ -177,7 +178,7 @@ def _elements(axis: Axes, data: DataSummary) -> None:
     bars = axis.bar([chemical_symbols[z] for z in numbers], 100 * counts / counts.sum(), color=NEUTRAL)
     axis.bar_label(bars, fmt="{:.3g}", fontsize=8, color=INK, padding=1)
     axis.margins(y=0.14)
-    _finish(axis, "element", "share of atoms (%)", "Elements")
+    finish_axis(axis, "element", "share of atoms (%)", "Elements")
 
 
 def _histogram(axis: Axes, values: Float64[np.ndarray, " n"]) -> None:
@@ -320,7 +321,7 @@ def _legend(axis: Axes) -> None:
     axis.legend(once.values(), once.keys(), frameon=False, fontsize=9)
 
 
-def _finish(axis: Axes, x: str, y: str, title: str) -> None:
+def finish_axis(axis: Axes, x: str, y: str, title: str) -> None:
     """Label an axis, in the style of every figure."""
     axis.set_xlabel(x, color=INK, fontsize=10)
     axis.set_ylabel(y, color=INK, fontsize=10)

@@ -116,12 +116,21 @@ class Report:
     def write(self, directory: Path) -> Path:
         """Write ``report.html`` and the PNGs, each complete or not at all, and return the path of the HTML file."""
         directory.mkdir(parents=True, exist_ok=True)
-        images = {picture.name: _png(picture.figure) for section in self.sections for picture in section.pictures}
+        images = self._images()
         for name, png in images.items():
             _write_atomically(directory / f"{name}.png", png)
         path = directory / FILE_NAME
         _write_atomically(path, self._html(images).encode())
         return path
+
+    def write_page(self, path: Path) -> Path:
+        """Write the HTML file alone, which has the figures inside, and return its path."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, self._html(self._images()).encode())
+        return path
+
+    def _images(self) -> dict[str, bytes]:
+        return {picture.name: _png(picture.figure) for section in self.sections for picture in section.pictures}
 
     def _html(self, images: dict[str, bytes]) -> str:
         body = "".join(_section_html(section, images) for section in self.sections)

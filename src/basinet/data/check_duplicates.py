@@ -1,0 +1,89 @@
+"""Checks for conformations that are there twice: within the data, or in a test set too."""
+
+import numpy as np
+
+from basinet.data.duplicates import EXACT, NEAR, SAMPLE, Duplicates, find_duplicates
+from basinet.data.findings import N_NAMED, Finding
+from basinet.data.store import MoleculeStore
+
+MANY = 0.05
+"""Part of the data; above it a random split is sure to test on what it trained on."""
+DIFFERENT_ENERGY = 0.01
+"""eV; copies whose energies differ by more contradict each other."""
+
+
+def check_duplicates(store: MoleculeStore) -> Finding:
+    """Find copies within the data, and copies with different energies."""
+    found = find_duplicates(store)
+    copies = found.differences < EXACT
+    evidence = _evidence(found, "other molecules" if found.n_compared == len(store) else "others of a sample")
+    contradicting = copies & (_energy_difference(store, found) > DIFFERENT_ENERGY)
+    if contradicting.any():
+        evidence += (
+            f"; {int(contradicting.sum()):,} have another energy than their copy ({_pairs(found, contradicting)})"
+        )
+        fix = "the labels are of other frames, or of two levels of theory: find out which, and keep one"
+        return Finding(check="duplicates", verdict="fault", evidence=evidence, fix=fix)
+    if not len(found.rows):
+        return Finding(check="duplicates", verdict="ok", evidence=evidence)
+    evidence += f" ({_pairs(found, copies if copies.any() else found.differences < NEAR)})"
+    verdict = "fault" if found.n_exact > MANY * found.n_compared else "warning"
+    fix = "remove copies before a random split, or the test set holds what was trained on"
+    if not found.n_exact:
+        fix = "frames that follow each other? a random split sends some to training and their neighbours to the test"
+    return Finding(check="duplicates", verdict=verdict, evidence=evidence, fix=fix)
+
+
+def check_overlap(store: MoleculeStore, other: MoleculeStore) -> Finding:
+    """Find conformations of one store that are in another one."""
+    check = "in both data sets"
+    found = find_duplicates(store, other)
+    evidence = f"{_evidence(found, 'molecules of the other data')}; {_compounds(store, other)}"
+    unknown = sorted(set(store.manifest.elements) ^ set(other.manifest.elements))
+    if found.n_exact:
+        evidence += f" ({_pairs(found, found.differences < EXACT)})"
+        fix = "remove the copies from one of the two: a test on them is no test"
+        return Finding(check=check, verdict="fault", evidence=evidence, fix=fix)
+    if len(found.rows):
+        fix = "nearly the same conformations make a test easy; split by trajectory or by compound"
+        return Finding(check=check, verdict="warning", evidence=evidence, fix=fix)
+    if unknown:
+        fix = f"{', '.join(unknown)} only in one of the two: is that meant?"
+        return Finding(check=check, verdict="warning", evidence=evidence, fix=fix)
+    return Finding(check=check, verdict="ok", evidence=evidence)
+
+
+def _evidence(found: Duplicates, others: str) -> str:
+    sampled = f" (samples of {SAMPLE:,})" if SAMPLE in (found.n_compared, found.n_partners) else ""
+    return (
+        f"{found.n_exact:,} of {found.n_compared:,} molecules are copies of {others} (all distances within "
+        f"{EXACT:g} Å), {found.n_near:,} nearly so (within {NEAR:g} Å){sampled}"
+    )
+
+
+def _pairs(found: Duplicates, chosen: np.ndarray) -> str:
+    """Name some molecules with the ones they are like, each pair once."""
+    rows, partners = found.rows[chosen].tolist(), found.partners[chosen].tolist()
+    named = list(
+        dict.fromkeys(
+            f"{i} and {j}" if (j, i) not in zip(rows, partners, strict=True) or i < j else ""
+            for i, j in zip(rows[:50], partners[:50], strict=True)
+        )
+    )
+    named = [name for name in named if name]
+    return ", ".join(named[:N_NAMED]) + (" ..." if len(named) > N_NAMED else "")
+
+
+def _energy_difference(store: MoleculeStore, found: Duplicates) -> np.ndarray:
+    energies = store.gather(found.rows).labels.get("energy")
+    others = store.gather(found.partners).labels.get("energy")
+    if energies is None or others is None:
+        return np.zeros(len(found.rows))
+    return np.nan_to_num((energies - others).abs().numpy())
+
+
+def _compounds(store: MoleculeStore, other: MoleculeStore) -> str:
+    mine, theirs = (set(s.smiles) - {""} for s in (store, other))
+    if not mine or not theirs:
+        return "compounds unknown (no SMILES)"
+    return f"{len(mine & theirs):,} of {len(mine):,} compounds are in both"
