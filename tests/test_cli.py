@@ -303,3 +303,30 @@ def test_build_reads_files_into_a_store_and_refuses_to_overwrite_it(data: Path, 
     assert "springs" in basinet("data", "info", tmp_path / "store").stdout
     one_line(basinet("data", "build", data, tmp_path / "store"), "already holds a finished store")
     one_line(basinet("data", "build", data), "expected files to read and then the store to make")
+
+
+def test_data_check_finds_nothing_wrong_with_sound_data_and_writes_a_page(data: Path, tmp_path: Path) -> None:
+    done = basinet("data", "check", data, "--page", tmp_path / "page.html")
+    assert done.returncode == 0, done.stdout
+    assert "energy against" in done.stdout and "not checked" in done.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert "Nearest neighbours" not in page and "data:image/png" in page and "Findings" in page
+    directory = basinet("data", "check", data, "--page", tmp_path / "page")
+    assert directory.returncode == 0 and (tmp_path / "page" / "report.html").exists()
+
+
+def test_data_check_ends_with_exit_code_1_if_there_is_a_fault(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "gradients.extxyz", frames(40, sign=-1.0))
+    done = basinet("data", "check", tmp_path / "gradients.extxyz")
+    assert done.returncode == 1, done.stdout
+    assert "negate the forces" in done.stdout and "verdict: fault" in done.stdout
+
+
+def test_data_check_against_itself_finds_every_frame_again(data: Path) -> None:
+    done = basinet("data", "check", data, "--against", data)
+    assert done.returncode == 1
+    assert "40 of 40" in done.stdout
+
+
+def test_data_check_of_a_store_refuses_units(data: Path, tmp_path: Path) -> None:
+    one_line(basinet("data", "check", tmp_path), "manifest")

@@ -73,9 +73,7 @@ def check_springs(seen: Scan, store: MoleculeStore) -> Finding:
         mismatch, unit = min((abs(math.log(ratio / factor)), unit) for factor, unit in UNITS)
         guess = f"they look like {unit}" if mismatch < math.log(2) else "their unit is unknown"
         problems.append(f"convert the forces: {guess} ({ratio:.3g} times what is expected in eV/Å)")
-    return Finding(
-        check=check, verdict="fault" if problems else "ok", evidence=evidence, fix="; ".join(problems).capitalize()
-    )
+    return Finding(check=check, verdict="fault" if problems else "ok", evidence=evidence, fix="; ".join(problems))
 
 
 def check_force_scale(seen: Scan, store: MoleculeStore) -> Finding:

@@ -24,6 +24,9 @@ from basinet.data.scan import Scan, scan
 from basinet.data.store import MoleculeStore
 from basinet.structures import Molecule, StructureError
 
+MAX_SOUND = 100_000
+"""Molecules that are copied and looked at if others hold NaN."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
@@ -58,11 +61,14 @@ def examine(
         reading: findings made while the data was read.
     """
     seen = scan(store)
+    numbers = check_finite(seen)
+    if seen.not_finite.any():
+        store, seen = _sound_part(store, seen)
     consistency = check_consistency(store)
     energies = fit_energies(store)
     findings = [
         *reading,
-        check_finite(seen),
+        numbers,
         check_elements(store),
         check_charges(seen),
         *check_labels(store),
@@ -80,6 +86,15 @@ def examine(
     if against is not None:
         findings.append(check_overlap(store, against))
     return Diagnosis(name=name, store=store, findings=findings, scan=seen, consistency=consistency, energies=energies)
+
+
+def _sound_part(store: MoleculeStore, seen: Scan) -> tuple[MoleculeStore, Scan]:
+    """Return the first molecules without NaN, and their scan."""
+    sound = np.flatnonzero(~seen.not_finite)[:MAX_SOUND]
+    if len(sound) == 0:
+        raise ValueError("every molecule of the store holds NaN or infinity; there is nothing to examine")
+    kept = MoleculeStore.from_molecules([store[i] for i in sound], source=store.manifest.source)
+    return kept, scan(kept)
 
 
 def read_for_examination(
@@ -124,7 +139,10 @@ def check_finite(seen: Scan) -> Finding:
     bad = seen.not_finite
     if not bad.any():
         return Finding(check="numbers", verdict="ok", evidence="all positions and labels are finite")
-    evidence = f"{int(bad.sum()):,} molecules hold NaN or infinity ({first_of(bad)})"
+    evidence = (
+        f"{int(bad.sum()):,} molecules hold NaN or infinity ({first_of(bad)}); the other checks are of up to "
+        f"{MAX_SOUND:,} molecules without, numbered anew"
+    )
     return Finding(check="numbers", verdict="fault", evidence=evidence, fix="leave these molecules out")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64, Int64
 from scipy.spatial import KDTree
 
@@ -90,7 +91,7 @@ def _by_composition(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> dict
     keys = np.zeros(len(rows), dtype=np.int64)
     for first in range(0, len(rows), BATCH):
         batch = store.gather(rows[first : first + BATCH])
-        weights = batch.atomic_numbers.new_tensor(weight)[batch.atomic_numbers]
+        weights = batch.positions.new_tensor(weight, dtype=torch.float64)[batch.atomic_numbers]
         keys[first : first + BATCH] = sum_per_molecule(weights, batch).numpy()
     order = np.argsort(keys, kind="stable")
     cuts = np.flatnonzero(np.diff(keys[order])) + 1

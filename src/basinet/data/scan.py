@@ -119,7 +119,7 @@ def scan(store: MoleculeStore) -> Scan:
     for first, last in _batches(sizes):
         batch = store.gather(np.arange(first, last))
         part = slice(first, last)
-        electrons = sum_per_molecule(batch.atomic_numbers, batch).numpy() - charges[part]
+        electrons = sum_per_molecule(batch.atomic_numbers.double(), batch).numpy() - charges[part]
         found.odd[part] = electrons % 2 == 1
         found.not_finite[part] = _not_finite(batch)
         if "forces" in batch.labels:
@@ -148,11 +148,11 @@ def _geometry_sample(sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n_sa
 
 
 def _not_finite(batch: Batch) -> Bool[np.ndarray, " n"]:
-    bad = sum_per_molecule((~batch.positions.isfinite()).any(-1).long(), batch) > 0
+    bad = sum_per_molecule((~batch.positions.isfinite()).any(-1).double(), batch) > 0
     for name, values in batch.labels.items():
         odd = ~values.isfinite()
         if len(values) != batch.n_molecules or values.ndim > 1:
-            odd = sum_per_molecule(odd.reshape(len(odd), -1).any(-1).long(), batch) > 0
+            odd = sum_per_molecule(odd.reshape(len(odd), -1).any(-1).double(), batch) > 0
         bad |= odd & batch.flags[f"has_{name}"]
     return bad.numpy()
 
