@@ -30,7 +30,7 @@ def check_duplicates(store: MoleculeStore) -> Finding:
     verdict = "fault" if found.n_exact > MANY * found.n_compared else "warning"
     fix = "remove copies before a random split, or the test set holds what was trained on"
     if not found.n_exact:
-        fix = "frames that follow each other? a random split sends some to training and their neighbours to the test"
+        fix = "do these follow each other, or is a minimum there twice? a random split tests on what it trained on"
     return Finding(check="duplicates", verdict=verdict, evidence=evidence, fix=fix)
 
 

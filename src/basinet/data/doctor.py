@@ -17,12 +17,11 @@ from basinet.data.check_duplicates import check_duplicates, check_overlap
 from basinet.data.check_energies import EnergyFit, check_energies, fit_energies
 from basinet.data.check_forces import check_balance, check_force_outliers, check_force_scale, check_springs
 from basinet.data.check_geometry import check_lengths, check_pieces, check_touching
-from basinet.data.findings import Finding, Verdict, first_of, worst
-from basinet.data.readers import open_molecules
+from basinet.data.findings import N_NAMED, Finding, Verdict, first_of, worst
+from basinet.data.readers import load_store
 from basinet.data.report import ReadReport
 from basinet.data.scan import Scan, scan
 from basinet.data.store import MoleculeStore
-from basinet.structures import Molecule, StructureError
 
 MAX_SOUND = 100_000
 """Molecules that are copied and looked at if others hold NaN."""
@@ -105,33 +104,31 @@ def read_for_examination(
     energy_key: str | None = None,
     forces_key: str | None = None,
 ) -> tuple[MoleculeStore, ReadReport, Finding]:
-    """Return the molecules of a file up to the first damaged record, what was read, and a finding about that.
+    """Return the valid molecules of a file, what was read, and a finding about the records that are not valid.
 
     Raises:
-        ValueError: there is no sound record at all.
+        ValueError: there is no valid record at all.
     """
-    molecules, report = open_molecules(
-        path, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
-    )
     if Path(path).is_dir():
-        store = MoleculeStore.open(path)
-        report.n_molecules = len(store)
-        return store, report, Finding(check="reading", verdict="ok", evidence=f"a store of {len(store):,} molecules")
-    sound: list[Molecule] = []
-    try:
-        for molecule in molecules:
-            sound.append(molecule)
-        finding = Finding(check="reading", verdict="ok", evidence=str(report))
-    except StructureError as error:
-        if not sound:
-            raise
-        finding = Finding(
-            check="reading",
-            verdict="fault",
-            evidence=f"record {len(sound) + 1} is damaged: {error}; only the {len(sound):,} before it were looked at",
-            fix="repair the record or leave it out, and check again",
+        store, report = load_store(
+            path, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
         )
-    return MoleculeStore.from_molecules(sound, source=str(path)), report, finding
+        return store, report, Finding(check="reading", verdict="ok", evidence=f"a store of {len(store):,} molecules")
+    store, report = load_store(
+        path,
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        skip_invalid=True,
+    )
+    if not report.skipped:
+        return store, report, Finding(check="reading", verdict="ok", evidence=str(report))
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in report.skipped.most_common())
+    names = ", ".join(record.name for record in report.skipped_records[:N_NAMED])
+    evidence = f"{report.skipped.total():,} of {len(store) + report.skipped.total():,} records are not valid: {reasons}"
+    fix = "mend these records or leave them out; the other checks are of the others, numbered without them"
+    return store, report, Finding(check="reading", verdict="fault", evidence=f"{evidence}; first {names}", fix=fix)
 
 
 def check_finite(seen: Scan) -> Finding:
