@@ -1,0 +1,224 @@
+"""The command line. Every command is a thin call of a function that Python can call too.
+
+Imports of the heavy kind are inside the commands, so that ``--help`` and a typing error answer at once.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from basinet import __version__
+from basinet.cli.arguments import (
+    Arguments,
+    DataFile,
+    Device,
+    EnergyUnit,
+    FinetuneCommand,
+    LengthUnit,
+    ModelFile,
+    Out,
+    PretrainCommand,
+    PropertyKey,
+    PropertyUnit,
+    RecipeArguments,
+    Resume,
+)
+from basinet.cli.data import data
+from basinet.errors import RunError
+from basinet.terminal import columns, errors, progress, say
+
+if TYPE_CHECKING:
+    from basinet.training.fit import Progress
+
+EXIT_STOPPED = 2
+"""Wrong input, a run that cannot go on, and Ctrl-C."""
+
+app = typer.Typer(
+    help="Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data, name="data")
+
+
+@app.command(cls=PretrainCommand)
+def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
+    """Pre-train a model on many molecules."""
+    from basinet.recipe import PretrainRecipe, load_recipe
+    from basinet.runs import pretrain as run
+
+    given = RecipeArguments.parse(arguments)
+    recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
+    with progress("pre-training") as show:
+        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+    if result.is_main:
+        say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+
+
+@app.command(cls=FinetuneCommand)
+def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
+    """Fine-tune a model on your labelled conformations or molecules, or train one from scratch."""
+    from basinet.recipe import FinetuneRecipe, load_recipe
+    from basinet.runs import finetune as run
+    from basinet.runs.finetune import describe_errors
+
+    given = RecipeArguments.parse(arguments)
+    recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=given.one_data)
+    with progress("fine-tuning") as show:
+        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+    if result.is_main:
+        say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
+    if result.test is not None:
+        say(f"test: {describe_errors(result.test)}")
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    molecules: DataFile,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    property_key: PropertyKey = None,
+    property_unit: PropertyUnit = None,
+    device: Device = "cpu",
+    force_correlation: Annotated[
+        bool,
+        typer.Option(
+            "--force-correlation/--errors",
+            help="Correlate the forces that the energy and the noise of a model imply with those of the file.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for the correlation as force_correlation.json and .png.")
+    ] = None,
+) -> None:
+    """Compare the energies and forces, or the property, of a model with the labels of a file."""
+    from basinet.recipe import UnitsConfig
+    from basinet.runs import correlate_file, evaluate_file, write_correlation
+    from basinet.runs.finetune import describe_errors
+
+    units = UnitsConfig(
+        energy_unit=energy_unit, length_unit=length_unit, property_key=property_key, property_unit=property_unit
+    )
+    if force_correlation:
+        curves, read = correlate_file(model, molecules, units, device)
+        say(read)
+        _show_correlation(curves)
+        if out is not None:
+            write_correlation(curves, out)
+        return
+    if out is not None:
+        raise ValueError("--out is for --force-correlation; errors are only printed")
+    found, read = evaluate_file(model, molecules, units, device)
+    say(read)
+    say(describe_errors(found))
+
+
+def _show_correlation(curves: Any) -> None:
+    sources = sorted(curves.curves)
+    header = ["from", "to", "frames", "atoms", *(f"{s}: {what}" for s in sources for what in ("Pearson", "cosine"))]
+    bins = [*zip(*(curves.curves[s] for s in sources), strict=True), tuple(curves.whole[s] for s in sources)]
+    rows = [
+        [f"{b[0].lower:.3g}", f"{b[0].upper:.3g}", f"{b[0].n_molecules}", f"{b[0].n_atoms}"]
+        + [f"{value:.3f}" for one in b for value in (one.pearson, one.cosine)]
+        for b in bins
+    ]
+    columns(f"implied and reference forces by {curves.axis}; last row: all", header, rows)
+    if curves.n_left_out:
+        say(f"{curves.n_left_out} frames are of compounds without a minimum in the data; they are left out")
+
+
+@app.command()
+def predict(model: ModelFile, molecules: DataFile, out: Path, device: Device = "cpu") -> None:
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, or with its property and the unit of it."""
+    from basinet.runs import predict_file
+
+    count = predict_file(model, molecules, out, device)
+    say(f"{count} molecules written to {out}")
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="Directory of a run that stopped at a loss that is not finite.")],
+) -> None:
+    """Compute the failed step of a run again and name the molecules to blame."""
+    from basinet.runs import replay as run_again
+
+    found = run_again(run)
+    say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))
+    for index, force, source in found.bad_molecules:
+        where = source or "the data"
+        say(f"molecule {index} of {where} alone gives a loss that is not finite; largest force label {force:.3g} eV/Å")
+    if not found.bad_molecules:
+        say("each molecule alone gives a finite loss: the weights or the gradient overflow, not the data")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Directory to work in; an interrupted quickstart goes on there.")] = Path(
+        "quickstart"
+    ),
+    seeds: Annotated[int, typer.Option(help="Repetitions of the fine-tuning, with different labels and weights.")] = 1,
+    processes: Annotated[int | None, typer.Option(help="Processes for labelling; all cores without a number.")] = None,
+) -> None:
+    """From SMILES to a fine-tuned force field and a report, in minutes, on this machine alone."""
+    from basinet.quickstart import QuickstartConfig
+    from basinet.quickstart import quickstart as run
+
+    run(QuickstartConfig(seeds=seeds, processes=processes), out)
+
+
+def _print_version(wanted: bool | None) -> None:
+    if wanted:
+        say(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool | None, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = None,
+) -> None:
+    """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
+
+
+class _Watcher:
+    """Moves a bar with the steps of a run, and keeps the last validation in sight."""
+
+    def __init__(self, show: Any) -> None:
+        self.show = show
+        self.note = ""
+
+    def __call__(self, step: "Progress") -> None:
+        if step.validation is not None:
+            shown = {"loss": step.validation["loss"]}
+            if "force_mae" in step.validation:
+                shown["force MAE, meV/Å"] = 1000 * step.validation["force_mae"]
+            self.note = "validation " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
+        self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")
+
+
+def main() -> NoReturn:
+    """Run the command line: what a user can mend is one line and exit code 2, never a traceback.
+
+    ``BASINET_TRACEBACK=1`` shows the traceback all the same.
+    """
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was finished is saved")
+    except (ValueError, OSError, ImportError, RunError) as error:
+        if os.environ.get("BASINET_TRACEBACK") == "1":
+            raise
+        _stop(str(error) or type(error).__name__)
+    sys.exit(0)
+
+
+def _stop(message: str) -> NoReturn:
+    errors.print(f"basinet: {message}", markup=False, soft_wrap=True)
+    sys.exit(EXIT_STOPPED)

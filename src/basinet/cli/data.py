@@ -1,0 +1,128 @@
+"""The commands that make molecular data and look at it."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from basinet.cli.arguments import BuildCommand, DataFile, EnergyUnit, GenerateCommand, LengthUnit, RecipeArguments
+from basinet.terminal import findings, progress, say, table
+
+EXIT_FAULT = 1
+"""Data with a fault."""
+
+data = typer.Typer(help="Make molecular data and look at it.", no_args_is_help=True)
+
+
+@data.command(cls=GenerateCommand)
+def generate(
+    out: Annotated[Path, typer.Argument(help="Store to make (or to resume).")],
+    options: Annotated[list[str] | None, typer.Argument(help="A recipe (*.yaml) and key=value options.")] = None,
+) -> None:
+    """Make labelled data from SMILES: conformers, minima and dynamics, with energies and forces."""
+    from basinet.data.generate import GenerateConfig
+    from basinet.data.generate import generate as run
+    from basinet.recipe import load_recipe
+
+    given = RecipeArguments.parse(options or [])
+    config = load_recipe(GenerateConfig, given.recipe, given.overrides)
+    with progress("molecules") as show:
+        store = run(config, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed"))
+    _show_store(out, store)
+
+
+@data.command(cls=BuildCommand)
+def build(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN... OUT", help="Files and stores to read, the store to make (or to resume), key=value options."
+        ),
+    ],
+) -> None:
+    """Read files of any known format, and stores, into one store."""
+    from basinet.recipe import load_recipe
+    from basinet.runs.build_store import SKIPPED_FILE, BuildRecipe
+    from basinet.runs.build_store import build as run
+
+    given = RecipeArguments.parse(arguments)
+    if len(given.data) < 2:
+        raise ValueError(f"expected files to read and then the store to make, got {' '.join(arguments)}")
+    *files, out = given.data
+    recipe = load_recipe(BuildRecipe, given.recipe, given.overrides, data=list(map(str, files)))
+    with progress("molecules") as show:
+        built = run(recipe, out, lambda done, name: show(done, None, name))
+    _show_store(out, built.store)
+    for report in built.reports:
+        say(str(report))
+    if any(report.skipped for report in built.reports):
+        say(f"the records that were skipped are listed in {out / SKIPPED_FILE}")
+
+
+@data.command()
+def info(
+    store: DataFile,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    perceive_bonds: Annotated[
+        bool, typer.Option("--perceive-bonds/--file-bonds", help="Find bonds where there are none on record.")
+    ] = False,
+) -> None:
+    """Say what is in a store or a file, and whether its energies and forces fit each other."""
+    from basinet.data import perception
+    from basinet.data.readers import load_store
+
+    found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
+    lines = [str(report)] if store.is_file() else []
+    if perceive_bonds:
+        found, bonds = perception.perceive_bonds(found)
+        lines.append(str(bonds))
+    _show_store(store, found)
+    for line in lines:
+        say(line)
+
+
+@data.command()
+def check(
+    molecules: DataFile,
+    against: Annotated[Path | None, typer.Option(help="Other data that must not hold the same conformations.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Page with figures to write: a .html file or a directory.")] = None,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    energy_key: Annotated[str | None, typer.Option(help="Where the energies are in the file.")] = None,
+    forces_key: Annotated[str | None, typer.Option(help="Where the forces are in the file.")] = None,
+) -> None:
+    """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
+    from basinet.runs.check_data import check_data
+
+    units = {"energy_unit": energy_unit, "length_unit": length_unit}
+    found = check_data(molecules, against, **units, energy_key=energy_key, forces_key=forces_key)
+    findings(str(molecules), ((f.check, f.verdict, f.evidence, f.fix) for f in found.findings))
+    if page is not None:
+        from basinet.evaluation.data_page import write_data_page
+
+        say(f"page: {write_data_page(found, page)}")
+    say(f"verdict: {found.verdict}")
+    if found.verdict == "fault":
+        raise typer.Exit(EXIT_FAULT)
+
+
+def _show_store(path: Path, store: Any) -> None:
+    from basinet.data.check import check_consistency
+
+    manifest = store.manifest
+    sizes = store.atoms_per_molecule
+    check = check_consistency(store)
+    rows = {
+        "molecules": f"{len(store):,} conformations of {len(set(store.smiles) - {''}) or 'unknown'} compounds",
+        "atoms": f"{int(sizes.sum()):,}; {sizes.min()} to {sizes.max()} a molecule" if len(sizes) else "none",
+        "elements": ", ".join(f"{symbol} {count:,}" for symbol, count in manifest.elements.items()),
+        "labels": ", ".join(f"{name} of {count:,}" for name, count in store.label_counts.items()) or "none",
+        "bonds": f"of {store.bond_counts['bonds']:,}, with bond orders of {store.bond_counts['bond_orders']:,}",
+        "level of theory": manifest.level_of_theory or "not on record",
+        "source": manifest.source or "not on record",
+        "skipped": ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped.items()) or "nothing",
+        "units and signs": f"{check.verdict}: {check.reason}",
+        "fingerprint": store.fingerprint,
+    }
+    table(str(path), rows)
