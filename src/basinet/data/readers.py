@@ -3,6 +3,9 @@
 =================  ======================================================================
 ``.xyz .extxyz``   extended XYZ (ASE); labels ``REF_energy``/``REF_forces`` first
 ``.sdf``           bonds, charges and SMILES (RDKit); explicit hydrogens
+``.traj .db``      trajectories and databases of ASE (:mod:`basinet.data.ase_files`)
+``.h5 .hdf5``      the layouts of ANI-1x, ANI-2x and SPICE, with their units (:mod:`basinet.data.hdf5`)
+``.csv``           a column ``smiles``; conformers by RDKit (:mod:`basinet.data.smiles_table`)
 ``.npz``           one molecule, many frames: ``z``, ``R``, ``E``, ``F`` as in rMD17; or many molecules: ``n_atoms``,
                    ``z``, ``pos`` (:mod:`basinet.data.npz`)
 a directory        a :class:`~basinet.data.store.MoleculeStore`
@@ -14,17 +17,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from basinet.data.ase_files import read_ase_db, read_traj
 from basinet.data.columns import PropertyColumn, property_units
 from basinet.data.extxyz import read_extxyz, write_extxyz
+from basinet.data.hdf5 import find_layout, read_hdf5
 from basinet.data.npz import Names, read_npz
 from basinet.data.report import ReadReport
 from basinet.data.sdf import read_sdf
+from basinet.data.smiles_table import read_smiles_table
 from basinet.data.store import MoleculeStore
 from basinet.structures import Molecule
 
 __all__ = ["PropertyColumn", "ReadReport", "load_store", "open_molecules", "read_molecules", "write_extxyz"]
 
-SUFFIXES = (".xyz", ".extxyz", ".sdf", ".npz")
+SUFFIXES = (".xyz", ".extxyz", ".sdf", ".npz", ".traj", ".db", ".h5", ".hdf5", ".csv")
 
 
 def open_molecules(
@@ -89,6 +95,20 @@ def open_molecules(
                     f'{path}: an .npz does not say its units; give energy_unit ("kcal/mol" for rMD17, or "eV")'
                 )
             molecules = read_npz(path, report, is_equilibrium=is_equilibrium, names=names, columns=columns)
+        case ".traj":
+            molecules = read_traj(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case ".db":
+            molecules = read_ase_db(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case ".h5" | ".hdf5":
+            source = find_layout(path, report, energy_key, forces_key)
+            report.energy_unit = energy_unit or source.layout.energy_unit
+            report.length_unit = length_unit or source.layout.length_unit
+            molecules = read_hdf5(source, report, is_equilibrium=is_equilibrium, columns=columns)
+        case ".csv":
+            _refuse_for_table(path, energy_key, energy_unit, forces_key, length_unit, is_equilibrium)
+            molecules = read_smiles_table(path, report, energy_key=energy_key, columns=columns)
+        case ".parquet":
+            raise ValueError(f"{path}: parquet is not read; write the table as CSV (pandas: to_csv(index=False))")
         case suffix:
             raise ValueError(f"{path}: cannot read {suffix or 'a file without suffix'}; expected {', '.join(SUFFIXES)}")
     return _counted(molecules, report), report
@@ -186,6 +206,23 @@ def _report_store(store: MoleculeStore, report: ReadReport) -> None:
     for key, used in (("energy", report.energy_keys), ("forces", report.forces_keys)):
         if key in store.label_counts:
             used[key] = store.label_counts[key]
+
+
+def _refuse_for_table(
+    path: Path,
+    energy_key: str | None,
+    energy_unit: str | None,
+    forces_key: str | None,
+    length_unit: str | None,
+    is_equilibrium: bool,
+) -> None:
+    if forces_key is not None or length_unit is not None or is_equilibrium:
+        raise ValueError(
+            f"{path}: positions are made from its SMILES, in Angstrom, and are no minima of the energies of the data; "
+            "leave forces_key, length_unit and is_equilibrium out"
+        )
+    if energy_key is not None and energy_unit is None:
+        raise ValueError(f"{path}: a table does not say the unit of {energy_key!r}; give energy_unit")
 
 
 def _refuse_for_store(path: Path, *given: Any) -> None:

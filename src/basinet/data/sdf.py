@@ -42,7 +42,10 @@ def read_sdf(
                 continue
             if mol is None:
                 raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
-            yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
+            try:
+                yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
+            except UnicodeDecodeError:
+                raise StructureError(f"{name}: its properties are not text in UTF-8") from None
     _require_whole_records(path, record + 1)
 
 
@@ -112,12 +115,18 @@ def _energy(mol: Any, name: str, key: str) -> float:
 
 
 def _require_whole_records(path: Path, n_records: int) -> None:
-    """RDKit drops a last record that the file cuts off, so the records are counted by their ends."""
-    n_ends, is_open = 0, False
+    """RDKit drops a record whose end is cut off or damaged, so the records are counted by their ends."""
+    n_ends, n_blocks, n_counts, is_open = 0, 0, 0, False
     with open(path, "rb") as file:
         for line in file:
             ends = line.startswith(b"$$$$")
             n_ends += ends
+            n_blocks += line.startswith(b"M  END")
+            n_counts += line.rstrip().endswith((b"V2000", b"V3000"))
             is_open = not ends and (is_open or bool(line.strip()))
     if n_ends + is_open != n_records:
         raise StructureError(f"{path.name}:{n_records}: the file ends inside the record; it is truncated")
+    if max(n_blocks, n_counts) > n_records:
+        raise StructureError(
+            f"{path.name}: has {max(n_blocks, n_counts)} molecules in {n_records} records; a line $$$$ is damaged"
+        )
