@@ -330,3 +330,8 @@ def test_data_check_against_itself_finds_every_frame_again(data: Path) -> None:
 
 def test_data_check_of_a_store_refuses_units(data: Path, tmp_path: Path) -> None:
     one_line(basinet("data", "check", tmp_path), "manifest")
+
+
+def test_a_published_split_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    done = basinet("finetune", data, *TINY, *FEW, "split=qm9-110k", "--out", tmp_path / "run")
+    one_line(done, "qm9-110k", "130,831", "has 40")

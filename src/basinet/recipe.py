@@ -204,7 +204,8 @@ class FinetuneRecipe:
     split_seed: int = 0
     """Which conformations go where."""
     split: Path | None = None
-    """A saved split instead of a random one."""
+    """A saved split instead of a random one, or the name of a published one for data in the order of its source:
+    qm9-110k, qm9-3d-emgp, md17-950, md17-9500, md17-mdsim."""
     model: BackboneConfig = EquivariantTransformerConfig()
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()

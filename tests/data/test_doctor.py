@@ -186,6 +186,17 @@ def test_energies_of_other_molecules_are_a_fault():
     assert "reference energies" in faults(diagnose(mixed))
 
 
+def test_energies_above_the_minimum_of_each_compound_are_a_warning_if_they_fit_the_forces():
+    made = compounds(12)
+    zero = {m.formula: m.labels["energy"] for m in made}
+    relative = [
+        dataclasses.replace(m, labels={**m.labels, "energy": m.labels["energy"] - zero[m.formula]}) for m in made
+    ]
+    found = diagnose(relative)
+    assert faults(found) == set()
+    assert of(found, "reference energies").verdict == "warning"
+
+
 def test_copies_are_found_whatever_their_orientation_and_the_order_of_their_atoms():
     frames = trajectory(60)
     order = np.random.default_rng(0).permutation(9)

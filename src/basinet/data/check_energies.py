@@ -106,12 +106,17 @@ def fit_energies(store: MoleculeStore) -> EnergyFit | None:
     )
 
 
-def check_energies(store: MoleculeStore, found: EnergyFit | None) -> list[Finding]:
-    """Return the findings about the unit, the fit and the outliers of energies."""
+def check_energies(found: EnergyFit | None, *, fit_forces: bool) -> list[Finding]:
+    """Return the findings about the unit, the fit and the outliers of energies.
+
+    Args:
+        found: the fit; ``None`` if there are no energies.
+        fit_forces: whether energies are known to fit the forces, and so to belong to these molecules.
+    """
     if found is None:
         checks = ("unit of energies", "reference energies", "outliers of energies")
         return [Finding(check=c, verdict="not checked", evidence="there are no energies") for c in checks]
-    return [_check_unit(found), _check_fit(found), _check_outliers(found)]
+    return [_check_unit(found), _check_fit(found, fit_forces), _check_outliers(found)]
 
 
 def _check_unit(found: EnergyFit) -> Finding:
@@ -136,7 +141,7 @@ def _check_unit(found: EnergyFit) -> Finding:
     return Finding(check=check, verdict="not checked", evidence=evidence)
 
 
-def _check_fit(found: EnergyFit) -> Finding:
+def _check_fit(found: EnergyFit, fit_forces: bool) -> Finding:
     """Say whether the data determines one energy per element, and what they explain."""
     fit, check = found.fit, "reference energies"
     fitted = f"fitted to {found.n_fitted:,}" + (f" of {len(found.rows):,}" if found.n_fitted < len(found.rows) else "")
@@ -150,6 +155,9 @@ def _check_fit(found: EnergyFit) -> Finding:
         explained = 1 - float(np.var(left) / np.var(means))
         evidence += f"; elements explain {100 * explained:.4g} % of the variance over sum formulas"
         if explained < EXPLAINED:
+            if fit_forces:
+                fix = "each compound has a zero of its own: one model cannot learn total energies from these"
+                return Finding(check=check, verdict="warning", evidence=evidence, fix=fix)
             fix = "do the energies belong to these molecules? (energies above a minimum are no total energies either)"
             return Finding(check=check, verdict="fault", evidence=evidence, fix=fix)
     if fit.rank < min(fit.n_elements, found.n_formulas):

@@ -142,7 +142,7 @@ def check_force_outliers(seen: Scan) -> Finding:
     if tilted.any() and tilted.mean() < 0.5:
         problems.append(f"{int(tilted.sum()):,} are out of balance ({first_of(tilted)})")
     if problems:
-        fix = "leave them out, or clip their forces"
+        fix = "is the unit of the forces right?" if huge.mean() > 0.5 else "leave them out, or clip their forces"
         return Finding(check="outliers of forces", verdict="warning", evidence="; ".join(problems), fix=fix)
     return Finding(check="outliers of forces", verdict="ok", evidence=f"no force above {LARGE_FORCE:g} eV/Å")
 

@@ -79,7 +79,7 @@ def examine(
         check_force_scale(seen, store),
         *check_balance(seen),
         check_force_outliers(seen),
-        *check_energies(store, energies),
+        *check_energies(energies, fit_forces=consistency.verdict == "consistent"),
         check_duplicates(store),
     ]
     if against is not None:

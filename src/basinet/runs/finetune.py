@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.data.files import write_text
+from basinet.data.published_splits import PUBLISHED_SPLITS, published_split
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
@@ -85,6 +86,8 @@ def finetune(
 
 
 def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
+    if recipe.split is not None and str(recipe.split) in PUBLISHED_SPLITS:
+        return published_split(str(recipe.split), len(store))
     if recipe.split is not None:
         split = Split.load(recipe.split)
         largest = max(
