@@ -332,6 +332,19 @@ def test_data_check_of_a_store_refuses_units(data: Path, tmp_path: Path) -> None
     one_line(basinet("data", "check", tmp_path), "manifest")
 
 
+def test_ctrl_c_while_building_is_one_line_and_the_build_goes_on(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("basinet.data.store.StoreWriter.finish", interrupted)
+        one_line(basinet("data", "build", data, tmp_path / "store"), "interrupted; what was finished is saved")
+    one_line(basinet("data", "info", tmp_path / "store"), "unfinished store")
+    assert "40 from energy" in basinet("data", "build", data, tmp_path / "store").stdout
+
+
 def test_a_published_split_of_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     done = basinet("finetune", data, *TINY, *FEW, "split=qm9-110k", "--out", tmp_path / "run")
     one_line(done, "qm9-110k", "130,831", "has 40")

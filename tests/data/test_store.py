@@ -335,3 +335,14 @@ def test_any_mixture_of_labels_survives_the_round_trip(tmp_path_factory, shards)
     store = write(tmp_path_factory.mktemp("any") / "store", [[kinds[i] for i in shard] for shard in shards])
     for found, wanted in zip(store, [kinds[i] for shard in shards for i in shard], strict=True):
         assert_same(found, wanted)
+
+
+def test_shards_of_many_atoms_are_not_joined(tmp_path, monkeypatch):
+    molecules = some_molecules()
+    atoms = sum(m.n_atoms for m in molecules[:2])
+    monkeypatch.setattr("basinet.data.store.MERGED_ATOMS", atoms)
+    store = write(tmp_path / "store", [[m] for m in molecules])
+    assert len(store.shards) > 1
+    assert store.shards[0].n_molecules == 2
+    assert all(s.n_molecules == 1 or len(s.atomic_numbers) <= atoms for s in store.shards)
+    assert [m.name for m in store] == [m.name for m in molecules]

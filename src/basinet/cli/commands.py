@@ -203,6 +203,10 @@ class _Watcher:
         self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")
 
 
+TYPER_INTERRUPTED = 130
+"""The code that typer exits with on Ctrl-C; it does not let the KeyboardInterrupt through."""
+
+
 def main() -> NoReturn:
     """Run the command line: what a user can mend is one line and exit code 2, never a traceback.
 
@@ -210,7 +214,9 @@ def main() -> NoReturn:
     """
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
+    except SystemExit as end:
+        if end.code != TYPER_INTERRUPTED:
+            raise
         _stop("interrupted; what was finished is saved")
     except (ValueError, OSError, ImportError, RunError) as error:
         if os.environ.get("BASINET_TRACEBACK") == "1":

@@ -32,6 +32,8 @@ from basinet.structures import Batch, Molecule
 
 MERGED_MOLECULES = 2**18
 """``StoreWriter.finish`` joins small shards up to this size: a batch costs a few microseconds per shard it touches."""
+MERGED_ATOMS = 2**22
+"""The same in atoms: joining holds all of them in memory, about 100 MB a copy."""
 
 
 class MoleculeStore:
@@ -346,11 +348,13 @@ class StoreWriter:
 
 
 def _groups(shards: Sequence[ShardEntry]) -> list[tuple[ShardEntry, ...]]:
-    """Cut the list of shards into runs of at most ``MERGED_MOLECULES`` molecules (or one shard that is larger)."""
+    """Cut the list of shards into runs no larger than the limits of joining (or one shard that is)."""
     groups: list[tuple[ShardEntry, ...]] = []
     for shard in shards:
-        if groups and sum(s.n_molecules for s in groups[-1]) + shard.n_molecules <= MERGED_MOLECULES:
-            groups[-1] = (*groups[-1], shard)
+        joined = (*groups[-1], shard) if groups else (shard,)
+        few_molecules = sum(s.n_molecules for s in joined) <= MERGED_MOLECULES
+        if groups and few_molecules and sum(s.n_atoms for s in joined) <= MERGED_ATOMS:
+            groups[-1] = joined
         else:
             groups.append((shard,))
     return groups
