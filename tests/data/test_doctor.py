@@ -232,6 +232,15 @@ def test_frames_that_follow_each_other_are_nearly_alike_and_no_copies():
     assert "0 of 61 molecules are copies" in found.evidence and "2 nearly so" in found.evidence
 
 
+def test_a_fine_scan_of_a_diatomic_is_no_fault():
+    lengths = 1.0 + 1e-4 * np.arange(300)
+    frames = [
+        Molecule(atomic_numbers=np.array([1, 9]), positions=np.array([[0, 0, 0], [0, 0, r]]), labels={"energy": -1.0})
+        for r in lengths.tolist()
+    ]
+    assert faults(diagnose(frames)) == set()
+
+
 def test_conformations_in_both_data_sets_are_a_fault_and_others_are_not():
     frames = trajectory(80)
     train, test = (MoleculeStore.from_molecules(part) for part in (frames[:60], frames[50:]))
@@ -382,6 +391,8 @@ PUBLISHED = {
         "energy_key": "E_kcal",
         "forces_key": "F_kcal_per_A",
     },
+    "formats/ani2x_diatomics_1000.h5": {},
+    "formats/spice_1.1.4_two_entries.hdf5": {},
     "qm7/qm7_subset6000.npz": {"energy_unit": "kcal/mol", "energy_key": "hof_pbe0_kcal"},
     "qm9/qm9_upto14atoms_subset.npz": {"energy_unit": "eV", "energy_key": "U0_atomization_eV"},
 }

@@ -8,6 +8,8 @@ from basinet.data.store import MoleculeStore
 
 MANY = 0.05
 """Part of the data; above it a random split is sure to test on what it trained on."""
+FEW_ATOMS = 3
+"""Molecules of so few atoms come close to each other by chance, in a fine scan of a diatomic for one."""
 DIFFERENT_ENERGY = 0.01
 """eV; copies whose energies differ by more contradict each other."""
 
@@ -27,7 +29,8 @@ def check_duplicates(store: MoleculeStore) -> Finding:
     if not len(found.rows):
         return Finding(check="duplicates", verdict="ok", evidence=evidence)
     evidence += f" ({_pairs(found, copies if copies.any() else found.differences < NEAR)})"
-    verdict = "fault" if found.n_exact > MANY * found.n_compared else "warning"
+    larger = copies & (store.atoms_per_molecule[found.rows] > FEW_ATOMS)
+    verdict = "fault" if larger.sum() > MANY * found.n_compared else "warning"
     fix = "remove copies before a random split, or the test set holds what was trained on"
     if not found.n_exact:
         fix = "do these follow each other, or is a minimum there twice? a random split tests on what it trained on"
