@@ -82,10 +82,7 @@ def open_molecules(
         case ".xyz" | ".extxyz":
             molecules = read_extxyz(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
         case ".sdf":
-            if forces_key is not None:
-                raise ValueError(f"{path}: forces cannot be read from an SDF; leave forces_key out")
-            if energy_key is not None and energy_unit is None:
-                raise ValueError(f"{path}: an SDF does not say the unit of {energy_key!r}; give energy_unit")
+            _refuse_for_sdf(path, energy_key, energy_unit, forces_key)
             given = {"is_equilibrium": is_equilibrium, "energy_key": energy_key}
             molecules = read_sdf(path, report, **given, columns=columns)
         case ".npz":
@@ -206,6 +203,13 @@ def _report_store(store: MoleculeStore, report: ReadReport) -> None:
     for key, used in (("energy", report.energy_keys), ("forces", report.forces_keys)):
         if key in store.label_counts:
             used[key] = store.label_counts[key]
+
+
+def _refuse_for_sdf(path: Path, energy_key: str | None, energy_unit: str | None, forces_key: str | None) -> None:
+    if forces_key is not None:
+        raise ValueError(f"{path}: forces cannot be read from an SDF; leave forces_key out")
+    if energy_key is not None and energy_unit is None:
+        raise ValueError(f"{path}: an SDF does not say the unit of {energy_key!r}; give energy_unit")
 
 
 def _refuse_for_table(
