@@ -1,0 +1,1 @@
+"""basinet inside other programs: ASE, scikit-learn."""
