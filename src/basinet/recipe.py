@@ -210,6 +210,15 @@ class FinetuneRecipe:
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()
     """What to learn."""
+    references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"
+    """Reference energies of the elements. fit: to what a loaded model leaves unexplained, or to the energies from
+    scratch; keep: those of the loaded model; isolated: energies of the data's molecules of one atom, which are never
+    trained on; or eV by element, {H: -13.6, C: -1029.9}."""
+    reference_ridge: float = 0.0
+    """Pulls what is fitted on top of a loaded model to zero, for few labels of the level it was trained on: the sum of
+    squares is paid at this rate. 0: the solution of least norm where the data leaves a choice."""
+    freeze: int | Literal["backbone"] = 0
+    """What keeps the loaded weights. n: the embedding and the first n layers; backbone: all but heads; 0: nothing."""
     noise_statistics: Literal["keep", "reset"] = "keep"
     """Of the noise the loaded model has seen, if noise is learned further. Kept, as published, they divide smaller
     noise by the old size: from 0.04 to 0.005 Å the loss of noise starts 64 times smaller. reset: forget them."""
@@ -225,6 +234,23 @@ class FinetuneRecipe:
     """How to learn it."""
     launch: LaunchConfig = LaunchConfig()
     """Where to run."""
+
+    def __post_init__(self) -> None:
+        """Refuse what only a loaded model has, and penalties below zero."""
+        is_fresh = self.start == "scratch"
+        if is_fresh and (self.references == "keep" or self.reference_ridge or self.freeze):
+            raise ValueError(
+                "references=keep, reference_ridge and freeze are for a loaded model; say which, with from=MODEL"
+            )
+        if self.reference_ridge < 0 or (self.reference_ridge and self.references != "fit"):
+            raise ValueError(
+                f"reference_ridge must not be negative and needs references=fit, got {self.reference_ridge} and "
+                f"{self.references}"
+            )
+        if property_settings(self.objective) is not None and self.references != "fit":
+            raise ValueError(f"references={self.references} is for energies; a property has a baseline, and its spread")
+        if isinstance(self.freeze, int) and self.freeze < 0:
+            raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
 
 
 TrainableRecipe = PretrainRecipe | FinetuneRecipe

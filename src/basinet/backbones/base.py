@@ -1,6 +1,7 @@
 """What a backbone is."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -37,3 +38,11 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
         """Return features of every atom."""
+
+    @abstractmethod
+    def stages(self) -> Sequence[nn.Module]:
+        """Return what an atom passes in turn, each with its own weights: the embedding, then every layer.
+
+        What comes after the last layer (a norm) belongs to none of them. Used to keep the first stages of a pre-trained
+        network as they are.
+        """

@@ -1,5 +1,6 @@
 """The E(n)-equivariant graph network (Satorras, Hoogeboom and Welling, ICML 2021), as 3D-EMGP uses it, and variants."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
@@ -108,6 +109,10 @@ class EGNN(Backbone):
         for layer in self.layers:
             state = layer(state, graph, neighbors)
         return NodeFeatures(state.scalar, state.displacement[:, :, None][..., : self.n_vector])
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return the embedding of the elements, then the layers."""
+        return [self.embedding, *self.layers]
 
 
 def element_features(atomic_numbers: Int[Tensor, " n_atoms"]) -> Float[Tensor, "n_atoms 300"]:

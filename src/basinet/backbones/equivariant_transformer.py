@@ -1,5 +1,6 @@
 """TorchMD-NET's Equivariant Transformer (Thölke and De Fabritiis, ICLR 2022)."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -99,6 +100,10 @@ class EquivariantTransformer(Backbone):
         for layer in self.layers:
             scalar, vector = layer(scalar, vector, neighbors, radial)
         return NodeFeatures(self.scalar_norm(scalar), self.vector_norm(vector))
+
+    def stages(self) -> Sequence[nn.Module]:
+        """Return both embeddings as one, then the layers."""
+        return [nn.ModuleList([self.embedding, self.neighbor_embedding]), *self.layers]
 
 
 def _vector_norm(config: EquivariantTransformerConfig) -> nn.Module:

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from basinet.evaluation.metrics import Errors, to_unit
 from basinet.evaluation.properties import PropertyErrors
 from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
-from basinet.models.references import ReferenceFit, composition, fit_references
 from basinet.objectives.config import build_objective, property_settings
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
 from basinet.runs.properties import SCRATCH, errors_of_property, property_record, start_property
 from basinet.runs.replay_data import fit_scope, read_replay
+from basinet.runs.start_energies import set_reference_energies
 from basinet.runs.train import OnProgress, Say, read_run_data, silent, train
 from basinet.training.fit import FitResult
 
@@ -74,6 +74,7 @@ def finetune(
     else:
         start = recipe, target, objective.requires, data.store, data.split
         model, backbone, before = start_property(*start, speak)
+        freeze(model, recipe.freeze, speak)
     if replay is not None:
         data = data._replace(replay=replay)
         speak(replay.describe())
@@ -86,6 +87,7 @@ def finetune(
 
 
 def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
+    """Divide the data; a random division leaves single atoms out, which have no forces to learn."""
     if recipe.split is not None and str(recipe.split) in PUBLISHED_SPLITS:
         return published_split(str(recipe.split), len(store))
     if recipe.split is not None:
@@ -96,7 +98,9 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
         if largest >= len(store):
             raise ValueError(f"{recipe.split} names molecule {largest}, but {recipe.data} has {len(store)} molecules")
         return split
-    n = len(store)
+    fewest, of_what = (2, " of more than one atom") if property_settings(recipe.objective) is None else (1, "")
+    several = np.flatnonzero(store.atoms_per_molecule >= fewest)
+    n = len(several)
     tenth = max(1, n // 10)
     n_validation = tenth if recipe.n_validation is None else recipe.n_validation
     n_test = tenth if recipe.n_test is None and recipe.n_train is None else recipe.n_test
@@ -104,11 +108,12 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
     wanted = (n_train or 0) + n_validation + (n_test or 0)
     if wanted > n or n_train is None or n_train < 1 or n_validation < 1:
         raise ValueError(
-            f"{recipe.data} has {n} molecules; cannot take n_train={n_train}, n_validation={n_validation}, "
+            f"{recipe.data} has {n} molecules{of_what}; cannot take n_train={n_train}, n_validation={n_validation}, "
             f"n_test={n_test} from them (training and validation need at least one each)"
         )
     # All that could be trained on is drawn first and then cut: a larger n_train begins with a smaller one.
-    whole = random_split(n, validation=n_validation, test=n_test or 0, seed=recipe.split_seed)
+    drawn = random_split(n, validation=n_validation, test=n_test or 0, seed=recipe.split_seed)
+    whole = Split(train=several[drawn.train], validation=several[drawn.validation], test=several[drawn.test])
     test = whole.train[n_train:] if n_test is None else whole.test
     return Split(train=whole.train[:n_train], validation=whole.validation, test=test)
 
@@ -118,7 +123,7 @@ def _start(
 ) -> tuple[Model, BackboneConfig, Errors | None]:
     if recipe.start == SCRATCH:
         model = build_model(build_backbone(recipe.model), requires | {"energy"})
-        common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+        _start_fresh(model, recipe, store, split, say)
         model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
         return model, recipe.model, None
     file = load_model(Path(recipe.start))
@@ -128,52 +133,65 @@ def _start(
     if "energy" not in model.heads:
         say("the pre-trained model has no energy in eV: fine-tuning begins with a fresh energy head")
         model = with_outputs(model, requires | {"energy"})
-        common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+        _start_fresh(model, recipe, store, split, say)
     model = with_outputs(model, requires)
     if "noise" in requires and recipe.noise_statistics == "reset":
         model.reset_target_normalizer()
-    before = _before_training(model, store, split, say)
+    before = _before_training(model, recipe, store, split, say)
+    freeze(model, recipe.freeze, say)
+    _compare_levels(model.scope.level_of_theory, store, say)
     model.scope = common.extended_scope(model.scope, store, [])
     return model, file.backbone, before
 
 
-def _before_training(model: Model, store: MoleculeStore, split: Split, say: Say) -> Errors:
-    """Say how good the loaded model is as it comes and with reference energies re-fitted; keep the latter."""
+def _start_fresh(model: Model, recipe: FinetuneRecipe, store: MoleculeStore, split: Split, say: Say) -> None:
+    """Give a fresh energy head the scale of the forces, and the reference energies that are wanted."""
+    common.start_from_statistics(model, common.label_statistics(store, split.train, recipe.training.seed))
+    if recipe.start == SCRATCH and recipe.references != "fit":
+        say(f"reference energies {set_reference_energies(model, recipe, store, split.train)}")
+
+
+def _before_training(model: Model, recipe: FinetuneRecipe, store: MoleculeStore, split: Split, say: Say) -> Errors:
+    """Say how good the loaded model is as it comes and with its new reference energies; return the latter."""
     device = next(model.parameters()).device
     as_loaded = common.errors_of(model, common.batches(store, split.validation), device)
     say(f"before training, as loaded: {describe_errors(as_loaded)}")
-    fitted = refit_references(model, store, split.train)
-    if fitted is None:
+    how = set_reference_energies(model, recipe, store, split.train)
+    if not as_loaded.n_energies or recipe.references == "keep":
         return as_loaded
-    refitted = common.errors_of(model, common.batches(store, split.validation), device)
-    determined = (
-        ""
-        if fitted.rank == fitted.n_elements
-        else (f"; the data determines {fitted.rank} of {fitted.n_elements} of them, their sums are right")
-    )
-    say(f"before training, reference energies re-fitted: {describe_errors(refitted)}{determined}")
-    return refitted
+    then = common.errors_of(model, common.batches(store, split.validation), device)
+    say(f"before training, reference energies {how}: {describe_errors(then)}")
+    return then
 
 
-def refit_references(model: Model, store: MoleculeStore, indices: np.ndarray) -> ReferenceFit | None:
-    """Add to the reference energies what best explains the residuals of a model; ``None`` without energies."""
-    device = next(model.parameters()).device
-    compositions: list[torch.Tensor] = []
-    residuals: list[torch.Tensor] = []
-    model.eval()
-    for batch in (b.to(device) for b in common.batches(store, indices)):
-        if "has_energy" not in batch.flags:
-            return None
-        has = batch.flags["has_energy"]
-        with torch.no_grad():
-            predicted = model(batch, ["energy"])["energy"]
-        compositions.append(composition(batch)[has].cpu())
-        residuals.append((batch.labels["energy"] - predicted)[has].cpu())
-    if not sum(len(r) for r in residuals):
-        return None
-    fitted = fit_references(torch.cat(compositions), torch.cat(residuals))
-    model.references.energies += fitted.energies.to(device)
-    return fitted
+def freeze(model: Model, what: int | Literal["backbone"], say: Say) -> None:
+    """Keep the first layers of a network, with its embedding, or all of its backbone as they are.
+
+    Raises:
+        ValueError: there are not so many layers.
+    """
+    if what == 0:
+        return
+    stages = model.backbone.stages()
+    n_layers = len(stages) - 1
+    if isinstance(what, int) and what > n_layers:
+        raise ValueError(
+            f"freeze={what}, but the network has {n_layers} layers; freeze=backbone keeps all but the heads"
+        )
+    for part in [model.backbone] if what == "backbone" else stages[: what + 1]:
+        part.requires_grad_(False)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    kept = "the backbone" if what == "backbone" else f"the embedding and {what} of {n_layers} layers"
+    say(f"{kept} keep their weights; {trained:,} parameters are trained")
+
+
+def _compare_levels(of_model: str, store: MoleculeStore, say: Say) -> None:
+    """Say if labels are of another level of theory than the model's, or of none on record."""
+    of_data = store.manifest.level_of_theory
+    if not of_data:
+        say("the data does not say its level of theory, so the model will not know it; give units.level_of_theory")
+    elif of_model and of_model != of_data:
+        say(f"level of theory: the model knows {of_model}, the data is of {of_data}; the new model is of the latter")
 
 
 def describe_errors(errors: Errors | PropertyErrors) -> str:
