@@ -7,7 +7,8 @@ import yaml
 
 from basinet.config import dump_settings
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
-from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, describe, load_recipe, read_yaml, save_recipe
+from basinet.options import describe
+from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, load_recipe, read_yaml, save_recipe
 
 KINDS = [PretrainRecipe, FinetuneRecipe]
 DATA = "data=molecules.xyz"

@@ -42,6 +42,7 @@ class RecipeCommand(TyperCommand):
         from rich.padding import Padding
 
         import basinet.data.generate as generate
+        import basinet.options as options
         import basinet.recipe as recipes
         import basinet.runs.build_store as build_store
 
@@ -52,7 +53,7 @@ class RecipeCommand(TyperCommand):
             "build": build_store.BuildRecipe,
         }[self.recipe]
         console.print("\n Options of the recipe, as [bold]key=value[/bold] or in a YAML file:\n")
-        for option in recipes.describe(kind):
+        for option in options.describe(kind):
             allowed = "" if option.kind == option.default else f"  ({option.kind})"
             console.print(f" [bold]{option.name}[/bold]={escape(option.default + allowed)}")
             console.print(Padding(escape(" ".join(option.text.split())), (0, 0, 0, 6)))
