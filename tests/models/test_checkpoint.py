@@ -134,7 +134,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
     rewrite(path, lambda header, tensors: header.update(format_version=99, basinet_version="7.1"))
-    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 3; update"):
+    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 4; update"):
         load_model(path)
 
 

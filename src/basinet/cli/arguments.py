@@ -44,19 +44,21 @@ class RecipeCommand(TyperCommand):
         import basinet.data.generate as generate
         import basinet.options as options
         import basinet.recipe as recipes
+        import basinet.runs.assay_recipe as assay_recipe
         import basinet.runs.build_store as build_store
 
-        kind = {
-            "pretrain": recipes.PretrainRecipe,
-            "finetune": recipes.FinetuneRecipe,
-            "generate": generate.GenerateConfig,
-            "build": build_store.BuildRecipe,
+        kinds = {
+            "pretrain": {"of the recipe": recipes.PretrainRecipe},
+            "finetune": {"of the recipe": recipes.FinetuneRecipe, "for a table of SMILES": assay_recipe.AssayRecipe},
+            "generate": {"of the recipe": generate.GenerateConfig},
+            "build": {"of the recipe": build_store.BuildRecipe},
         }[self.recipe]
-        console.print("\n Options of the recipe, as [bold]key=value[/bold] or in a YAML file:\n")
-        for option in options.describe(kind):
-            allowed = "" if option.kind == option.default else f"  ({option.kind})"
-            console.print(f" [bold]{option.name}[/bold]={escape(option.default + allowed)}")
-            console.print(Padding(escape(" ".join(option.text.split())), (0, 0, 0, 6)))
+        for what, kind in kinds.items():
+            console.print(f"\n Options {what}, as [bold]key=value[/bold] or in a YAML file:\n")
+            for option in options.describe(kind):
+                allowed = "" if option.kind == option.default else f"  ({option.kind})"
+                console.print(f" [bold]{option.name}[/bold]={escape(option.default + allowed)}")
+                console.print(Padding(escape(" ".join(option.text.split())), (0, 0, 0, 6)))
 
 
 class PretrainCommand(RecipeCommand):

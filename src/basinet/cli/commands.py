@@ -6,7 +6,7 @@ Imports of the heavy kind are inside the commands, so that ``--help`` and a typi
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -26,12 +26,11 @@ from basinet.cli.arguments import (
     RecipeArguments,
     Resume,
 )
+from basinet.cli.assay import finetune_table, is_assay
 from basinet.cli.data import data
+from basinet.cli.watch import Watcher
 from basinet.errors import RunError
 from basinet.terminal import columns, errors, progress, say
-
-if TYPE_CHECKING:
-    from basinet.training.fit import Progress
 
 EXIT_STOPPED = 2
 """Wrong input, a run that cannot go on, and Ctrl-C."""
@@ -54,22 +53,29 @@ def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
     with progress("pre-training") as show:
-        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+        result = run(recipe, out, resume=resume, on_progress=Watcher(show), say=say)
     if result.is_main:
         say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
 
 
 @app.command(cls=FinetuneCommand)
 def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
-    """Fine-tune a model on your labelled conformations or molecules, or train one from scratch."""
+    """Fine-tune a model on your labelled conformations or molecules, or train one from scratch.
+
+    With target=COLUMN the data is a table of SMILES, and that column is learned: basinet finetune assay.csv
+    target=pIC50 split=scaffold from=MODEL --out DIR. Its options are listed after the others.
+    """
     from basinet.recipe import FinetuneRecipe, load_recipe
     from basinet.runs import finetune as run
     from basinet.runs.finetune import describe_errors
 
     given = RecipeArguments.parse(arguments)
+    if is_assay(given):
+        finetune_table(given, out, resume)
+        return
     recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=given.one_data)
     with progress("fine-tuning") as show:
-        result = run(recipe, out, resume=resume, on_progress=_Watcher(show), say=say)
+        result = run(recipe, out, resume=resume, on_progress=Watcher(show), say=say)
     if result.is_main:
         say(f"best validation loss {result.fit.best:.4g} at step {result.fit.best_step}; model: {result.model}")
     if result.test is not None:
@@ -185,22 +191,6 @@ def options(
     ] = None,
 ) -> None:
     """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
-
-
-class _Watcher:
-    """Moves a bar with the steps of a run, and keeps the last validation in sight."""
-
-    def __init__(self, show: Any) -> None:
-        self.show = show
-        self.note = ""
-
-    def __call__(self, step: "Progress") -> None:
-        if step.validation is not None:
-            shown = {"loss": step.validation["loss"]}
-            if "force_mae" in step.validation:
-                shown["force MAE, meV/Å"] = 1000 * step.validation["force_mae"]
-            self.note = "validation " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
-        self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")
 
 
 TYPER_INTERRUPTED = 130

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +15,19 @@ from torch import Tensor
 from basinet import __version__
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
+from basinet.models.conformal import Calibration
 from basinet.models.heads import HeadKind
 from basinet.models.model import Model, Scope, build_model_of
 from basinet.models.properties import PropertyForm
 
-FORMAT_VERSION = 3
-"""1: heads were a list of names, the energy head was the gated one; up to 2: no properties."""
+FORMAT_VERSION = 4
+"""1: heads were a list of names, the energy head was the gated one; up to 2: no properties; up to 3: one member, no
+calibration."""
+MEMBER = "members."
+"""What the names of the weights of further members begin with, before their number."""
+CALIBRATION = "calibration."
+"""What the names of scores begin with."""
+NOT_CALIBRATED: Mapping[str, Calibration] = MappingProxyType({})
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
 
 
@@ -33,7 +41,26 @@ class ModelFile(NamedTuple):
     """``recipe``, ``metrics``, ``step``, ``data`` ... as the writer chose; see :func:`save_model`."""
 
 
-def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Mapping[str, Any] | None = None) -> None:
+class EnsembleFile(NamedTuple):
+    """All that a model file holds: the members of an ensemble, and the calibration of its intervals."""
+
+    members: tuple[Model, ...]
+    """A plain model is one member."""
+    backbone: BackboneConfig
+    metadata: Mapping[str, Any]
+    calibration: Mapping[str, Calibration]
+    """Of properties, by name; empty if there is none."""
+
+
+def save_model(
+    model: Model,
+    path: Path,
+    backbone: BackboneConfig,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    further: Sequence[Model] = (),
+    calibration: Mapping[str, Calibration] = NOT_CALIBRATED,
+) -> None:
     """Write a model, all or nothing: a reader sees the old file or the new one, never a part.
 
     Args:
@@ -41,19 +68,28 @@ def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Map
         path: where, by convention ``*.safetensors``.
         backbone: the settings its backbone was built from.
         metadata: anything JSON can hold that a reader of the file should know: recipe, metrics, data hashes.
+        further: other members of an ensemble: the same network with other weights.
+        calibration: of the intervals of properties, by name.
     """
+    if any(member.head_kinds() != model.head_kinds() or _forms(member) != _forms(model) for member in further):
+        raise ValueError("the members of an ensemble must have the same heads")
     header = {
         "format_version": FORMAT_VERSION,
         "basinet_version": __version__,
         "units": UNITS,
         "backbone": dump_settings(backbone),
         "heads": dict(sorted(model.head_kinds().items())),
-        "properties": {name: head.form._asdict() for name, head in sorted(model.properties.items())},
+        "properties": {name: form._asdict() for name, form in _forms(model).items()},
+        "members": 1 + len(further),
+        "calibration": {name: {"floor": c.floor, "n": len(c.scores)} for name, c in calibration.items()},
         "elements": sorted(model.scope.elements),
         "level_of_theory": model.scope.level_of_theory,
         "metadata": dict(metadata or {}),
     }
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors = _weights(model, "")
+    for number, member in enumerate(further, start=1):
+        tensors |= _weights(member, f"{MEMBER}{number}.")
+    tensors |= {f"{CALIBRATION}{name}": c.scores.double().cpu().contiguous() for name, c in calibration.items()}
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
@@ -66,14 +102,35 @@ def save_model(model: Model, path: Path, backbone: BackboneConfig, metadata: Map
 
 
 def load_model(path: Path) -> ModelFile:
-    """Read a model file strictly: every tensor is used, none is missing.
+    """Read a model file strictly: every tensor is used, none is missing. Of an ensemble, this is the first member.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a model file of ours, is damaged, or is from a newer version.
     """
+    file = load_ensemble(path)
+    return ModelFile(file.members[0], file.backbone, file.metadata)
+
+
+def load_ensemble(path: Path) -> EnsembleFile:
+    """Read all members of a model file, and its calibration; errors as in :func:`load_model`."""
     header, tensors = _read(path)
     config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
+    wanted = {f"{CALIBRATION}{name}": floor for name, floor in _floors(header, path).items()}
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ValueError(f"{path}: the calibration the file describes is not in it: {', '.join(missing)}")
+    calibration = {
+        key.removeprefix(CALIBRATION): Calibration(tensors.pop(key).clone(), floor) for key, floor in wanted.items()
+    }
+    n_members = header.get("members", 1)
+    prefixes = [f"{MEMBER}{number}." for number in range(1, n_members)]
+    parts = [{k.removeprefix(p): tensors.pop(k) for k in list(tensors) if k.startswith(p)} for p in prefixes]
+    members = tuple(_member(header, path, config, part) for part in (tensors, *parts))
+    return EnsembleFile(members, config, header["metadata"], calibration)
+
+
+def _member(header: Mapping[str, Any], path: Path, config: BackboneConfig, tensors: Mapping[str, Tensor]) -> Model:
+    """Return one network with its weights."""
     model = build_model_of(build_backbone(config), _head_kinds(header, path), _property_forms(header, path))
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
@@ -82,7 +139,21 @@ def load_model(path: Path) -> ModelFile:
     # unaligned numbers round in another order.
     model.load_state_dict({key: value.clone() for key, value in tensors.items()}, assign=True)
     model.scope = Scope(frozenset(header["elements"]), header["level_of_theory"])
-    return ModelFile(model, config, header["metadata"])
+    return model
+
+
+def _weights(model: Model, prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def _forms(model: Model) -> dict[str, PropertyForm]:
+    return {name: head.form for name, head in sorted(model.properties.items())}
+
+
+def _floors(header: Mapping[str, Any], path: Path) -> dict[str, float | None]:
+    """Return the floor of each calibration."""
+    found = read_settings(dict[str, dict[str, float | None]], header.get("calibration", {}), f"{path}: calibration")
+    return {name: entry["floor"] for name, entry in found.items()}
 
 
 def read_backbone(path: Path) -> BackboneConfig:

@@ -90,6 +90,12 @@ def check_directory(out: Path, recipe: TrainableRecipe, resume: bool, fabric: Fa
     Raises:
         ValueError: there is a run already, none to resume, or it had another recipe.
     """
+    check_place(out, recipe, resume)
+    fabric.barrier()  # nobody writes before all have looked
+
+
+def check_place(out: Path, recipe: object, resume: bool) -> None:
+    """Check that a run can be begun, or gone on with, in a directory; errors as in :func:`check_directory`."""
     has_run = (out / RECIPE_FILE).exists()
     if resume:
         _require_same_recipe(out, recipe, has_run)
@@ -97,10 +103,9 @@ def check_directory(out: Path, recipe: TrainableRecipe, resume: bool, fabric: Fa
         raise ValueError(f"{out} holds a run already; go on with it (--resume) or choose another --out")
     elif out.exists() and (not out.is_dir() or any(not p.name.startswith(TEMPORARY) for p in out.iterdir())):
         raise ValueError(f"{out} exists and is no run of basinet; choose another --out")
-    fabric.barrier()  # nobody writes before all have looked
 
 
-def write_directory(out: Path, recipe: TrainableRecipe) -> None:
+def write_directory(out: Path, recipe: object) -> None:
     """Make the run directory and write what the run will do."""
     out.mkdir(parents=True, exist_ok=True)
     for leftover in out.glob(f"{TEMPORARY}*"):  # of a process that was killed
@@ -114,7 +119,7 @@ def can_resume(out: Path) -> bool:
     return (out / STATE_FILE).exists()
 
 
-def _require_same_recipe(out: Path, recipe: TrainableRecipe, has_run: bool) -> None:
+def _require_same_recipe(out: Path, recipe: object, has_run: bool) -> None:
     if not has_run:
         raise ValueError(f"{out} holds no run to resume; leave --resume out to start one")
     old, new = _flat(read_yaml(out / RECIPE_FILE)), _flat(dump_settings(recipe))

@@ -79,7 +79,8 @@ def start_property(
         model = Model(build_backbone(recipe.model), {})
         model.scope = common.extended_scope(model.scope, store, sorted(store.elements))
     else:
-        loaded, backbone_config, _ = load_model(Path(recipe.start))
+        file = load_model(Path(recipe.start))
+        loaded, backbone_config = file.model, file.backbone
         for batch in common.chunks(store, np.concatenate([split.train, split.validation, split.test])):
             loaded.scope.check(batch)
         kept = {name: head for name, head in loaded.named_heads().items() if name in requires}
