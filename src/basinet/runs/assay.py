@@ -129,6 +129,7 @@ def _member_recipe(recipe: AssayRecipe, label: str, number: int, out: Path) -> F
         data=out / CONFORMERS,
         split=out / SPLIT_FILE,
         start=recipe.start,
+        freeze=recipe.freeze,
         model=recipe.model,
         objective=objective,
         training=dataclasses.replace(recipe.training, seed=recipe.training.seed + number),

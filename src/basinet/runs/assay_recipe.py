@@ -33,6 +33,8 @@ class AssayRecipe:
     """Column of the SMILES; null: the one called smiles."""
     start: Annotated[str, Field(alias="from")] = "scratch"
     """A model file to start from, or scratch."""
+    freeze: int | Literal["backbone"] = 0
+    """What keeps the loaded weights. n: the embedding and the first n layers; backbone: all but the head; 0: nothing."""
     split: SplitKind = "scaffold"
     """scaffold: all compounds of a Bemis-Murcko scaffold on one side, the most frequent ones train; random; time: the
     latest are tested."""
@@ -94,6 +96,8 @@ class AssayRecipe:
                 if self.time is None
                 else f"time={self.time} is for split=time, got split={self.split}"
             )
+        if self.start == "scratch" and self.freeze:
+            raise ValueError("freeze is for a loaded model; say which, with from=MODEL")
         if self.launch.devices * self.launch.nodes != 1:
             raise ValueError(
                 f"a table is learned from in one process; got launch.devices={self.launch.devices} and launch.nodes="
