@@ -34,7 +34,7 @@ class AssayRecipe:
     start: Annotated[str, Field(alias="from")] = "scratch"
     """A model file to start from, or scratch."""
     freeze: int | Literal["backbone"] = 0
-    """What keeps the loaded weights. n: the embedding and the first n layers; backbone: all but the head; 0: nothing."""
+    """What keeps the loaded weights. n: embedding and first n layers; backbone: all but the head; 0: nothing."""
     split: SplitKind = "scaffold"
     """scaffold: all compounds of a Bemis-Murcko scaffold on one side, the most frequent ones train; random; time: the
     latest are tested."""
