@@ -12,7 +12,8 @@ from torch import Tensor
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.checkpoint import load_model, save_model
-from basinet.models.model import Model, Scope, build_model
+from basinet.models.model import Model, build_model
+from basinet.models.scope import Scope
 from basinet.structures.batch import collate
 from molecules import SMALL
 
@@ -84,6 +85,23 @@ def test_a_file_of_the_first_format_which_named_heads_only_is_read(path: Path, m
     assert all(torch.equal(value, before[key]) for key, value in after.state_dict().items())
 
 
+def test_charges_and_sizes_are_in_the_file_and_unknown_in_older_ones(
+    path: Path, model: Model, backbone_config: EquivariantTransformerConfig
+) -> None:
+    model.scope = model.scope._replace(charges=frozenset({-1, 0}), sizes=(3, 21))
+    save_model(model, path, backbone_config)
+    assert load_model(path).model.scope == model.scope
+
+    def as_before(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        for key in ("charges", "sizes", "corrections"):
+            del header[key]
+        header["format_version"] = 4
+
+    rewrite(path, as_before)
+    old = load_model(path).model.scope
+    assert (old.elements, old.charges, old.sizes) == (model.scope.elements, frozenset(), None)
+
+
 def test_saving_that_fails_leaves_the_old_file_whole(
     path: Path, model: Model, backbone_config: EquivariantTransformerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +152,7 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
 
 def test_a_file_of_a_newer_format_is_refused(path: Path) -> None:
     rewrite(path, lambda header, tensors: header.update(format_version=99, basinet_version="7.1"))
-    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 4; update"):
+    with pytest.raises(ValueError, match=r"has format 99 \(basinet 7.1\), this basinet .* reads up to 5; update"):
         load_model(path)
 
 

@@ -4,7 +4,8 @@ import torch
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.heads import AtomicEnergyHead
-from basinet.models.model import Model, Scope, build_model, with_outputs
+from basinet.models.model import Model, build_model, with_outputs
+from basinet.models.scope import Scope
 from basinet.structures.batch import Batch, collate
 from basinet.structures.segment import centre_per_molecule, sum_per_molecule
 from molecules import ETHANOL, HELIUM, SMALL, WATER

@@ -17,6 +17,11 @@ def needs_bonds(config: EquivariantTransformerConfig | EGNNConfig) -> bool:
     return isinstance(config, EGNNConfig) and isinstance(config.graph, BondGraph)
 
 
+def reads_bonds(backbone: Backbone) -> bool:
+    """Return whether a backbone that was built reads bonds."""
+    return isinstance(backbone, EGNN) and needs_bonds(backbone.config)
+
+
 def build_backbone(config: EquivariantTransformerConfig | EGNNConfig) -> Backbone:
     """Return a backbone with fresh weights."""
     match config:

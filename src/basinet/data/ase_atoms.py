@@ -47,7 +47,7 @@ def read_atoms(
         report,
         atomic_numbers=atoms.numbers.astype(np.int64),
         positions=atoms.positions * length_factor(report.length_unit),
-        charge=_charge(atoms, name),
+        charge=charge_of(atoms, name),
         labels=labels,
         is_equilibrium=is_equilibrium,
         smiles=str(_values(atoms.info).get(SMILES_KEY, "")),
@@ -55,7 +55,8 @@ def read_atoms(
     )
 
 
-def _charge(atoms: Atoms, name: str) -> int:
+def charge_of(atoms: Atoms, name: str) -> int:
+    """Return the total charge of a frame (e): ``charge`` of its comment, or the sum of its initial charges."""
     charge = _values(atoms.info).get(CHARGE_KEY)
     if charge is None:
         return _sum_of_charges(atoms, name)

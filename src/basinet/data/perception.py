@@ -106,6 +106,22 @@ class Perceiver:
             known.append(graph)
         return graph
 
+    def bonded(self, molecule: Molecule) -> Molecule:
+        """Return a molecule with its bonds, perceived if there are none on record.
+
+        Raises:
+            ValueError: they cannot be perceived; the message names the molecule.
+        """
+        if molecule.bonds is not None:
+            return molecule
+        graph = self(molecule)
+        if graph is None:
+            raise ValueError(
+                f"{molecule.name or 'molecule'} has no bonds on record, which this model needs, and none can be "
+                f"perceived from its coordinates ({next(iter(self.report.failures))}); read it from an SDF"
+            )
+        return dataclasses.replace(molecule, bonds=graph.bonds, bond_orders=graph.orders)
+
 
 def lacks_bonds(store: MoleculeStore) -> bool:
     """Return whether the bonds of some molecule are not on record."""
@@ -163,13 +179,4 @@ def with_perceived_bonds(molecules: Iterator[Molecule]) -> Iterator[Molecule]:
     """
     perceiver = Perceiver()
     for molecule in molecules:
-        if molecule.bonds is not None:
-            yield molecule
-            continue
-        graph = perceiver(molecule)
-        if graph is None:
-            raise ValueError(
-                f"{molecule.name or 'molecule'} has no bonds on record, which this model needs, and none can be "
-                f"perceived from its coordinates ({next(iter(perceiver.report.failures))}); read it from an SDF"
-            )
-        yield dataclasses.replace(molecule, bonds=graph.bonds, bond_orders=graph.orders)
+        yield perceiver.bonded(molecule)

@@ -150,6 +150,17 @@ class MoleculeStore:
         return frozenset(number_of_symbol[symbol] for symbol in self.manifest.elements)
 
     @property
+    def charges(self) -> frozenset[int]:
+        """Total charges that occur, e."""
+        return frozenset(charge for shard in self.shards for charge in np.unique(shard.charges).tolist())
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Atoms of the smallest and of the largest molecule; (0, 0) without molecules."""
+        counts = [np.diff(shard.offsets) for shard in self.shards if len(shard.offsets) > 1]
+        return (min(int(c.min()) for c in counts), max(int(c.max()) for c in counts)) if counts else (0, 0)
+
+    @property
     def label_counts(self) -> dict[str, int]:
         """Number of molecules that have each label."""
         return {name: entry.count for name, entry in self.manifest.labels.items()}

@@ -16,13 +16,15 @@ from basinet import __version__
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
 from basinet.models.conformal import Calibration
+from basinet.models.corrections import CorrectionConfig
 from basinet.models.heads import HeadKind
-from basinet.models.model import Model, Scope, build_model_of
+from basinet.models.model import Model, build_model_of
 from basinet.models.properties import PropertyForm
+from basinet.models.scope import Scope
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """1: heads were a list of names, the energy head was the gated one; up to 2: no properties; up to 3: one member, no
-calibration."""
+calibration; up to 4: no corrections, charges and sizes."""
 MEMBER = "members."
 """What the names of the weights of further members begin with, before their number."""
 CALIBRATION = "calibration."
@@ -84,6 +86,9 @@ def save_model(
         "calibration": {name: {"floor": c.floor, "n": len(c.scores)} for name, c in calibration.items()},
         "elements": sorted(model.scope.elements),
         "level_of_theory": model.scope.level_of_theory,
+        "charges": sorted(model.scope.charges),
+        "sizes": model.scope.sizes,
+        "corrections": [dump_settings(correction.config) for correction in model.named_corrections()],
         "metadata": dict(metadata or {}),
     }
     tensors = _weights(model, "")
@@ -131,14 +136,16 @@ def load_ensemble(path: Path) -> EnsembleFile:
 
 def _member(header: Mapping[str, Any], path: Path, config: BackboneConfig, tensors: Mapping[str, Tensor]) -> Model:
     """Return one network with its weights."""
+    corrections = read_settings(list[CorrectionConfig], header.get("corrections", []), f"{path}: corrections")
     model = build_model_of(build_backbone(config), _head_kinds(header, path), _property_forms(header, path))
+    model = model.with_corrections(*corrections)
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
     # Assigned, to keep the dtype they were saved in; copied, because they lie unaligned in the file, and sums of
     # unaligned numbers round in another order.
     model.load_state_dict({key: value.clone() for key, value in tensors.items()}, assign=True)
-    model.scope = Scope(frozenset(header["elements"]), header["level_of_theory"])
+    model.scope = _scope(header)
     return model
 
 
@@ -192,6 +199,16 @@ def _head_kinds(header: Mapping[str, Any], path: Path) -> dict[str, HeadKind]:
 
 def _property_forms(header: Mapping[str, Any], path: Path) -> dict[str, PropertyForm]:
     return read_settings(dict[str, PropertyForm], header.get("properties", {}), f"{path}: properties")
+
+
+def _scope(header: Mapping[str, Any]) -> Scope:
+    sizes = header.get("sizes")
+    return Scope(
+        frozenset(header["elements"]),
+        header["level_of_theory"],
+        frozenset(header.get("charges", [])),
+        None if sizes is None else (sizes[0], sizes[1]),
+    )
 
 
 def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:

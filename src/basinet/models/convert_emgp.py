@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.egnn import EGNN, EGNNConfig
-from basinet.models.model import Model, Scope, build_model
+from basinet.models.model import Model, build_model
+from basinet.models.scope import Scope
 from basinet.models.state_source import StateSource, load_renamed
 from basinet.noise.ladder import geometric_ladder
 

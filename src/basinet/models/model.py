@@ -1,15 +1,14 @@
 """A backbone with heads: from a batch to energies, forces and noise."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
 
 import torch
-from ase.data import chemical_symbols
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, NodeFeatures
+from basinet.models.corrections import Correction, D3Config, ZBLConfig, build_correction
 from basinet.models.heads import (
     DistanceScoreHead,
     EnergyHead,
@@ -24,6 +23,7 @@ from basinet.models.heads import (
 )
 from basinet.models.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
 from basinet.models.references import AtomicReferences
+from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import AtomPairs, Neighbors, neighbors_of
 
@@ -44,34 +44,6 @@ Layout = Callable[[Batch, float | None], Neighbors]
 """Makes the neighbours of a batch within a cutoff (Å)."""
 
 
-class Scope(NamedTuple):
-    """What a model was trained on, and so what it may be asked about."""
-
-    elements: frozenset[int]
-    """Atomic numbers; empty: any (nothing trained yet)."""
-    level_of_theory: str
-    """Of the labels it was last trained on, as the data named it; "" if it has seen no labels."""
-
-    def check(self, batch: Batch) -> None:
-        """Raise a ``ValueError`` if the batch has elements the model was never trained on."""
-        if not self.elements:
-            return
-        unknown = sorted(set(batch.atomic_numbers.unique().tolist()) - self.elements)
-        if unknown:
-            raise ValueError(
-                f"the model knows the elements {_symbols(self.elements)}, the data also has {_symbols(unknown)}; "
-                "leave those molecules out, or pre-train it further on data that has them (basinet pretrain from=...)"
-            )
-
-
-def _symbols(atomic_numbers: Iterable[int]) -> str:
-    return " ".join(chemical_symbols[z] for z in sorted(atomic_numbers))
-
-
-ANYTHING = Scope(frozenset(), "")
-"""The scope of a model that has not been trained."""
-
-
 class Model(nn.Module):
     """An energy-based model of molecules.
 
@@ -83,6 +55,7 @@ class Model(nn.Module):
         heads: by name, from :data:`HEADS`, or of properties.
         references: atomic energies and scale that complete the energy.
         scope: what it was trained on.
+        corrections: energies of a closed form that are added to its own.
     """
 
     def __init__(
@@ -91,6 +64,7 @@ class Model(nn.Module):
         heads: Mapping[str, Head],
         references: AtomicReferences | None = None,
         scope: Scope = ANYTHING,
+        corrections: Sequence[Correction] = (),
     ) -> None:
         super().__init__()
         _check_heads(heads)
@@ -98,6 +72,7 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
         self.references = references or AtomicReferences()
         self.scope = scope
+        self.corrections = nn.ModuleList(corrections)
 
     @property
     def offers(self) -> frozenset[str]:
@@ -150,7 +125,10 @@ class Model(nn.Module):
         features = self._features(batch, layout)
         found: dict[str, Tensor] = {}
         if "energy" in wanted:
-            found["energy"] = self.references(self.heads["energy"](features, batch), batch)
+            energy = self.references(self.heads["energy"](features, batch), batch)
+            for correction in self.corrections:
+                energy = energy + correction(batch)
+            found["energy"] = energy
         if "pooled_energy" in wanted:
             found["pooled_energy"] = self.heads["energy"](features, batch)
         if "noise" in wanted:
@@ -188,7 +166,24 @@ class Model(nn.Module):
     def with_heads(self, **heads: Head | None) -> "Model":
         """Return a model on the same backbone with heads added, replaced or (``None``) dropped."""
         chosen = {name: head for name, head in (self.named_heads() | heads).items() if head is not None}
-        return Model(self.backbone, chosen, self.references, self.scope)
+        return Model(self.backbone, chosen, self.references, self.scope, self.named_corrections())
+
+    def with_corrections(self, *configs: ZBLConfig | D3Config) -> "Model":
+        """Return a model whose energy has the given corrections added, in place of those it has; none: without any.
+
+        The weights stay as they are: a model trained without a correction is changed wherever the correction acts.
+
+        Raises:
+            ValueError: the model has no energy in eV.
+        """
+        if configs and ("energy" not in self.heads or self.has_pooled_energy):
+            raise ValueError(f"a correction is an energy in eV, and the model offers {sorted(self.offers)} without one")
+        corrections = [build_correction(config) for config in configs]
+        return Model(self.backbone, self.named_heads(), self.references, self.scope, corrections)
+
+    def named_corrections(self) -> list[Correction]:
+        """Return the corrections of the energy."""
+        return [correction for correction in self.corrections if isinstance(correction, Correction)]
 
     def named_heads(self) -> dict[str, Head]:
         """Return the heads by name."""

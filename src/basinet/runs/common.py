@@ -29,8 +29,9 @@ from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, evaluate
 from basinet.models.checkpoint import save_model
-from basinet.models.model import Model, Scope
+from basinet.models.model import Model
 from basinet.models.references import ReferenceFit, composition, fit_references
+from basinet.models.scope import Scope
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, read_yaml, save_recipe
 from basinet.structures.batch import Batch
@@ -331,4 +332,5 @@ def run_metadata(
 def extended_scope(scope: Scope, store: MoleculeStore, elements: Sequence[int]) -> Scope:
     """Return the scope of a model trained on further data; labels that do not name their level leave it unknown."""
     level_of_theory = store.manifest.level_of_theory if store.label_counts else scope.level_of_theory
-    return Scope(scope.elements | frozenset(elements), level_of_theory)
+    extended = scope.extended(elements, store.charges, store.sizes)
+    return extended._replace(level_of_theory=level_of_theory)

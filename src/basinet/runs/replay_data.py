@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from basinet.data.loader import Stream
 from basinet.data.mixture import MixtureLoader, Source, adapted, mixing_probabilities
 from basinet.data.replayed import ReplayStream
-from basinet.models.model import Model, Scope
+from basinet.models.model import Model
 from basinet.objectives.base import Objective
 from basinet.objectives.config import build_objective
 from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
@@ -97,8 +97,8 @@ def fit_scope(model: Model, replay: ReplayData, *, is_fresh: bool) -> None:
             for batch in common.chunks(source.store, source.indices):
                 model.scope.check(batch)
         return
-    elements = frozenset[int]().union(*(source.store.elements for source in replay.sources))
-    model.scope = Scope(model.scope.elements | elements, model.scope.level_of_theory)
+    for source in replay.sources:
+        model.scope = model.scope.extended(source.store.elements, source.store.charges, source.store.sizes)
 
 
 def with_replay(stream: Stream, replay: ReplayData, seed: int, fabric: Fabric) -> ReplayStream:

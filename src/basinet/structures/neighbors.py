@@ -270,6 +270,11 @@ def all_pairs(batch: Batch) -> AtomPairs:
     return AtomPairs(*_pairs_within(batch, None))
 
 
+def pairs_within(batch: Batch, cutoff: float) -> AtomPairs:
+    """Return the pairs of atoms of each molecule that are closer than ``cutoff`` Å."""
+    return AtomPairs(*_pairs_within(batch, cutoff))
+
+
 def _pairs_within(batch: Batch, cutoff: float | None) -> tuple[Int[Tensor, " n_pairs"], Int[Tensor, " n_pairs"]]:
     """Return all pairs ``first < second`` of one molecule that are closer than ``cutoff``, in chunks of atoms."""
     positions = batch.positions.detach()

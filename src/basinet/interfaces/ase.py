@@ -1,0 +1,148 @@
+"""Models as calculators of ASE: optimisers, dynamics, vibrations, reaction paths.
+
+::
+
+    atoms.calc = BasinetCalculator("model.safetensors", precision="float64")
+    LBFGS(atoms).run(fmax=0.01)
+"""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from jaxtyping import Float64
+
+from basinet.backbones.build import reads_bonds
+from basinet.data.ase_atoms import charge_of
+from basinet.data.perception import Perceiver
+from basinet.interfaces.potential import Precision, Source, load_potential
+from basinet.models.committee import Committee
+from basinet.models.derivatives import hessian
+from basinet.models.model import Model
+from basinet.models.scope import OutsideScopeError
+from basinet.structures.batch import Batch, collate
+from basinet.structures.molecule import Molecule
+
+CHARGE = "charge"
+"""What a changed charge is called among the changes of a system."""
+
+
+class OutsideScopeWarning(UserWarning):
+    """A molecule is unlike those a model was trained on; its answer is a guess."""
+
+
+class BasinetCalculator(Calculator):
+    """Energy (eV) and forces (eV/Å) of a model, or its properties by name; ``get_hessian`` gives second derivatives.
+
+    Of several models the mean is given, with ``energy_std`` and ``forces_std`` (one number an atom, eV/Å) among the
+    results. The charge of a molecule is ``atoms.info["charge"]``, or the sum of the initial charges: the network does
+    not see it, but a model is only asked about charges that it was trained on. Where a network reads bonds, they are
+    perceived from the first geometry and kept as long as they fit.
+
+    Args:
+        model: a model, the file of one, or several.
+        device: ``cpu``, ``cuda`` ...
+        precision: ``float64`` for vibrations and tight optimisations; a model that is given is converted in a copy.
+        outside_scope: what to do with a molecule unlike those in training: refuse it, or answer, warn, and keep the
+            reasons in ``results["outside_scope"]``.
+    """
+
+    def __init__(
+        self,
+        model: Source | Sequence[Model | str | Path],
+        *,
+        device: str = "cpu",
+        precision: Precision = "float32",
+        outside_scope: Literal["error", "warn"] = "error",
+    ) -> None:
+        super().__init__()
+        self.model = load_potential(copy.deepcopy(model), device, precision)
+        self.device = device
+        self.precision: Precision = precision
+        self.outside_scope: Literal["error", "warn"] = outside_scope
+        self.implemented_properties = _names_of(self.model)
+        self._bonds = Perceiver() if any(reads_bonds(m.backbone) for m in _members(self.model)) else None
+        self._charge: int | None = None
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the last calculation; the charge in ``atoms.info`` is part of the system."""
+        changes = super().check_state(atoms, tol=tol)
+        return [*changes, CHARGE] if self.atoms is not None and charge_of(atoms, "atoms") != self._charge else changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Compute energy and forces together, or all properties."""
+        super().calculate(atoms, list(properties), list(system_changes))
+        assert self.atoms is not None
+        molecule = self._molecule(self.atoms)
+        self._charge = molecule.charge
+        outside = self._outside(molecule)
+        batch = self._batch(molecule)
+        found = self.model(batch, self.model.offers & {"energy", "forces", *self.model.properties})
+        self.results: dict[str, Any] = {name: _plain(name, value) for name, value in found.items()}
+        if "energy" in self.results:
+            self.results["free_energy"] = self.results["energy"]
+        if outside:
+            self.results["outside_scope"] = outside
+
+    def get_hessian(self, atoms: Atoms | None = None) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
+        """Return the second derivatives of the energy, eV/Å²; ``VibrationsData.from_2d`` takes them."""
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise ValueError("no atoms to compute a Hessian of; give them")
+        members = _members(self.model)
+        if "energy" not in self.model.offers:
+            raise ValueError(f"a Hessian is that of an energy, and the model offers {sorted(self.model.offers)}")
+        molecule = self._molecule(atoms)
+        self._outside(molecule)
+        batch = self._batch(molecule)
+        return torch.stack([hessian(member, batch) for member in members]).mean(0).cpu().numpy()
+
+    def _molecule(self, atoms: Atoms) -> Molecule:
+        if atoms.pbc.any():
+            raise ValueError(
+                "the atoms are periodic (pbc), and basinet treats molecules only; set atoms.pbc = False if this is one "
+                "molecule in a box"
+            )
+        numbers, positions = atoms.numbers.astype(np.int64), np.asarray(atoms.positions, dtype=np.float64)
+        return Molecule(atomic_numbers=numbers, positions=positions, charge=charge_of(atoms, "atoms"))
+
+    def _outside(self, molecule: Molecule) -> str:
+        """Return in what a molecule is unlike those in training, having warned of it; or refuse it."""
+        reasons = self.model.scope.outside(molecule.atomic_numbers, molecule.charge)
+        if reasons and self.outside_scope == "error":
+            raise OutsideScopeError(molecule.formula, reasons)
+        if reasons:
+            warnings.warn(f"{molecule.formula} is outside of the scope: {'; '.join(reasons)}", OutsideScopeWarning, 2)
+        return "; ".join(reasons)
+
+    def _batch(self, molecule: Molecule) -> Batch:
+        if self._bonds is not None:
+            molecule = self._bonds.bonded(molecule)
+        return collate([molecule], dtype=getattr(torch, self.precision)).to(self.device)
+
+
+def _members(model: Model | Committee) -> list[Model]:
+    return model.models if isinstance(model, Committee) else [model]
+
+
+def _names_of(model: Model | Committee) -> list[str]:
+    names = sorted(model.offers & {"energy", "forces", *model.properties})
+    spread = [f"{name}_std" for name in names] if isinstance(model, Committee) else []
+    return names + spread + (["free_energy"] if "energy" in names else [])
+
+
+def _plain(name: str, value: torch.Tensor) -> float | np.ndarray:
+    """Return the number of a molecule as a float, rows of its atoms as an array."""
+    array = value.detach().double().cpu().numpy()
+    return array if name.startswith("forces") else float(array[0])

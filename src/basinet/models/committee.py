@@ -1,0 +1,108 @@
+"""Several models of one thing: their mean, and how far they are apart."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from basinet.models.model import Layout, Model
+from basinet.models.properties import PropertyHead
+from basinet.models.scope import Scope
+from basinet.structures.batch import Batch
+from basinet.structures.neighbors import neighbors_of
+
+STD = "_std"
+"""What is put after the name of an output for the spread of the members."""
+
+
+class Committee(nn.Module):
+    r"""The mean of the outputs of models that were trained apart, and their standard deviation.
+
+    .. math:: \bar x = \frac1K \sum_k x_k, \qquad s = \sqrt{\frac1{K-1} \sum_k \|x_k - \bar x\|^2}
+
+    ``energy_std`` and that of properties are one number for each molecule. ``forces_std`` is one for each atom, eV/Å:
+    with the length of the difference of two forces in the sum, it does not change when the molecule turns. Where the
+    members agree they may still all be wrong; where they do not, some are.
+
+    Args:
+        members: at least two models of the same outputs at the same level of theory.
+    """
+
+    def __init__(self, members: Sequence[Model]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            raise ValueError(f"a committee needs at least two models, got {len(members)}")
+        _check_members(members)
+        self.members = nn.ModuleList(members)
+        self.offers = members[0].offers & {"energy", "forces", *members[0].properties}
+        self.scope = _common_scope([m.scope for m in members])
+
+    @property
+    def models(self) -> list[Model]:
+        """The members."""
+        return [member for member in self.members if isinstance(member, Model)]
+
+    @property
+    def properties(self) -> dict[str, PropertyHead]:
+        """The heads of properties of the first member, by name; those of the others have the same units."""
+        return self.models[0].properties
+
+    @property
+    def has_pooled_energy(self) -> bool:
+        """Whether the energy is that of 3D-EMGP: never, for that has no unit."""
+        return False
+
+    def forward(self, batch: Batch, outputs: Iterable[str], *, layout: Layout = neighbors_of) -> dict[str, Tensor]:
+        """Return the mean of each requested output by name, and its deviation under that name with ``_std``."""
+        wanted = frozenset(outputs)
+        if missing := wanted - self.offers:
+            raise ValueError(f"the committee offers {sorted(self.offers)}, asked for {sorted(missing)}")
+        found = [member(batch, wanted, create_graph=False, layout=layout) for member in self.models]
+        result: dict[str, Tensor] = {}
+        for name in wanted:
+            values = torch.stack([one[name].detach() for one in found])
+            result[name] = values.mean(0)
+            result[name + STD] = _deviation(values)
+        return result
+
+
+def _deviation(values: Float[Tensor, "n_members n *xyz"]) -> Float[Tensor, " n"]:
+    squared = (values - values.mean(0)).square()
+    return (squared.flatten(2).sum(2) if values.ndim > 2 else squared).sum(0).div(len(values) - 1).sqrt()
+
+
+def _check_members(members: Sequence[Model]) -> None:
+    first = members[0]
+    for member in members:
+        if member.has_pooled_energy:
+            raise ValueError("a member was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first")
+        if member.properties.keys() != first.properties.keys() or ("energy" in member.heads) != (
+            "energy" in first.heads
+        ):
+            raise ValueError(
+                f"the members of a committee must offer the same: one offers {sorted(first.offers)}, another "
+                f"{sorted(member.offers)}"
+            )
+        if {n: h.form.unit for n, h in member.properties.items()} != {
+            n: h.form.unit for n, h in first.properties.items()
+        }:
+            raise ValueError("the members of a committee have one property in different units")
+        if member.scope.level_of_theory != first.scope.level_of_theory:
+            raise ValueError(
+                f"the members of a committee are of different levels of theory: {first.scope.level_of_theory!r} and "
+                f"{member.scope.level_of_theory!r}; their spread would be that of the levels"
+            )
+
+
+def _common_scope(scopes: Sequence[Scope]) -> Scope:
+    """Return what all members know."""
+    elements = [s.elements for s in scopes if s.elements]
+    charges = [s.charges for s in scopes if s.charges]
+    sizes = [s.sizes for s in scopes if s.sizes is not None]
+    return Scope(
+        frozenset.intersection(*elements) if elements else frozenset(),
+        scopes[0].level_of_theory,
+        frozenset.intersection(*charges) if charges else frozenset(),
+        (max(low for low, _ in sizes), min(high for _, high in sizes)) if sizes else None,
+    )
