@@ -60,3 +60,21 @@ def trap(stiffness: float) -> Potential:
 def free(batch: Batch) -> tuple[Tensor, Tensor]:
     """Let nothing act on the atoms."""
     return torch.zeros(batch.n_molecules, dtype=torch.float64), torch.zeros_like(batch.positions)
+
+
+def chain(stiffness: float = 10.0, length: float = 1.4, quartic: float = 20.0) -> Potential:
+    """Return anharmonic springs (eV/Å², Å, eV/Å⁴) between neighbours of a row of atoms, and a soft trap for all."""
+    held = trap(0.2)
+
+    def potential(batch: Batch) -> tuple[Tensor, Tensor]:
+        energy, forces = held(batch)
+        first = torch.nonzero(batch.molecule[1:] == batch.molecule[:-1]).flatten()
+        vector = batch.positions[first + 1] - batch.positions[first]
+        distance = torch.linalg.vector_norm(vector, dim=1)
+        off = distance - length
+        pair = (0.5 * stiffness * off.square() + 0.25 * quartic * off.pow(4)).double()
+        push = ((stiffness * off + quartic * off.pow(3)) / distance)[:, None] * vector
+        energy = energy.index_add(0, batch.molecule[first], pair)
+        return energy, forces.index_add(0, first, push).index_add(0, first + 1, -push)
+
+    return potential

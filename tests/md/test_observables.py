@@ -6,15 +6,13 @@ import torch
 from md_potentials import at, named
 from torch import Tensor
 
+from basinet.md.bonds import Bonds, bonds_by_distance, reference_bonds
 from basinet.md.observables import (
-    Bonds,
     bond_deviation,
-    bonds_by_distance,
     distance_histogram,
     energy_drift,
     first_broken_time,
     histogram_error,
-    reference_bonds,
     stability_time,
     stable_positions,
 )

@@ -1,4 +1,4 @@
-"""HDF5 files in the layouts of ANI-1x, ANI-2x and SPICE, told apart by the names of their arrays.
+"""HDF5 files in the layouts of ANI-1x, ANI-2x, SPICE and our trajectories, told apart by the names of their arrays.
 
 ==========  ================  ==================  ==========================  ===========================
 layout      elements          positions           energies                    forces
@@ -7,6 +7,7 @@ ANI-1x      atomic_numbers    coordinates, Å      wb97x_dz.energy, Ha         w
 ANI-2x      species           coordinates, Å      energies, Ha                forces, Ha/Å
 SPICE       atomic_numbers    conformations,      dft_total_energy, Ha        minus dft_total_gradient,
                               bohr                                            Ha/bohr
+trajectory  atomic_numbers    positions, Å        energy, eV                  forces, eV/Å
 ==========  ================  ==================  ==========================  ===========================
 
 A file is a list of groups: the conformations of a formula, of a number of atoms, or of a molecule.
@@ -56,7 +57,9 @@ SPICE = Layout(
 )
 ANI_1X = Layout("ANI-1x", "atomic_numbers", "coordinates", "wb97x_dz.energy", "wb97x_dz.forces", "Ha", "Angstrom")
 ANI_2X = Layout("ANI-2x", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
-LAYOUTS = (SPICE, ANI_1X, ANI_2X)
+TRAJECTORY = Layout("a trajectory of basinet", "atomic_numbers", "positions", "energy", "forces", "eV", "Angstrom")
+"""Written by :mod:`basinet.md.frames`."""
+LAYOUTS = (SPICE, ANI_1X, ANI_2X, TRAJECTORY)
 
 
 class Hdf5Source(NamedTuple):

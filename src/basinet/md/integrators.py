@@ -3,11 +3,12 @@ r"""Integrators of Newton's and Langevin's equations, for all molecules of a bat
 A state comes from :func:`init`; an integrator turns it into the next state with exactly one call of the potential::
 
     integrator = LangevinBAOAB(dt=0.5, temperature=300.0, friction=0.01)
-    state = init(potential, batch, temperature=300.0, generator=generator)
+    state = init(potential, batch, temperature=300.0, seeds=replica_seeds(0, batch.n_molecules))
     for _ in range(1000):
-        state = integrator.step(potential, state, generator)
+        state = integrator.step(potential, state)
 
-The molecules of a batch do not see each other: each follows the trajectory it would follow alone.
+The molecules of a batch do not see each other: each follows the trajectory it would follow alone, random forces
+included (:mod:`basinet.md.streams`).
 
 Units: Å, fs, amu, eV, K; a velocity is Å/fs. Positions and velocities have the dtype of the batch; energies and sums
 over atoms are float64.
@@ -16,18 +17,22 @@ over atoms are float64.
 import dataclasses
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from ase.data import atomic_masses
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from basinet.md.streams import Streams
 from basinet.structures.batch import Batch
 from basinet.structures.segment import sum_per_molecule
 from basinet.units import ACCELERATION, BOLTZMANN
 
+Temperature = float | tuple[float, ...]
+"""K, of all molecules, or of each."""
 Potential = Callable[[Batch], tuple[Tensor, Tensor]]
 """Returns the energies [n_molecules], float64, eV, and the forces [n_atoms, 3], eV/Å, dtype of the positions."""
 
@@ -45,6 +50,12 @@ class MDState:
     """eV/Å."""
     masses: Float[Tensor, " n_atoms"]
     """amu."""
+    streams: Streams
+    """Random numbers of each molecule."""
+    thermostat: Float64[Tensor, "n_molecules 2"]
+    """What a thermostat remembers of each molecule, as its integrator says; zero without one."""
+    step: int = 0
+    """Steps done; with the seeds it is all there is to know about the random numbers."""
 
     def replace(self, **changes: object) -> "MDState":
         """Return a copy with some fields changed."""
@@ -60,14 +71,27 @@ class Integrator(ABC):
 
     dt: float
     """Time step, fs."""
+    conserves_momentum: ClassVar[bool]
+    """Whether the centre of mass goes on as it started; a run then starts it at rest."""
 
     @abstractmethod
-    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
+    def step(self, potential: Potential, state: MDState) -> MDState:
         """Return the state one ``dt`` later, from one call of the potential."""
 
     @abstractmethod
+    def bath_energy(self, state: MDState) -> Float64[Tensor, " n_molecules"]:
+        """Return the energy that each molecule gave to its bath, eV.
+
+        Together with the potential and the kinetic energy it is conserved, up to the error of the time step: the drift
+        of the sum tells whether a step is too long, and forces consistent, with a thermostat as without.
+        """
+
     def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
-        """Return the number of degrees of freedom of each molecule that hold kinetic energy kT/2 each."""
+        """Return the number of degrees of freedom of each molecule that hold kinetic energy kT/2 each.
+
+        3N, or 3N - 3 where the centre of mass does not move.
+        """
+        return 3 * batch.atoms_per_molecule - 3 * self.conserves_momentum
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,24 +112,25 @@ class VelocityVerlet(Integrator):
     ==========  ========================================
 
     Time reversible and symplectic: the energy does not drift but oscillates with an amplitude that scales as dt². The
-    momentum is conserved and :func:`init` makes it zero, so 3N - 3 degrees of freedom move.
+    momentum is conserved and starts at zero, so 3N - 3 degrees of freedom move.
     """
 
     dt: float = 0.5
+    conserves_momentum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse a time step that does not go forward."""
-        _check_positive("dt", self.dt, "fs")
+        check_positive("dt", self.dt, "fs")
 
-    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
-        """Return the state one ``dt`` later; ``generator`` is not used, the motion is deterministic."""
+    def step(self, potential: Potential, state: MDState) -> MDState:
+        """Return the state one ``dt`` later; the motion is deterministic."""
         velocities = kick(state, self.dt / 2)
         batch = state.batch.replace(positions=state.batch.positions + self.dt * velocities)
         return _second_kick(potential, state.replace(batch=batch, velocities=velocities), self.dt / 2)
 
-    def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
-        """Return 3N - 3: the centre of mass does not move."""
-        return 3 * batch.atoms_per_molecule - 3
+    def bath_energy(self, state: MDState) -> Float64[Tensor, " n_molecules"]:
+        """Return zero: there is no bath."""
+        return torch.zeros_like(state.energy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,39 +153,50 @@ class LangevinBAOAB(Integrator):
 
     For a harmonic mode of angular frequency w the positions have exactly the canonical variance at any stable step,
     and the kinetic energy is low by the factor 1 - (w dt)²/4. The centre of mass is driven like every other coordinate:
-    all 3N degrees of freedom are thermal, after a time of 1/friction from the zero momentum of :func:`init`.
+    all 3N degrees of freedom are thermal. ``thermostat[:, 0]`` is the heat given to the bath in (O), eV; it measures
+    the error of the step (Bussi and Parrinello, Phys. Rev. E 75, 056707 (2007)).
     """
 
     dt: float = 0.5
-    temperature: float
+    temperature: Temperature
     """K."""
     friction: float = 0.01
     """Rate of the coupling to the bath, 1/fs; the velocity forgets itself in 1/friction."""
+    conserves_momentum: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse values that are no time step, temperature or rate."""
-        _check_positive("dt", self.dt, "fs")
-        _check_temperature(self.temperature)
-        _check_positive("friction", self.friction, "1/fs; use VelocityVerlet for motion without a bath")
+        check_positive("dt", self.dt, "fs")
+        check_temperature(self.temperature)
+        check_positive("friction", self.friction, "1/fs; use VelocityVerlet for motion without a bath")
 
-    def step(self, potential: Potential, state: MDState, generator: torch.Generator) -> MDState:
+    def step(self, potential: Potential, state: MDState) -> MDState:
         """Return the state one ``dt`` later."""
         keep = math.exp(-self.friction * self.dt)
         velocities = kick(state, self.dt / 2)
         positions = state.batch.positions + self.dt / 2 * velocities
-        thermal = thermal_velocities(state.masses, self.temperature, generator)
-        velocities = keep * velocities + math.sqrt(1 - keep**2) * thermal
-        positions = positions + self.dt / 2 * velocities
-        batch = state.batch.replace(positions=positions)
-        return _second_kick(potential, state.replace(batch=batch, velocities=velocities), self.dt / 2)
+        before = kinetic_energy(state.replace(velocities=velocities))
+        thermal = thermal_velocities(state.batch, state.masses, self.temperature, state.streams.at(state.step))
+        state = state.replace(velocities=keep * velocities + math.sqrt(1 - keep**2) * thermal)
+        heat = torch.stack([before - kinetic_energy(state), torch.zeros_like(before)], dim=1)
+        positions = positions + self.dt / 2 * state.velocities
+        moved = state.replace(batch=state.batch.replace(positions=positions), thermostat=state.thermostat + heat)
+        return _second_kick(potential, moved, self.dt / 2)
 
-    def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
-        """Return 3N: the bath moves the centre of mass too."""
-        return 3 * batch.atoms_per_molecule
+    def bath_energy(self, state: MDState) -> Float64[Tensor, " n_molecules"]:
+        """Return the heat that went to the bath so far, eV."""
+        return state.thermostat[:, 0]
 
 
-def init(potential: Potential, batch: Batch, temperature: float, generator: torch.Generator) -> MDState:
-    """Return a state with Maxwell-Boltzmann velocities and no momentum; calls the potential once.
+def init(
+    potential: Potential,
+    batch: Batch,
+    temperature: Temperature,
+    seeds: Sequence[int],
+    *,
+    zero_momentum: bool = True,
+) -> MDState:
+    """Return a state with Maxwell-Boltzmann velocities; calls the potential once.
 
     Each velocity component is normal with variance kT/m; then the velocity of the centre of mass is subtracted, which
     is the Maxwell-Boltzmann distribution given zero momentum. The kinetic energy is not rescaled: it follows a
@@ -171,26 +207,52 @@ def init(potential: Potential, batch: Batch, temperature: float, generator: torc
         potential: energies and forces of a batch.
         batch: the molecules to start from; their labels are dropped, because they do not move along.
         temperature: K; 0 starts from rest.
-        generator: source of the velocities, on the device of the batch.
+        seeds: of the random numbers of each molecule, as :func:`~basinet.md.streams.replica_seeds` makes them.
+        zero_momentum: ``False`` leaves the velocity of the centre of mass in: 3N degrees of freedom.
     """
-    _check_temperature(temperature)
+    check_temperature(temperature)
     batch = batch.without_labels()
     masses = torch.as_tensor(atomic_masses).to(batch.positions)[batch.atomic_numbers]
-    velocities = thermal_velocities(masses, temperature, generator)
-    momentum = sum_per_molecule(masses[:, None].double() * velocities.double(), batch)  # [B, 3]
-    drift = momentum / sum_per_molecule(masses.double(), batch)[:, None]
-    velocities = velocities - drift.to(velocities.dtype)[batch.molecule]
+    streams = Streams(batch, seeds)
+    velocities = thermal_velocities(batch, masses, temperature, streams.at_start())
+    if zero_momentum:
+        momentum = sum_per_molecule(masses[:, None].double() * velocities.double(), batch)  # [B, 3]
+        drift = momentum / sum_per_molecule(masses.double(), batch)[:, None]
+        velocities = velocities - drift.to(velocities.dtype)[batch.molecule]
     energy, forces = potential(batch)
     _check_potential(energy, forces, batch)
-    return MDState(batch=batch, velocities=velocities, energy=energy.detach(), forces=forces.detach(), masses=masses)
+    return MDState(
+        batch=batch,
+        velocities=velocities,
+        energy=energy.detach(),
+        forces=forces.detach(),
+        masses=masses,
+        streams=streams,
+        thermostat=energy.new_zeros((batch.n_molecules, 2)),
+    )
 
 
 def thermal_velocities(
-    masses: Float[Tensor, " n_atoms"], temperature: float, generator: torch.Generator
+    batch: Batch,
+    masses: Float[Tensor, " n_atoms"],
+    temperature: Temperature,
+    normal: Float64[Tensor, "n_atoms 3"],
 ) -> Float[Tensor, "n_atoms 3"]:
-    """Draw Maxwell-Boltzmann velocities, Å/fs: each component is normal with variance kT/m."""
-    noise = torch.randn((len(masses), 3), generator=generator, dtype=masses.dtype, device=masses.device)
-    return noise * torch.sqrt(BOLTZMANN * temperature * ACCELERATION / masses)[:, None]
+    """Return Maxwell-Boltzmann velocities, Å/fs: each component is normal with variance kT/m."""
+    kelvin = temperatures(temperature, batch)[batch.molecule]
+    return (normal * torch.sqrt(BOLTZMANN * kelvin * ACCELERATION / masses.double())[:, None]).to(masses.dtype)
+
+
+def temperatures(temperature: Temperature, batch: Batch) -> Float64[Tensor, " n_molecules"]:
+    """Return the temperature of each molecule, K.
+
+    Raises:
+        ValueError: there are several temperatures, and not as many as molecules.
+    """
+    given = torch.tensor(temperature, dtype=torch.float64, device=batch.positions.device)
+    if given.ndim and len(given) != batch.n_molecules:
+        raise ValueError(f"expected one temperature, or one per molecule ({batch.n_molecules}), got {len(given)}")
+    return given.expand(batch.n_molecules)
 
 
 def kinetic_energy(state: MDState) -> Float64[Tensor, " n_molecules"]:
@@ -203,7 +265,7 @@ def temperature_of(
     kinetic: Float64[Tensor, " n_molecules"], degrees_of_freedom: Int[Tensor, " n_molecules"]
 ) -> Float64[Tensor, " n_molecules"]:
     """Return the instantaneous temperature 2K/(f k), K; NaN where f is zero, for nothing there can be warm."""
-    return torch.where(degrees_of_freedom > 0, 2 * kinetic / (BOLTZMANN * degrees_of_freedom), torch.nan)
+    return torch.where(degrees_of_freedom > 0, 2 * kinetic / (BOLTZMANN * degrees_of_freedom.double()), torch.nan)
 
 
 def kick(state: MDState, time: float) -> Float[Tensor, "n_atoms 3"]:
@@ -214,7 +276,7 @@ def kick(state: MDState, time: float) -> Float[Tensor, "n_atoms 3"]:
 def _second_kick(potential: Potential, moved: MDState, time: float) -> MDState:
     """Evaluate the potential at the new positions and let the new forces act."""
     energy, forces = potential(moved.batch)
-    moved = moved.replace(energy=energy.detach(), forces=forces.detach())
+    moved = moved.replace(energy=energy.detach(), forces=forces.detach(), step=moved.step + 1)
     return moved.replace(velocities=kick(moved, time))
 
 
@@ -231,11 +293,14 @@ def _check_potential(energy: Tensor, forces: Tensor, batch: Batch) -> None:
         )
 
 
-def _check_positive(name: str, value: float, unit: str) -> None:
+def check_positive(name: str, value: float, unit: str) -> None:
+    """Raise a ``ValueError`` unless a value is positive and finite."""
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"{name} must be positive ({unit}), got {value}")
 
 
-def _check_temperature(temperature: float) -> None:
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature must be zero or positive (K), got {temperature}")
+def check_temperature(temperature: Temperature) -> None:
+    """Raise a ``ValueError`` unless all temperatures are zero or positive."""
+    for kelvin in temperature if isinstance(temperature, tuple) else (temperature,):
+        if not (math.isfinite(kelvin) and kelvin >= 0):
+            raise ValueError(f"temperature must be zero or positive (K), got {kelvin}")

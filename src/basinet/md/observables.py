@@ -4,80 +4,24 @@ The definitions follow Fu et al., "Forces are not Enough: Benchmark and Critical
 Fields with Molecular Simulations" (TMLR 2023); where the authors' code has a trap the difference is named.
 """
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
 
-import numpy as np
 import torch
-from ase.data import covalent_radii
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from basinet.md.bonds import BOND_TOLERANCE, Bonds
 from basinet.md.simulate import Trajectory
-from basinet.structures.molecule import Molecule
 
-BOND_TOLERANCE = 0.5
-"""Å. A bond that deviates by more from its reference length is broken (Fu et al., sec. 4)."""
-BOND_SKIN = 0.3
-"""Å, per atom. Added to the covalent radii when bonds are found by distance: the default of ASE's neighbour list, which
-the benchmark uses. C-C counts as bonded below 2.12 Å, C-H below 1.67 Å, O-H below 1.57 Å."""
 HISTOGRAM_RANGE = 10.0
 """Å, the largest distance in h(r)."""
 HISTOGRAM_BINS = 500
-"""Number of bins of h(r), each 0.02 Å wide."""
+"""Number of bins of h(r), each 0.02 Å wide, and of g(r)."""
+RDF_RANGE = 6.0
+"""Å, the largest distance in g(r)."""
 
-_FRAMES_AT_ONCE = 1024
-"""Frames whose pair distances are held in memory together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bonds:
-    """The bonds of all molecules of a batch, with the lengths they should keep."""
-
-    pairs: Int64[Tensor, "n_bonds 2"]
-    """Atom indices in the batch."""
-    lengths: Float64[Tensor, " n_bonds"]
-    """Reference lengths, Å."""
-    molecule: Int64[Tensor, " n_bonds"]
-    """The molecule each bond belongs to."""
-
-    def replace_lengths(self, lengths: Float64[Tensor, " n_bonds"]) -> "Bonds":
-        """Return the same bonds with other reference lengths, such as means over a data set."""
-        return dataclasses.replace(self, lengths=lengths)
-
-
-def reference_bonds(molecules: Sequence[Molecule]) -> Bonds:
-    """Return the bonds of molecules in the order in which they are collated, with their present lengths.
-
-    The bonds are those on record; a molecule without a record (``bonds is None``) has them found by distance.
-    """
-    pairs = [m.bonds if m.bonds is not None else bonds_by_distance(m) for m in molecules]
-    first_atom = np.cumsum([0] + [m.n_atoms for m in molecules])
-    lengths = [
-        np.linalg.norm(m.positions[p[:, 0]] - m.positions[p[:, 1]], axis=1)
-        for m, p in zip(molecules, pairs, strict=True)
-    ]
-    in_batch = [p + first for p, first in zip(pairs, first_atom[:-1], strict=True)]
-    owner = np.repeat(np.arange(len(molecules)), [len(p) for p in pairs])
-    return Bonds(
-        pairs=torch.from_numpy(np.concatenate(in_batch)),
-        lengths=torch.from_numpy(np.concatenate(lengths)),
-        molecule=torch.from_numpy(owner),
-    )
-
-
-def bonds_by_distance(molecule: Molecule, skin: float = BOND_SKIN) -> Int64[np.ndarray, "n_bonds 2"]:
-    """Return the pairs of atoms closer than the sum of their covalent radii, each enlarged by ``skin`` (Å).
-
-    Radii of Cordero et al. (2008), the "natural cutoffs" of ASE. With the default skin a short hydrogen bond (below
-    1.57 Å) counts as a bond, as it does in the benchmark.
-    """
-    first, second = np.triu_indices(molecule.n_atoms, k=1)
-    distance = np.linalg.norm(molecule.positions[first] - molecule.positions[second], axis=1)
-    radius = covalent_radii[molecule.atomic_numbers] + skin
-    bonded = distance < radius[first] + radius[second]
-    return np.stack([first[bonded], second[bonded]], axis=1)
+DISTANCES_AT_ONCE = 2**21
+"""Distances that are held in memory together."""
 
 
 def bond_deviation(trajectory: Trajectory, bonds: Bonds) -> Float64[Tensor, "n_records n_molecules"]:
@@ -142,16 +86,60 @@ def distance_histogram(positions: Float[Tensor, "n_frames n_atoms 3"]) -> Float6
     no neighbour of itself (the authors' code relies on exact zeros there, which a matrix-product route does not give).
     Without any distance in range, as for a single atom, h(r) is zero everywhere.
     """
+    counts = torch.zeros((1, HISTOGRAM_BINS), dtype=torch.float64, device=positions.device)
+    rows = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
+    count_distances(positions.double(), rows, counts)
+    return normalised(counts)[0]
+
+
+def count_distances(
+    positions: Float64[Tensor, "n_frames n_atoms 3"],
+    rows: Int64[Tensor, " n_frames"],
+    counts: Float64[Tensor, "n_rows n_bins"],
+) -> None:
+    """Add the distances in each frame to a row of counts."""
     first, second = torch.triu_indices(positions.shape[1], positions.shape[1], offset=1, device=positions.device)
-    count = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=positions.device)
     width = HISTOGRAM_RANGE / HISTOGRAM_BINS
-    for frames in positions.double().split(_FRAMES_AT_ONCE):
-        distance = torch.linalg.vector_norm(frames[:, first] - frames[:, second], dim=-1).flatten()
-        bins = (distance[distance <= HISTOGRAM_RANGE] / width).long().clamp(max=HISTOGRAM_BINS - 1)
-        count += torch.bincount(bins, minlength=HISTOGRAM_BINS)
-    return count / (count.sum().clamp(min=1) * width)
+    at_once = max(1, DISTANCES_AT_ONCE // max(1, len(first)))
+    for frames, row in zip(positions.split(at_once), rows.split(at_once), strict=True):
+        distance = torch.linalg.vector_norm(frames[:, first] - frames[:, second], dim=-1)
+        bins = (distance / width).long().clamp(max=HISTOGRAM_BINS - 1)
+        place = (row[:, None] * HISTOGRAM_BINS + bins)[distance <= HISTOGRAM_RANGE]
+        counts += torch.bincount(place, minlength=counts.numel()).view_as(counts)
+
+
+def normalised(counts: Float64[Tensor, " *rows n_bins"]) -> Float64[Tensor, " *rows n_bins"]:
+    """Return h(r) from counts, 1/Å: of integral one, or zero where nothing was counted."""
+    return counts / (counts.sum(dim=-1, keepdim=True).clamp(min=1) * (HISTOGRAM_RANGE / HISTOGRAM_BINS))
 
 
 def histogram_error(h: Float64[Tensor, " n_bins"], reference: Float64[Tensor, " n_bins"]) -> float:
     """Return the integral of |h - h_ref| over r: 0 for equal distributions, 2 for disjoint ones."""
     return float((h - reference).abs().sum() * HISTOGRAM_RANGE / HISTOGRAM_BINS)
+
+
+def radial_distribution(
+    positions: Float[Tensor, "n_frames n_atoms 3"], box: float, largest: float = RDF_RANGE
+) -> Float64[Tensor, " n_bins"]:
+    """Return g(r) of the atoms in a cubic box (Å) with periodic images: 1 everywhere for an ideal gas.
+
+    500 bins from 0 to ``largest`` (Å); each distance is that to the nearest image. Molecules in a vacuum have no g(r);
+    for them there is :func:`distance_histogram`.
+
+    Raises:
+        ValueError: ``largest`` goes beyond half of the box, where nearest images are not all there is.
+    """
+    if not 0 < largest <= box / 2:
+        raise ValueError(f"largest must be positive and at most half of the box, {box / 2} Å; got {largest}")
+    n_frames, n_atoms, _ = positions.shape
+    first, second = torch.triu_indices(n_atoms, n_atoms, offset=1, device=positions.device)
+    width = largest / HISTOGRAM_BINS
+    counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=positions.device)
+    for frames in positions.double().split(max(1, DISTANCES_AT_ONCE // max(1, len(first)))):
+        vector = frames[:, first] - frames[:, second]
+        distance = torch.linalg.vector_norm(vector - box * torch.round(vector / box), dim=-1)
+        bins = (distance[distance < largest] / width).long().clamp(max=HISTOGRAM_BINS - 1)
+        counts += torch.bincount(bins, minlength=HISTOGRAM_BINS)
+    edges = torch.linspace(0, largest, HISTOGRAM_BINS + 1, dtype=torch.float64, device=positions.device)
+    shells = 4 / 3 * math.pi * edges.pow(3).diff()
+    return counts / (n_frames * len(first) / box**3 * shells)

@@ -1,18 +1,17 @@
-"""Run the dynamics of a batch of molecules and keep a record of it."""
+"""Run the dynamics of a batch of molecules and keep all of it in memory: for short runs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
-from basinet.md.integrators import Integrator, MDState, Potential, init, kinetic_energy, temperature_of
+from basinet.md.dynamics import TEMPERATURE_RANGE, Dynamics, Observer, Record, StopWhen, start
+from basinet.md.integrators import Integrator, Potential
+from basinet.md.streams import replica_seeds
 from basinet.structures.batch import Batch
-
-TEMPERATURE_RANGE = (0.1, 1e5)
-"""K. Outside it a run counts as failed: the limits of Fu et al., "Forces are not Enough" (TMLR 2023), MDsim code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +55,16 @@ def simulate(
     n_steps: int,
     record_every: int,
     temperature: float,
-    generator: torch.Generator,
+    seed: int,
     temperature_range: tuple[float, float] = TEMPERATURE_RANGE,
+    stop_when: Mapping[str, StopWhen] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Trajectory:
     """Run ``n_steps`` from Maxwell-Boltzmann velocities and record every ``record_every``-th state, the first included.
 
-    A molecule fails at the first step where its energy, a force, a position or a velocity is not finite, or where its
-    temperature leaves ``temperature_range``. It is then held at its last good positions while the others go on. Broken
-    bonds do not stop a run: see :func:`basinet.md.observables.stability_time`.
+    A molecule that fails (:class:`~basinet.md.dynamics.Dynamics`) is held at its last good positions while the others
+    go on. Broken bonds do not stop a run unless ``stop_when`` says so: see
+    :func:`basinet.md.observables.stability_time`.
 
     Args:
         potential: energies and forces of a batch.
@@ -73,100 +73,68 @@ def simulate(
         n_steps: number of steps; the potential is called once more than that, for the start.
         record_every: steps between records.
         temperature: of the velocities at the start, K.
-        generator: source of the velocities and of the noise of a thermostat, on the device of the batch.
+        seed: of the velocities and of the noise of a thermostat.
         temperature_range: lowest and highest instantaneous temperature allowed, K.
+        stop_when: further reasons to stop a molecule, by what to call them.
         on_progress: called at each record with the steps done and ``n_steps``.
     """
-    _check(n_steps, record_every, temperature, temperature_range)
-    state = init(potential, batch, temperature, generator)
-    log = _Log(integrator)
-    failed = _fails(state, integrator, temperature_range)
-    failed_step = torch.where(failed, 0, -1)
-    state = _hold(state, state, failed)
-    log.record(0, state, failed)
-    step = 0
-    for step in range(1, n_steps + 1):
-        moved = integrator.step(potential, state, generator)
-        new = ~failed & _fails(moved, integrator, temperature_range)
-        failed_step = torch.where(new, step, failed_step)
-        failed = failed | new
-        state = _hold(moved, state, failed)
-        if step % record_every == 0:
-            log.record(step, state, failed)
-            if on_progress is not None:
-                on_progress(step, n_steps)
-            if bool(failed.all()):
-                break
-    return log.trajectory(batch.without_labels(), failed_step, n_steps, n_force_calls=step + 1)
-
-
-def _fails(
-    state: MDState, integrator: Integrator, temperature_range: tuple[float, float]
-) -> Bool[Tensor, " n_molecules"]:
-    """Tell which molecules have a value that is not finite or a temperature out of range."""
-    values = torch.cat([state.batch.positions, state.velocities, state.forces], dim=1)  # [N, 9]
-    bad_atom = ~torch.isfinite(values).all(dim=1)
-    bad = torch.zeros_like(state.energy).index_add(0, state.batch.molecule, bad_atom.double()) > 0
-    warmth = temperature_of(kinetic_energy(state), integrator.degrees_of_freedom(state.batch))
-    low, high = temperature_range
-    return bad | ~torch.isfinite(state.energy) | (warmth < low) | (warmth > high)
-
-
-def _hold(moved: MDState, before: MDState, failed: Bool[Tensor, " n_molecules"]) -> MDState:
-    """Put failed molecules back to where they were, at rest and without forces, so that they cannot harm the others."""
-    atoms = failed[moved.batch.molecule][:, None]
-    positions = torch.where(atoms, before.batch.positions, moved.batch.positions)
-    return moved.replace(
-        batch=moved.batch.replace(positions=positions),
-        velocities=torch.where(atoms, 0.0, moved.velocities),
-        forces=torch.where(atoms, 0.0, moved.forces),
+    _check(n_steps, temperature, temperature_range)
+    log = _Log()
+    state = start(potential, batch, integrator, temperature, replica_seeds(seed, batch.n_molecules))
+    dynamics = Dynamics(
+        potential,
+        state,
+        integrator,
+        record_every=record_every,
+        temperature_range=temperature_range,
+        stop_when=stop_when,
+        observers=[log],
     )
+    tell = None if on_progress is None else lambda record: on_progress(record.step, n_steps)
+    dynamics.run(n_steps, on_record=tell)
+    return log.trajectory(batch.without_labels(), dynamics, n_steps)
 
 
-class _Log:
+class _Log(Observer):
     """Collects records on the CPU, with NaN for molecules that failed."""
 
-    def __init__(self, integrator: Integrator) -> None:
-        self.integrator = integrator
-        self.steps: list[int] = []
+    def __init__(self) -> None:
+        self.times: list[float] = []
         self.positions: list[Tensor] = []
         self.rows: list[Tensor] = []
         """Potential energy, kinetic energy and temperature, [3, n_molecules] each."""
 
-    def record(self, step: int, state: MDState, failed: Bool[Tensor, " n_molecules"]) -> None:
+    def observe(self, record: Record) -> None:
         """Add one record."""
-        kinetic = kinetic_energy(state)
-        warmth = temperature_of(kinetic, self.integrator.degrees_of_freedom(state.batch))
-        row = torch.stack([state.energy, kinetic, warmth])
-        self.steps.append(step)
-        self.rows.append(torch.where(failed, torch.nan, row).cpu())
-        self.positions.append(
-            torch.where(failed[state.batch.molecule][:, None], torch.nan, state.batch.positions).cpu()
-        )
+        state = record.state
+        row = torch.stack([state.energy, record.kinetic, record.temperature])
+        self.times.append(record.time)
+        self.rows.append(torch.where(record.alive, row, torch.nan).cpu())
+        atoms = record.alive[state.batch.molecule][:, None]
+        self.positions.append(torch.where(atoms, state.batch.positions, torch.nan).cpu())
 
-    def trajectory(
-        self, start: Batch, failed_step: Int64[Tensor, " n_molecules"], n_steps: int, n_force_calls: int
-    ) -> Trajectory:
+    def trajectory(self, begin: Batch, dynamics: Dynamics, n_steps: int) -> Trajectory:
         """Stack the records."""
-        dt = self.integrator.dt
         potential, kinetic, warmth = torch.stack(self.rows, dim=1)
-        failed_step = failed_step.cpu()
+        failure_time = torch.full((begin.n_molecules,), math.inf, dtype=torch.float64)
+        for failure in dynamics.failures:
+            failure_time[failure.molecule] = failure.time
         return Trajectory(
-            batch=start.to("cpu"),
-            times=torch.tensor(self.steps, dtype=torch.float64) * dt,
+            batch=begin.to("cpu"),
+            times=torch.tensor(self.times, dtype=torch.float64),
             positions=torch.stack(self.positions),
             potential_energy=potential,
             kinetic_energy=kinetic,
             temperature=warmth,
-            failure_time=torch.where(failed_step >= 0, failed_step.double() * dt, math.inf),
-            duration=n_steps * dt,
-            n_force_calls=n_force_calls,
+            failure_time=failure_time,
+            duration=n_steps * dynamics.integrator.dt,
+            n_force_calls=dynamics.n_force_calls,
         )
 
 
-def _check(n_steps: int, record_every: int, temperature: float, temperature_range: tuple[float, float]) -> None:
-    if n_steps < 1 or record_every < 1:
-        raise ValueError(f"n_steps and record_every must be at least 1, got {n_steps} and {record_every}")
+def _check(n_steps: int, temperature: float, temperature_range: tuple[float, float]) -> None:
+    if n_steps < 1:
+        raise ValueError(f"n_steps must be at least 1, got {n_steps}")
     low, high = temperature_range
     if not low <= temperature <= high:
         raise ValueError(

@@ -15,8 +15,9 @@ from basinet.data.store import MoleculeStore, StoreWriter
 from basinet.data.workers import available_cores, map_in_order
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.results import STARTS, MDSeries
+from basinet.md.bonds import BOND_TOLERANCE, reference_bonds
 from basinet.md.integrators import VelocityVerlet
-from basinet.md.observables import BOND_TOLERANCE, bond_deviation, energy_drift, reference_bonds, stability_time
+from basinet.md.observables import bond_deviation, energy_drift, stability_time
 from basinet.md.simulate import simulate
 from basinet.models.checkpoint import load_model
 from basinet.quickstart.config import Job, QuickstartConfig
@@ -186,7 +187,7 @@ def _simulate(task: tuple[QuickstartConfig, Job, Path]) -> MDSeries:
         n_steps=config.dynamics_steps,
         record_every=5,
         temperature=config.temperature,
-        generator=torch.Generator().manual_seed(job.seed),
+        seed=job.seed,
     )
     return MDSeries(
         start=job.start,
