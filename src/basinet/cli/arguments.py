@@ -46,12 +46,14 @@ class RecipeCommand(TyperCommand):
         import basinet.recipe as recipes
         import basinet.runs.assay_recipe as assay_recipe
         import basinet.runs.build_store as build_store
+        import basinet.runs.compare as compare
 
         kinds = {
             "pretrain": {"of the recipe": recipes.PretrainRecipe},
             "finetune": {"of the recipe": recipes.FinetuneRecipe, "for a table of SMILES": assay_recipe.AssayRecipe},
             "generate": {"of the recipe": generate.GenerateConfig},
             "build": {"of the recipe": build_store.BuildRecipe},
+            "compare": {"of the recipe": compare.CompareRecipe},
         }[self.recipe]
         for what, kind in kinds.items():
             console.print(f"\n Options {what}, as [bold]key=value[/bold] or in a YAML file:\n")
@@ -77,6 +79,12 @@ class BuildCommand(RecipeCommand):
     """Lists the options of building a store."""
 
     recipe = "build"
+
+
+class CompareCommand(RecipeCommand):
+    """Lists the options of a comparison."""
+
+    recipe = "compare"
 
 
 class GenerateCommand(RecipeCommand):

@@ -13,6 +13,7 @@ import typer
 from basinet import __version__
 from basinet.cli.arguments import (
     Arguments,
+    CompareCommand,
     DataFile,
     Device,
     EnergyUnit,
@@ -27,6 +28,7 @@ from basinet.cli.arguments import (
     Resume,
 )
 from basinet.cli.assay import finetune_table, is_assay
+from basinet.cli.compare import compare
 from basinet.cli.data import data
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
@@ -42,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
+app.command(cls=CompareCommand)(compare)
 
 
 @app.command(cls=PretrainCommand)

@@ -68,11 +68,11 @@ def training_figure(curves: Sequence[TrainingCurve]) -> Figure:
             mae = [to_unit(x, "meV") for x in curve.force_maes]
             axes[1].plot(curve.validation_steps, mae, marker=marker, ms=4, **style)
     for axis in axes:
-        _logarithmic(axis, "y")
+        logarithmic(axis, "y")
     finish_axis(axes[0], "step", "loss", "Training loss")
     if validated:
         finish_axis(axes[1], "step", "force MAE (meV/Å)", "Validation force error")
-    _legend(axes[-1])
+    legend(axes[-1])
     return figure
 
 
@@ -86,9 +86,9 @@ def learning_figure(rows: Sequence[ResultRow]) -> Figure:
     counts = sorted({row.labels for row in rows})
     if len(counts) > 1:
         _learning_lines(axis, rows)
-        _logarithmic(axis, "x", counts)
-        _logarithmic(axis, "y")
-        _legend(axis)
+        logarithmic(axis, "x", counts)
+        logarithmic(axis, "y")
+        legend(axis)
     else:
         _learning_bars(axis, rows)
     n_seeds = len({row.seed for row in rows})
@@ -127,7 +127,7 @@ def force_correlation_figure(found: CorrelationCurves) -> Figure:
         axis.set_ylim(-1.05, 1.05)
     finish_axis(axes[0], found.axis, "Pearson correlation", "Force components")
     finish_axis(axes[1], found.axis, "mean cosine", "Directions")
-    _legend(axes[1])
+    legend(axes[1])
     return figure
 
 
@@ -153,7 +153,7 @@ def dynamics_figure(series: Sequence[MDSeries]) -> Figure:
     finish_axis(temperature, "", "temperature (K)", "Temperature")
     finish_axis(bonds, "time (ps)", "deviation (Å)", f"Most deviating bond (broken above {limit} Å)")
     bonds.set_xlim(0, max(run.duration for run in series) / 1000)
-    _legend(energy)
+    legend(energy)
     return figure
 
 
@@ -300,7 +300,7 @@ def _fit_temperatures(axis: Axes, linear_below: float = 5000.0) -> None:
         axis.set_ylim(bottom=0.0)
 
 
-def _logarithmic(axis: Axes, which: str, ticks: Sequence[int] | None = None) -> None:
+def logarithmic(axis: Axes, which: str, ticks: Sequence[int] | None = None) -> None:
     """Make an axis logarithmic, with plain numbers at ``ticks`` or, within two decades, at several per decade."""
     axis.set(**{f"{which}scale": "log"})
     line, (low, high) = (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
@@ -314,7 +314,7 @@ def _logarithmic(axis: Axes, which: str, ticks: Sequence[int] | None = None) -> 
 _plain = FuncFormatter(lambda value, _: f"{value:g}")
 
 
-def _legend(axis: Axes) -> None:
+def legend(axis: Axes) -> None:
     """Show each label once."""
     handles, labels = axis.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))

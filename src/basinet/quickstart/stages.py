@@ -1,9 +1,6 @@
 """The stages of the quickstart. Each leaves its files and is skipped, or resumed, where they are there already."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +19,12 @@ from basinet.md.simulate import simulate
 from basinet.models.checkpoint import load_model
 from basinet.quickstart.config import Job, QuickstartConfig
 from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
-from basinet.runs.common import LAST_FILE, MODEL_FILE, RECIPE_FILE, batches, errors_of
-from basinet.runs.finetune import SCRATCH, finetune
-from basinet.runs.pretrain import pretrain
+from basinet.runs.common import MODEL_FILE, batches, errors_of
+from basinet.runs.finetune import SCRATCH
+from basinet.runs.side_by_side import run_side_by_side
 from basinet.structures.batch import Batch, collate
 from basinet.terminal import progress, say
 from basinet.training.fit import TrainingConfig
-from basinet.training.log import METRICS_FILE, read_metrics
 from basinet.training.optim import OptimizerConfig
 
 PRETRAINED = "pretrain"
@@ -75,13 +71,12 @@ def train_all(config: QuickstartConfig, out: Path) -> dict[Job, Errors]:
     jobs = jobs_of(config)
     for job in jobs:
         split_frames(config, frames, job).save(job.split_file(out))
-    first = [partial(_pretrain, config, out), *(partial(_finetune, config, j, out) for j in jobs if j.start == SCRATCH)]
-    later = [partial(_finetune, config, job, out) for job in jobs if job.start != SCRATCH]
-    runs = {out / PRETRAINED: config.pretrain_steps} | {j.directory(out): config.finetune_steps for j in jobs}
-    with progress("training") as show, _repeating(lambda: show(*_steps(runs))):
-        for tasks in (first, later):
-            with closing(map_in_order(_call, tasks, _processes(config))) as results:
-                list(results)
+    fine = {job: (job.directory(out), _finetune_recipe(config, job, out)) for job in jobs}
+    first = {out / PRETRAINED: _pretrain_recipe(config, out)} | dict(fine[j] for j in jobs if j.start == SCRATCH)
+    later = dict(fine[job] for job in jobs if job.start != SCRATCH)
+    for title, runs in (("pre-training, and training from scratch", first), ("fine-tuning", later)):
+        with progress(title) as show:
+            run_side_by_side(runs, _processes(config), show)
     test = split_frames(config, frames, jobs[0]).test
     return {job: _test(job.directory(out) / MODEL_FILE, frames, test) for job in jobs}
 
@@ -91,27 +86,13 @@ def jobs_of(config: QuickstartConfig) -> list[Job]:
     return [Job(start, n, seed) for seed in range(config.seeds) for n in config.label_counts for start in STARTS]
 
 
-def _call(task: Callable[[], None]) -> None:
-    task()
-
-
-def _steps(runs: Mapping[Path, int]) -> tuple[int, int, str]:
-    """Return how many steps of all runs are done, of how many, and which runs are going on."""
-    done = {run: max((r["step"] for r in read_metrics(run / METRICS_FILE)), default=0) for run in runs}
-    active = ", ".join(f"{run.name} {done[run]}/{n}" for run, n in runs.items() if 0 < done[run] < n)
-    return sum(done.values()), sum(runs.values()), active
-
-
 def _test(model_file: Path, frames: MoleculeStore, test: np.ndarray) -> Errors:
     return errors_of(load_model(model_file).model, batches(frames, test), torch.device("cpu"))
 
 
-def _pretrain(config: QuickstartConfig, out: Path) -> None:
-    """Pre-train on all molecules with the default objective, in a worker."""
-    run = out / PRETRAINED
-    if (run / LAST_FILE).exists():
-        return
-    recipe = PretrainRecipe(
+def _pretrain_recipe(config: QuickstartConfig, out: Path) -> PretrainRecipe:
+    """Pre-train on all molecules with the default objective."""
+    return PretrainRecipe(
         data=out / "molecules",
         model=config.model,
         training=TrainingConfig(
@@ -123,7 +104,6 @@ def _pretrain(config: QuickstartConfig, out: Path) -> None:
         ),
         launch=LaunchConfig(accelerator="cpu", threads=1),
     )
-    pretrain(recipe, run, resume=(run / RECIPE_FILE).exists())
 
 
 def split_frames(config: QuickstartConfig, frames: MoleculeStore, job: Job) -> Split:
@@ -134,12 +114,9 @@ def split_frames(config: QuickstartConfig, frames: MoleculeStore, job: Job) -> S
     return Split(train=pool[drawn.train[: job.labels]], validation=pool[drawn.validation], test=test)
 
 
-def _finetune(config: QuickstartConfig, job: Job, out: Path) -> None:
-    """Fine-tune one model, in a worker."""
-    run = job.directory(out)
-    if (run / LAST_FILE).exists():
-        return
-    recipe = FinetuneRecipe(
+def _finetune_recipe(config: QuickstartConfig, job: Job, out: Path) -> FinetuneRecipe:
+    """Fine-tune one model."""
+    return FinetuneRecipe(
         data=out / "frames",
         split=job.split_file(out),
         start=SCRATCH if job.start == SCRATCH else str(out / PRETRAINED / MODEL_FILE),
@@ -154,7 +131,6 @@ def _finetune(config: QuickstartConfig, job: Job, out: Path) -> None:
         ),
         launch=LaunchConfig(accelerator="cpu", threads=1),
     )
-    finetune(recipe, run, resume=(run / RECIPE_FILE).exists())
 
 
 def simulate_all(config: QuickstartConfig, out: Path) -> list[MDSeries]:
@@ -205,22 +181,3 @@ def _simulate(task: tuple[QuickstartConfig, Job, Path]) -> MDSeries:
 
 def _processes(config: QuickstartConfig) -> int:
     return config.processes or available_cores()
-
-
-@contextmanager
-def _repeating(action: Callable[[], None], seconds: float = 0.5) -> Iterator[None]:
-    """Call ``action`` again and again in the background, and once at the end."""
-    finished = threading.Event()
-
-    def repeat() -> None:
-        while not finished.wait(seconds):
-            action()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        finished.set()
-        thread.join()
-    action()
