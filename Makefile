@@ -18,8 +18,8 @@ quickstart: install  ## from SMILES to a fine-tuned force field and a report
 	$(BIN)/basinet quickstart
 
 check: install  ## lint, types, import contract
-	$(BIN)/ruff check src tests benchmarks scripts
-	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts examples
+	$(BIN)/ruff format --check src tests benchmarks scripts examples
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 

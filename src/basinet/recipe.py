@@ -7,6 +7,7 @@ Options are fields of frozen dataclasses beside what they build; this module rea
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -133,6 +134,10 @@ class PretrainRecipe:
     """A model file to go on from; null: fresh weights."""
     objective: ObjectiveConfig = ForceAndDenoiseConfig()
     """What to learn."""
+    plugin: Path | None = None
+    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    plugin_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that function, by name."""
     training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
     """How to learn it."""
     launch: LaunchConfig = LaunchConfig()
@@ -148,6 +153,7 @@ class PretrainRecipe:
             raise ValueError(f"mixing_temperature must be at least 1 and finite, got {self.mixing_temperature}")
         if self.data == ():
             raise ValueError("data is an empty list; expected a path, or a list of paths")
+        _check_plugin(self.plugin, self.plugin_options, self.objective == ForceAndDenoiseConfig())
 
 
 @settings
@@ -210,6 +216,10 @@ class FinetuneRecipe:
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()
     """What to learn."""
+    plugin: Path | None = None
+    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    plugin_options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of that function, by name."""
     references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"
     """Reference energies of the elements. fit: to what a loaded model leaves unexplained, or to the energies from
     scratch; keep: those of the loaded model; isolated: energies of the data's molecules of one atom, which are never
@@ -251,6 +261,14 @@ class FinetuneRecipe:
             raise ValueError(f"references={self.references} is for energies; a property has a baseline, and its spread")
         if isinstance(self.freeze, int) and self.freeze < 0:
             raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
+        _check_plugin(self.plugin, self.plugin_options, self.objective == EnergyForcesConfig())
+
+
+def _check_plugin(plugin: Path | None, options: Mapping[str, Any], is_default: bool) -> None:
+    if plugin is None and options:
+        raise ValueError(f"plugin_options {', '.join(options)} without a plugin; give plugin=FILE.py")
+    if plugin is not None and not is_default:
+        raise ValueError("plugin and objective are both given, and one of them is learned; leave the other out")
 
 
 TrainableRecipe = PretrainRecipe | FinetuneRecipe

@@ -33,7 +33,7 @@ from basinet.models.model import Model
 from basinet.models.references import ReferenceFit, composition, fit_references
 from basinet.models.scope import Scope
 from basinet.objectives.base import Objective, mean_terms, total_loss
-from basinet.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, read_yaml, save_recipe
+from basinet.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, load_recipe, save_recipe
 from basinet.structures.batch import Batch
 from basinet.training.fit import SaveBest, TrainingConfig, Validate
 from basinet.training.state import STATE_FILE
@@ -123,7 +123,8 @@ def can_resume(out: Path) -> bool:
 def _require_same_recipe(out: Path, recipe: object, has_run: bool) -> None:
     if not has_run:
         raise ValueError(f"{out} holds no run to resume; leave --resume out to start one")
-    old, new = _flat(read_yaml(out / RECIPE_FILE)), _flat(dump_settings(recipe))
+    # Read with today's defaults: options that did not exist when the run began are as they were then.
+    old, new = (_flat(dump_settings(r)) for r in (load_recipe(type(recipe), out / RECIPE_FILE, []), recipe))
     differences = [
         f"{key} was {old.get(key)}, now {new.get(key)}"
         for key in sorted(old.keys() | new.keys())

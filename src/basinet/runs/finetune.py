@@ -18,9 +18,10 @@ from basinet.evaluation.metrics import Errors, to_unit
 from basinet.evaluation.properties import PropertyErrors
 from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
-from basinet.objectives.config import build_objective, property_settings
+from basinet.objectives.config import property_settings
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
+from basinet.runs.plugin import objective_of
 from basinet.runs.properties import SCRATCH, errors_of_property, property_record, start_property
 from basinet.runs.replay_data import fit_scope, read_replay
 from basinet.runs.start_energies import set_reference_energies
@@ -64,7 +65,7 @@ def finetune(
     """
     fabric = common.launch(recipe.launch)
     speak = say if fabric.is_global_zero else silent
-    objective = build_objective(recipe.objective)
+    objective = objective_of(recipe)
     data = read_run_data(recipe, objective, _split, speak)
     replay = None if recipe.replay is None else read_replay(recipe.replay)
     torch.manual_seed(recipe.training.seed)
@@ -98,9 +99,10 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
         if largest >= len(store):
             raise ValueError(f"{recipe.split} names molecule {largest}, but {recipe.data} has {len(store)} molecules")
         return split
-    fewest, of_what = (2, " of more than one atom") if property_settings(recipe.objective) is None else (1, "")
+    fewest = 2 if property_settings(recipe.objective) is None else 1
     several = np.flatnonzero(store.atoms_per_molecule >= fewest)
     n = len(several)
+    of_what = " of more than one atom" if n < len(store) else ""
     tenth = max(1, n // 10)
     n_validation = tenth if recipe.n_validation is None else recipe.n_validation
     n_test = tenth if recipe.n_test is None and recipe.n_train is None else recipe.n_test

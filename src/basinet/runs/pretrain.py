@@ -10,9 +10,9 @@ from basinet.data.splits import Split, random_split, split_by_smiles
 from basinet.data.store import MoleculeStore
 from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs
-from basinet.objectives.config import build_objective
 from basinet.recipe import PretrainRecipe
 from basinet.runs import common
+from basinet.runs.plugin import objective_of
 from basinet.runs.sources import mixture_statistics
 from basinet.runs.train import OnProgress, RunData, Say, read_run_data, silent, train
 from basinet.training.fit import FitResult
@@ -47,7 +47,7 @@ def pretrain(
     """
     fabric = common.launch(recipe.launch)
     speak = say if fabric.is_global_zero else silent
-    objective = build_objective(recipe.objective)
+    objective = objective_of(recipe)
     data = read_run_data(recipe, objective, _split, speak)
     torch.manual_seed(recipe.training.seed)
     model, backbone = _model(recipe, objective.requires, data)
@@ -75,7 +75,7 @@ def _model(recipe: PretrainRecipe, requires: frozenset[str], data: RunData) -> t
         file = load_model(recipe.start)
         if file.model.has_pooled_energy and "forces" in requires and "pooled_energy" not in requires:
             raise ValueError(
-                f"objective {recipe.objective.kind} learns forces in eV/Å, and the energy of {recipe.start} is that of "
+                f"the objective learns forces in eV/Å, and the energy of {recipe.start} is that of "
                 "3D-EMGP, which has no unit; use basinet finetune, which begins with a fresh energy head"
             )
         kept = file.model.with_heads(**dict.fromkeys(file.model.properties))  # they would be left behind

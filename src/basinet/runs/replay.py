@@ -1,5 +1,6 @@
 """Look again at a step that failed."""
 
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from basinet.models.model import build_model_of
 from basinet.objectives.base import mean_terms
 from basinet.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe, load_recipe, read_yaml
 from basinet.runs.common import RECIPE_FILE
+from basinet.runs.plugin import PLUGIN_FILE
 from basinet.runs.replay_data import training_objective
 from basinet.structures.segment import max_norm
 from basinet.training.failure import FAILURE_FILE, load_failure
@@ -82,4 +84,5 @@ def replay(run: Path) -> Replay:
 def _recipe(run: Path) -> TrainableRecipe:
     path = run / RECIPE_FILE
     kind = PretrainRecipe if "validation_fraction" in read_yaml(path) else FinetuneRecipe
-    return load_recipe(kind, path, [])
+    recipe = load_recipe(kind, path, [])
+    return recipe if recipe.plugin is None else dataclasses.replace(recipe, plugin=run / PLUGIN_FILE)

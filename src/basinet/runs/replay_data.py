@@ -12,10 +12,10 @@ from basinet.data.mixture import MixtureLoader, Source, adapted, mixing_probabil
 from basinet.data.replayed import ReplayStream
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
-from basinet.objectives.config import build_objective
 from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
 from basinet.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, TrainableRecipe, UnitsConfig
 from basinet.runs import common
+from basinet.runs.plugin import objective_of
 from basinet.runs.sources import read_sources, used_by
 
 
@@ -38,8 +38,8 @@ def _nth(every: int) -> str:
 
 
 def training_objective(recipe: TrainableRecipe) -> Objective:
-    """Return the objective of the training steps of a run; validation is by ``recipe.objective`` alone."""
-    objective = build_objective(recipe.objective)
+    """Return the objective of the training steps of a run; validation is by what it learns from its own data alone."""
+    objective = objective_of(recipe)
     if not isinstance(recipe, FinetuneRecipe) or recipe.replay is None:
         return objective
     return WithReplay(objective, replay_objective(recipe.replay))

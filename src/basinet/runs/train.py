@@ -21,6 +21,7 @@ from basinet.objectives.replay import WithReplay
 from basinet.recipe import FinetuneRecipe, PretrainRecipe
 from basinet.runs import common
 from basinet.runs.bonds import bond_needs, lacking_bonds, with_bonds_known
+from basinet.runs.plugin import keep_plugin, require_same_plugin
 from basinet.runs.properties import property_columns, property_validation
 from basinet.runs.replay_data import ReplayData, replay_objective, with_replay
 from basinet.runs.sources import (
@@ -153,9 +154,11 @@ def train(
     steps = objective if data.replay is None else WithReplay(objective, replay_objective(data.replay.config))
     store = data.store
     recipe = dataclasses.replace(recipe, model=backbone)
+    require_same_plugin(recipe, out)
     common.check_directory(out, recipe, resume, fabric)
     if fabric.is_global_zero:
         common.write_directory(out, recipe)
+        keep_plugin(recipe, out)
         data.split.save(out / SPLIT_FILE)
         replayed = {} if data.replay is None else {"replay": data.replay.record}
         common.write_data_record(out, store, {**data.record, **replayed})
