@@ -7,7 +7,6 @@ Options are fields of frozen dataclasses beside what they build; this module rea
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -136,8 +135,8 @@ class PretrainRecipe:
     """What to learn."""
     plugin: Path | None = None
     """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
-    plugin_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of that function, by name."""
+    plugin_options: dict[str, Any] | None = None
+    """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
     """How to learn it."""
     launch: LaunchConfig = LaunchConfig()
@@ -218,8 +217,8 @@ class FinetuneRecipe:
     """What to learn."""
     plugin: Path | None = None
     """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
-    plugin_options: dict[str, Any] = field(default_factory=dict)
-    """Arguments of that function, by name."""
+    plugin_options: dict[str, Any] | None = None
+    """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"
     """Reference energies of the elements. fit: to what a loaded model leaves unexplained, or to the energies from
     scratch; keep: those of the loaded model; isolated: energies of the data's molecules of one atom, which are never
@@ -264,7 +263,7 @@ class FinetuneRecipe:
         _check_plugin(self.plugin, self.plugin_options, self.objective == EnergyForcesConfig())
 
 
-def _check_plugin(plugin: Path | None, options: Mapping[str, Any], is_default: bool) -> None:
+def _check_plugin(plugin: Path | None, options: Mapping[str, Any] | None, is_default: bool) -> None:
     if plugin is None and options:
         raise ValueError(f"plugin_options {', '.join(options)} without a plugin; give plugin=FILE.py")
     if plugin is not None and not is_default:

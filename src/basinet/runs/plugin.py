@@ -27,7 +27,7 @@ def objective_of(recipe: TrainableRecipe) -> Objective:
     """
     if recipe.plugin is None:
         return build_objective(recipe.objective)
-    return load_objective(recipe.plugin, recipe.plugin_options)
+    return load_objective(recipe.plugin, recipe.plugin_options or {})
 
 
 def load_objective(path: Path, options: Mapping[str, Any]) -> Objective:
