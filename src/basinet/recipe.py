@@ -210,7 +210,7 @@ class FinetuneRecipe:
     """Which conformations go where."""
     split: Path | None = None
     """A saved split instead of a random one, or the name of a published one for data in the order of its source:
-    qm9-110k, qm9-3d-emgp, md17-950, md17-9500, md17-mdsim."""
+    qm9-110k, qm9-3d-emgp, md17-950, md17-9500, md17-mdsim, and those that come with a source (rmd17-01 ...)."""
     model: BackboneConfig = EquivariantTransformerConfig()
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()

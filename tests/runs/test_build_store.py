@@ -5,11 +5,11 @@ import csv
 import numpy as np
 import pytest
 
+from basinet.data import build as build_module
 from basinet.data.check import check_consistency
 from basinet.data.readers import load_store
 from basinet.data.store import MoleculeStore, StoreWriter
 from basinet.recipe import UnitsConfig
-from basinet.runs import build_store
 from basinet.runs.build_store import BuildRecipe, build
 from basinet.structures import StructureError
 from basinet.units import DEBYE, HARTREE
@@ -36,8 +36,8 @@ def file(tmp_path):
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(build_store, "MOLECULES_PER_SHARD", 3)
-    monkeypatch.setattr(build_store, "SHOWN_EVERY", 1)
+    monkeypatch.setattr(build_module, "MOLECULES_PER_SHARD", 3)
+    monkeypatch.setattr(build_module, "SHOWN_EVERY", 1)
 
 
 def npz(path, n):

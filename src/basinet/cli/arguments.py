@@ -16,7 +16,7 @@ Arguments = Annotated[
 Out = Annotated[Path, typer.Option(help="Run directory to make (or to resume).")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the run in --out.")]
 ModelFile = Annotated[Path, typer.Argument(help="Model file (*.safetensors).")]
-DataFile = Annotated[Path, typer.Argument(help="Molecules: .xyz .sdf .npz .traj .db .h5 .csv, or a store.")]
+DataFile = Annotated[Path, typer.Argument(help="Molecules: .xyz .sdf .npz .traj .db .h5 .csv, a store, or qm9: ...")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 EnergyUnit = Annotated[
     str | None, typer.Option(help="Unit of the energies in the file: eV, meV, Ha, kcal/mol, kJ/mol.")

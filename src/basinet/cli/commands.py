@@ -30,6 +30,7 @@ from basinet.cli.arguments import (
 from basinet.cli.assay import finetune_table, is_assay
 from basinet.cli.compare import compare
 from basinet.cli.data import data
+from basinet.cli.fetching import data_of, ensure_fetched
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
 from basinet.terminal import columns, errors, progress, say
@@ -55,6 +56,7 @@ def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
 
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
+    ensure_fetched(data_of(recipe))
     with progress("pre-training") as show:
         result = run(recipe, out, resume=resume, on_progress=Watcher(show), say=say)
     if result.is_main:
@@ -77,6 +79,7 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
         finetune_table(given, out, resume)
         return
     recipe = load_recipe(FinetuneRecipe, given.recipe, given.overrides, data=given.one_data)
+    ensure_fetched(data_of(recipe))
     with progress("fine-tuning") as show:
         result = run(recipe, out, resume=resume, on_progress=Watcher(show), say=say)
     if result.is_main:
@@ -110,6 +113,7 @@ def evaluate(
     from basinet.runs import correlate_file, evaluate_file, write_correlation
     from basinet.runs.finetune import describe_errors
 
+    ensure_fetched([molecules])
     units = UnitsConfig(
         energy_unit=energy_unit, length_unit=length_unit, property_key=property_key, property_unit=property_unit
     )
@@ -146,6 +150,7 @@ def predict(model: ModelFile, molecules: DataFile, out: Path, device: Device = "
     """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, or with its property and the unit of it."""
     from basinet.runs import predict_file
 
+    ensure_fetched([molecules])
     count = predict_file(model, molecules, out, device)
     say(f"{count} molecules written to {out}")
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from basinet.cli.arguments import BuildCommand, DataFile, EnergyUnit, GenerateCommand, LengthUnit, RecipeArguments
+from basinet.cli.fetching import ensure_fetched, fetch_shown, show_fetched
 from basinet.terminal import findings, progress, say, table
 
 EXIT_FAULT = 1
@@ -41,8 +42,9 @@ def build(
     ],
 ) -> None:
     """Read files of any known format, and stores, into one store."""
+    from basinet.data.build import SKIPPED_FILE
     from basinet.recipe import load_recipe
-    from basinet.runs.build_store import SKIPPED_FILE, BuildRecipe
+    from basinet.runs.build_store import BuildRecipe
     from basinet.runs.build_store import build as run
 
     given = RecipeArguments.parse(arguments)
@@ -50,6 +52,7 @@ def build(
         raise ValueError(f"expected files to read and then the store to make, got {' '.join(arguments)}")
     *files, out = given.data
     recipe = load_recipe(BuildRecipe, given.recipe, given.overrides, data=list(map(str, files)))
+    ensure_fetched(files)
     with progress("molecules") as show:
         built = run(recipe, out, lambda done, name: show(done, None, name))
     _show_store(out, built.store)
@@ -57,6 +60,39 @@ def build(
         say(str(report))
     if any(report.skipped for report in built.reports):
         say(f"the records that were skipped are listed in {out / SKIPPED_FILE}")
+
+
+@data.command()
+def sources() -> None:
+    """List the public data sets that can be named in place of a file."""
+    from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory
+    from basinet.data.sources.listing import HEADER, rows
+
+    for name, *about in rows():
+        table(name, dict(zip(HEADER[1:], about, strict=True)))
+    say(f"files and stores are kept in {cache_directory()} ({DIRECTORY_VARIABLE}=... chooses another directory)")
+
+
+@data.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="Such as qm9 or rmd17:aspirin; see basinet data sources.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[OUT]", help="Store to make (without it, one in the cache), and key=value options."),
+    ] = None,
+) -> None:
+    """Download a public data set, verify it, and make a store of it. Options: limit=N, conformers=N (geom-qm9)."""
+    from basinet.data.sources.names import parse_name
+    from basinet.data.sources.source import FetchConfig
+    from basinet.recipe import load_recipe
+
+    dataset = parse_name(name)
+    given = RecipeArguments.parse(arguments or [])
+    config = load_recipe(FetchConfig, given.recipe, given.overrides)
+    out = None if given.one_data is None else Path(given.one_data)
+    fetched = fetch_shown(dataset, out, config)
+    _show_store(fetched.path, fetched.store)
+    show_fetched(dataset, fetched)
 
 
 @data.command()
@@ -70,10 +106,11 @@ def info(
 ) -> None:
     """Say what is in a store or a file, and whether its energies and forces fit each other."""
     from basinet.data import perception
-    from basinet.data.readers import load_store
+    from basinet.data.readers import load_store, located
 
+    ensure_fetched([store])
     found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
-    lines = [str(report)] if store.is_file() else []
+    lines = [str(report)] if located(store).is_file() else []
     if perceive_bonds:
         found, bonds = perception.perceive_bonds(found)
         lines.append(str(bonds))
@@ -95,6 +132,7 @@ def check(
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
     from basinet.runs.check_data import check_data
 
+    ensure_fetched([molecules] if against is None else [molecules, against])
     units = {"energy_unit": energy_unit, "length_unit": length_unit}
     found = check_data(molecules, against, **units, energy_key=energy_key, forces_key=forces_key)
     findings(str(molecules), ((f.check, f.verdict, f.evidence, f.fix) for f in found.findings))

@@ -7,7 +7,6 @@ the data does not allow to check is said to be unchecked, with the reason.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,7 +17,7 @@ from basinet.data.check_energies import EnergyFit, check_energies, fit_energies
 from basinet.data.check_forces import check_balance, check_force_outliers, check_force_scale, check_springs
 from basinet.data.check_geometry import check_lengths, check_pieces, check_touching
 from basinet.data.findings import N_NAMED, Finding, Verdict, first_of, worst
-from basinet.data.readers import load_store
+from basinet.data.readers import load_store, located
 from basinet.data.report import ReadReport
 from basinet.data.scan import Scan, scan
 from basinet.data.store import MoleculeStore
@@ -109,7 +108,7 @@ def read_for_examination(
     Raises:
         ValueError: there is no valid record at all.
     """
-    if Path(path).is_dir():
+    if located(path).is_dir():
         store, report = load_store(
             path, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
         )

@@ -12,6 +12,9 @@ from basinet.data.report import ReadReport, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
+RMD17_NAMES = {"nuclear_charges": "z", "coords": "R", "energies": "E", "forces": "F"}
+"""Names of the arrays in the files of rMD17."""
+
 
 class Names(NamedTuple):
     """Names of the arrays with energies and forces, and whether they were asked for (and so must be there)."""
@@ -130,6 +133,6 @@ def _ragged(path: Path, arrays: Mapping[str, np.ndarray], names: Names) -> _Fram
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {RMD17_NAMES.get(str(name), str(name)): archive[name] for name in archive.files}
     except (ValueError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
         raise StructureError(f"{path}: not an .npz of plain arrays, or truncated ({error})") from None

@@ -9,6 +9,7 @@
 ``.npz``           one molecule, many frames: ``z``, ``R``, ``E``, ``F`` as in rMD17; or many molecules: ``n_atoms``,
                    ``z``, ``pos`` (:mod:`basinet.data.npz`)
 a directory        a :class:`~basinet.data.store.MoleculeStore`
+``rmd17:aspirin``  a public data set by name, fetched when it is first asked for (:mod:`basinet.data.sources.names`)
 =================  ======================================================================
 """
 
@@ -22,13 +23,14 @@ from basinet.data.columns import PropertyColumn, property_units
 from basinet.data.extxyz import read_extxyz, write_extxyz
 from basinet.data.hdf5 import find_layout, read_hdf5
 from basinet.data.npz import Names, read_npz
-from basinet.data.report import ReadReport
+from basinet.data.report import ReadReport, counted
 from basinet.data.sdf import read_sdf
 from basinet.data.smiles_table import read_smiles_table
+from basinet.data.sources.names import locate
 from basinet.data.store import MoleculeStore
 from basinet.structures import Molecule
 
-__all__ = ["PropertyColumn", "ReadReport", "load_store", "open_molecules", "read_molecules", "write_extxyz"]
+__all__ = ["PropertyColumn", "ReadReport", "load_store", "located", "open_molecules", "read_molecules", "write_extxyz"]
 
 SUFFIXES = (".xyz", ".extxyz", ".sdf", ".npz", ".traj", ".db", ".h5", ".hdf5", ".csv")
 
@@ -63,7 +65,7 @@ def open_molecules(
         FileNotFoundError: there is no such file.
         ValueError: the format is unknown, or an argument makes no sense for it.
     """
-    path = Path(path)
+    path = located(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     report = ReadReport(
@@ -108,7 +110,7 @@ def open_molecules(
             raise ValueError(f"{path}: parquet is not read; write the table as CSV (pandas: to_csv(index=False))")
         case suffix:
             raise ValueError(f"{path}: cannot read {suffix or 'a file without suffix'}; expected {', '.join(SUFFIXES)}")
-    return _counted(molecules, report), report
+    return counted(molecules, report)
 
 
 def read_molecules(
@@ -155,6 +157,7 @@ def load_store(
     Raises:
         ValueError: there are no molecules.
     """
+    path = located(path)
     molecules, report = open_molecules(
         path,
         energy_unit=energy_unit,
@@ -165,7 +168,7 @@ def load_store(
         columns=columns,
         skip_invalid=skip_invalid,
     )
-    if not Path(path).is_dir():
+    if not path.is_dir():
         store = MoleculeStore.from_molecules(
             list(molecules),
             level_of_theory=level_of_theory or report.level_of_theory,
@@ -182,13 +185,16 @@ def load_store(
     return store, report
 
 
-def _counted(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Molecule]:
-    for molecule in molecules:
-        report.n_molecules += 1
-        yield molecule
-    if report.n_molecules == 0:
-        skipped = "".join(f"; {count} skipped ({reason})" for reason, count in report.skipped.items())
-        raise ValueError(f"{report.path}: no molecules in it{skipped}")
+def located(path: str | os.PathLike[str]) -> Path:
+    """Return a path as it is, and for the name of a public data set (``qm9:``) the store of it in the cache.
+
+    A data set that is not there is downloaded and built first; ``basinet data fetch`` does the same and shows progress.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        DownloadError: it is not there and cannot be downloaded; the message says what to do.
+    """
+    return locate(path, open_molecules)
 
 
 def _read_store(path: Path, report: ReadReport) -> Iterator[Molecule]:

@@ -95,6 +95,20 @@ def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
     yield molecule
 
 
+def counted(molecules: Iterator[Molecule], report: ReadReport) -> tuple[Iterator[Molecule], ReadReport]:
+    """Return molecules that are counted as they come, and their report; it is an error if there are none."""
+
+    def each() -> Iterator[Molecule]:
+        for molecule in molecules:
+            report.n_molecules += 1
+            yield molecule
+        if report.n_molecules == 0:
+            skipped = "".join(f"; {count} skipped ({reason})" for reason, count in report.skipped.items())
+            raise ValueError(f"{report.path}: no molecules in it{skipped}")
+
+    return each(), report
+
+
 def is_gradient(key: str) -> bool:
     """Return whether the name of an array says that it holds the gradient of the energy and not the forces."""
     return "gradient" in key.lower()

@@ -1,6 +1,6 @@
 """SDF: molecules with explicit hydrogens, bonds and charges, through RDKit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,29 +32,66 @@ def read_sdf(
     Raises:
         StructureError: a record cannot be read, lacks hydrogens, or is a drawing (2D).
     """
-    chem = _import_rdkit()
-    record = -1
+    chem = import_rdkit()
+    n_records = 0
+
+    def counted(mols: Iterable[Any]) -> Iterator[Any]:
+        nonlocal n_records
+        for mol in mols:
+            n_records += 1
+            yield mol
+
     with open(path, "rb") as file:
-        for record, mol in enumerate(chem.ForwardSDMolSupplier(file, removeHs=False)):
-            name = f"{path.name}:{record}"
-            if mol is None and report.skip_invalid:
-                report.skip(name, "RDKit cannot read this record")
-                continue
-            if mol is None:
-                raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
-            try:
-                yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
-            except UnicodeDecodeError:
-                raise StructureError(f"{name}: its properties are not text in UTF-8") from None
-    _require_whole_records(path, record + 1)
+        mols = counted(chem.ForwardSDMolSupplier(file, removeHs=False))
+        yield from read_records(mols, path.name, report, is_equilibrium, energy_key, columns)
+    _require_whole_records(path, n_records)
 
 
-def _import_rdkit() -> Any:
+def read_records(
+    mols: Iterable[Any],
+    where: str,
+    report: ReadReport,
+    is_equilibrium: bool,
+    energy_key: str | None = None,
+    columns: Sequence[PropertyColumn] = (),
+) -> Iterator[Molecule]:
+    """Yield the molecules of RDKit's records, ``None`` where it could not read one; ``name`` is ``where:17``.
+
+    Raises:
+        StructureError: as :func:`read_sdf`.
+    """
+    chem = import_rdkit()
+    for record, mol in enumerate(mols):
+        name = f"{where}:{record}"
+        if mol is None and report.skip_invalid:
+            report.skip(name, "RDKit cannot read this record")
+            continue
+        if mol is None:
+            raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
+        try:
+            yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
+        except UnicodeDecodeError:
+            raise StructureError(f"{name}: its properties are not text in UTF-8") from None
+
+
+def import_rdkit() -> Any:
+    """Return ``rdkit.Chem``.
+
+    Raises:
+        ImportError: it is not installed; the message says how to install it.
+    """
     try:
         from rdkit import Chem
     except ImportError:
         raise ImportError('reading SDF files needs RDKit: pip install "basinet[rdkit]"') from None
     return Chem
+
+
+def quiet_rdkit() -> Any:
+    """Return a context in which RDKit does not print what it refuses."""
+    from rdkit import rdBase
+
+    return rdBase.BlockLogs()
 
 
 def _read_record(

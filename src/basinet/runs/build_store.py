@@ -1,32 +1,19 @@
 """``basinet data build``: files and stores of any kind, read one molecule at a time, become one store."""
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from basinet.config import dump_settings, settings
+from basinet.data.build import Built, Input, OnProgress, write_store
 from basinet.data.columns import PropertyColumn, property_units
-from basinet.data.files import replacing
 from basinet.data.manifest import UNITS
-from basinet.data.readers import open_molecules
-from basinet.data.report import ReadReport
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.readers import located, open_molecules
+from basinet.data.store import MoleculeStore
 from basinet.recipe import UnitsConfig
 from basinet.runs.properties import property_columns
-from basinet.structures import Molecule
-
-MOLECULES_PER_SHARD = 2**13
-ATOMS_PER_SHARD = 2**18
-"""A shard is full at the first of the two, so that memory does not grow with the size of molecules either."""
-SHOWN_EVERY = 50
-SKIPPED_FILE = "skipped.csv"
-"""In the store: the records that gave no molecule, each with its reason."""
-
-OnProgress = Callable[[int, str], None]
-"""Called with the number of molecules so far and what is read."""
 
 
 @settings
@@ -68,24 +55,15 @@ def _column(text: str) -> PropertyColumn:
     return PropertyColumn(name=name if equals else key, key=key, unit=unit)
 
 
-class Input(NamedTuple):
-    """One file or store, opened."""
+class OpenedFile(NamedTuple):
+    """One file or store, opened, with what a store of it must say."""
 
-    path: Path
-    molecules: Iterator[Molecule]
-    report: ReadReport
+    input: Input
     level_of_theory: str
     units: dict[str, str]
     """Of labels other than energies and forces."""
     identity: dict[str, Any]
     """By which a resumed build knows its input again."""
-
-
-class Built(NamedTuple):
-    """A store, and what was read to make it."""
-
-    store: MoleculeStore
-    reports: tuple[ReadReport, ...]
 
 
 def build(recipe: BuildRecipe, out: Path, on_progress: OnProgress | None = None) -> Built:
@@ -101,65 +79,29 @@ def build(recipe: BuildRecipe, out: Path, on_progress: OnProgress | None = None)
     """
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose another path for the store")
-    inputs = [_open(path, recipe) for path in recipe.data]
-    units = _joint_units(inputs)
-    writer = StoreWriter.open(
+    opened = [_open(path, recipe) for path in recipe.data]
+    return write_store(
+        [one.input for one in opened],
         out,
-        level_of_theory=_joint_level(inputs),
+        level_of_theory=_joint_level(opened),
         source=", ".join(path.name for path in recipe.data),
         settings={
-            "inputs": [i.identity for i in inputs],
+            "inputs": [one.identity for one in opened],
             **{k: v for k, v in dump_settings(recipe).items() if k != "data"},
         },
-        units=units,
+        units=_joint_units(opened),
+        on_progress=on_progress,
     )
-    try:
-        _write(inputs, writer, on_progress)
-        store = writer.finish()
-    except ValueError:
-        writer.discard()
-        raise
-    _list_skipped(inputs, out / SKIPPED_FILE)
-    return Built(store, tuple(i.report for i in inputs))
 
 
-def _write(inputs: Sequence[Input], writer: StoreWriter, on_progress: OnProgress | None) -> None:
-    """Write what is not yet in the store; the molecules that are there are read again and passed over."""
-    there, skipped_before = writer.manifest.n_molecules, Counter(writer.manifest.skipped)
-    shard: list[Molecule] = []
-    n_atoms = n_read = 0
-
-    def flush() -> None:
-        nonlocal n_atoms, skipped_before
-        skipped = sum((i.report.skipped for i in inputs), Counter[str]())
-        writer.write_shard(shard, skipped=skipped - skipped_before)
-        skipped_before |= skipped
-        shard.clear()
-        n_atoms = 0
-
-    for source in inputs:
-        for molecule in source.molecules:
-            n_read += 1
-            if on_progress is not None and n_read % SHOWN_EVERY == 0:
-                on_progress(n_read, source.path.name)
-            if n_read <= there:
-                continue
-            shard.append(molecule)
-            n_atoms += molecule.n_atoms
-            if len(shard) == MOLECULES_PER_SHARD or n_atoms >= ATOMS_PER_SHARD:
-                flush()
-    if n_read < there:
-        raise ValueError(f"the inputs gave {n_read} molecules and {there} before; were they changed?")
-    flush()
-
-
-def _open(path: Path, recipe: BuildRecipe) -> Input:
+def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
+    path = located(path)
     if path.is_dir():
         manifest = MoleculeStore.open(path).manifest
         molecules, report = open_molecules(path, skip_invalid=recipe.skip_invalid)
         units = {name: unit for name, unit in manifest.units.items() if name not in UNITS}
         identity = {"name": path.name, "fingerprint": manifest.fingerprint}
-        return Input(path, molecules, report, manifest.level_of_theory, units, identity)
+        return OpenedFile(Input(path, molecules, report), manifest.level_of_theory, units, identity)
     given = recipe.units
     columns = recipe.columns(property_columns(path, given, given.property_key))
     molecules, report = open_molecules(
@@ -175,11 +117,11 @@ def _open(path: Path, recipe: BuildRecipe) -> Input:
     with open(path, "rb") as file:
         identity = {"name": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
     level = given.level_of_theory or report.level_of_theory
-    return Input(path, molecules, report, level, property_units(columns), identity)
+    return OpenedFile(Input(path, molecules, report), level, property_units(columns), identity)
 
 
-def _joint_level(inputs: Sequence[Input]) -> str:
-    levels = {i.level_of_theory: i.path for i in inputs}
+def _joint_level(opened: Sequence[OpenedFile]) -> str:
+    levels = {one.level_of_theory: one.input.path for one in opened}
     if len(levels) > 1:
         found = ", ".join(f"{path}: {level or 'not on record'}" for level, path in levels.items())
         raise ValueError(
@@ -189,21 +131,12 @@ def _joint_level(inputs: Sequence[Input]) -> str:
     return next(iter(levels))
 
 
-def _joint_units(inputs: Sequence[Input]) -> dict[str, str]:
+def _joint_units(opened: Sequence[OpenedFile]) -> dict[str, str]:
     units: dict[str, str] = {}
-    for source in inputs:
+    for source in opened:
         for label, unit in source.units.items():
             if units.setdefault(label, unit) != unit:
-                raise ValueError(f"{source.path}: {label!r} is in {unit}, but in {units[label]} in an input before")
+                raise ValueError(
+                    f"{source.input.path}: {label!r} is in {unit}, but in {units[label]} in an input before"
+                )
     return units
-
-
-def _list_skipped(inputs: Sequence[Input], path: Path) -> None:
-    """Write the records that gave no molecule, if there are any."""
-    if not any(i.report.skipped for i in inputs):
-        return
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("input", "record", "status", "reason"))
-        for source in inputs:
-            rows.writerows((source.path, name, "skipped", reason) for name, reason in source.report.skipped_records)

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from basinet.data.doctor import Diagnosis, examine, read_for_examination
+from basinet.data.readers import located
 
 
 def check_data(
@@ -25,7 +26,7 @@ def check_data(
     store, _, reading = read_for_examination(path, **units, energy_key=energy_key, forces_key=forces_key)
     other, findings = None, [reading]
     if against is not None:
-        given = {} if Path(against).is_dir() else {**units, "energy_key": energy_key, "forces_key": forces_key}
+        given = {} if located(against).is_dir() else {**units, "energy_key": energy_key, "forces_key": forces_key}
         other, _, reading_other = read_for_examination(against, **given)
         findings.append(dataclasses.replace(reading_other, check="reading the other"))
     return examine(store, Path(path).name, against=other, reading=findings)

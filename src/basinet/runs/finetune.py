@@ -12,6 +12,8 @@ from lightning_fabric import Fabric
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.data.files import write_text
 from basinet.data.published_splits import PUBLISHED_SPLITS, published_split
+from basinet.data.readers import located
+from basinet.data.sources.fetch import saved_splits
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, to_unit
@@ -89,16 +91,8 @@ def finetune(
 
 def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
     """Divide the data; a random division leaves single atoms out, which have no forces to learn."""
-    if recipe.split is not None and str(recipe.split) in PUBLISHED_SPLITS:
-        return published_split(str(recipe.split), len(store))
     if recipe.split is not None:
-        split = Split.load(recipe.split)
-        largest = max(
-            (int(part.max()) for part in (split.train, split.validation, split.test) if len(part)), default=-1
-        )
-        if largest >= len(store):
-            raise ValueError(f"{recipe.split} names molecule {largest}, but {recipe.data} has {len(store)} molecules")
-        return split
+        return _given_split(recipe.split, store, recipe.data)
     fewest = 2 if property_settings(recipe.objective) is None else 1
     several = np.flatnonzero(store.atoms_per_molecule >= fewest)
     n = len(several)
@@ -118,6 +112,23 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
     whole = Split(train=several[drawn.train], validation=several[drawn.validation], test=several[drawn.test])
     test = whole.train[n_train:] if n_test is None else whole.test
     return Split(train=whole.train[:n_train], validation=whole.validation, test=test)
+
+
+def _given_split(given: Path, store: MoleculeStore, data: Path) -> Split:
+    """Return a split that came with the data, a published one by its name, or that of a file."""
+    with_data = saved_splits(located(data))
+    if str(given) in with_data:
+        return Split.load(with_data[str(given)])
+    if str(given) in PUBLISHED_SPLITS:
+        return published_split(str(given), len(store))
+    if not given.exists():
+        there = ", ".join((*with_data, *PUBLISHED_SPLITS))
+        raise FileNotFoundError(f"split={given}: no such file, and no split of that name for {data}; by name: {there}")
+    split = Split.load(given)
+    largest = max((int(part.max()) for part in (split.train, split.validation, split.test) if len(part)), default=-1)
+    if largest >= len(store):
+        raise ValueError(f"{given} names molecule {largest}, but {data} has {len(store)} molecules")
+    return split
 
 
 def _start(

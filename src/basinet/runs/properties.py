@@ -12,6 +12,7 @@ from torch import Tensor
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.data.columns import PropertyColumn
 from basinet.data.loader import Loader
+from basinet.data.readers import located
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.properties import PropertyErrors, describe_baselines, property_errors
@@ -36,7 +37,7 @@ def property_columns(path: Path, units: UnitsConfig, label: str | None) -> tuple
         ValueError: the unit is not given, or a column is given where none is read.
     """
     given = units.property_key is not None or units.property_unit is not None
-    if label is None or path.is_dir():
+    if label is None or located(path).is_dir():
         if given:
             reason = (
                 "energies and forces are learned here" if label is None else f"{path} is a store and has its labels"

@@ -15,7 +15,7 @@ from basinet.data.check import ConsistencyReport, require_consistent
 from basinet.data.loader import Loader
 from basinet.data.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
 from basinet.data.perception import find_bonds
-from basinet.data.readers import load_store
+from basinet.data.readers import load_store, located
 from basinet.data.split_sources import count_duplicates, split_sources
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
@@ -67,7 +67,7 @@ def read_sources(
         ValueError: a source cannot be read, is empty, contradicts itself, or is given twice.
     """
     given = units != UnitsConfig(bonds=units.bonds)
-    if given and all(c.path.is_dir() or c.units is not None for c in configs):
+    if given and all(located(c.path).is_dir() or c.units is not None for c in configs):
         raise ValueError("units are given, but no source is a file without units of its own; leave units out")
     names = _names(configs)
     return tuple(_read(config, name, units, needs_bonds) for config, name in zip(configs, names, strict=True))
@@ -87,7 +87,7 @@ def _names(configs: Sequence[SourceConfig]) -> list[str]:
 def _read(config: SourceConfig, name: str, units: UnitsConfig, needs_bonds: bool) -> RunSource:
     if config.units is not None:
         units = config.units
-    elif config.path.is_dir():
+    elif located(config.path).is_dir():
         units = UnitsConfig(bonds=units.bonds)
     if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
         raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")

@@ -1,0 +1,88 @@
+"""Single files out of archives: nothing of an archive decides where something is written."""
+
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from basinet.data.files import replacing
+from basinet.structures import StructureError
+
+EXTRACTED = "extracted"
+"""Directory beside an archive for what was taken out of it."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What can be read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, or all."""
+        ...
+
+
+def extract(archive: Path, members: Sequence[str]) -> list[Path]:
+    """Return files of a tar or zip archive, by the ends of their paths in it; those not yet extracted are, in one pass.
+
+    Raises:
+        StructureError: the archive is damaged, or has no such file.
+    """
+    directory = archive.parent / EXTRACTED / archive.name
+    targets = {member: directory / member.replace("/", "_") for member in members}
+    missing = {member: target for member, target in targets.items() if not target.exists() or _older(target, archive)}
+    if missing:
+        directory.mkdir(parents=True, exist_ok=True)
+        with damage_named(archive):
+            for name, stream in walk(archive):
+                member = next((m for m in missing if name == m or name.endswith(f"/{m}")), None)
+                if member is not None:
+                    with replacing(missing.pop(member)) as temporary, open(temporary, "wb") as out:
+                        shutil.copyfileobj(stream, out, 2**20)
+                if not missing:
+                    break
+    if missing:
+        raise StructureError(f"{archive}: has no {', '.join(missing)}")
+    return list(targets.values())
+
+
+def walk(archive: Path) -> Iterator[tuple[str, Stream]]:
+    """Yield path and content of every file in a tar (compressed or not) or zip archive, in its order.
+
+    The content is read by the caller, who is to do so within :func:`damage_named`.
+
+    Raises:
+        StructureError: the archive is damaged.
+    """
+    with damage_named(archive):
+        if zipfile.is_zipfile(archive):
+            with zipfile.ZipFile(archive) as file:
+                for info in file.infolist():
+                    if not info.is_dir():
+                        with file.open(info) as stream:
+                            yield info.filename, stream
+            return
+        with tarfile.open(archive, "r|*") as file:
+            for member in file:
+                stream = file.extractfile(member) if member.isreg() else None
+                if stream is not None:
+                    yield member.name, stream
+
+
+@contextmanager
+def damage_named(archive: Path) -> Iterator[None]:
+    """Turn what a damaged archive raises into an error that names it; errors of the disk stay what they are."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise StructureError(f"{archive}: the archive is damaged or truncated ({error})") from None
+
+
+def _older(target: Path, archive: Path) -> bool:
+    return os.stat(target).st_mtime_ns < os.stat(archive).st_mtime_ns

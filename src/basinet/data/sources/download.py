@@ -1,0 +1,162 @@
+"""Files of the web, resumed where they broke off, verified, put in place in one step."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from basinet.data.files import write_text
+from basinet.data.sources.cache import OFFLINE_VARIABLE, WrongFileError, is_offline, verify
+from basinet.data.sources.source import RemoteFile
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds: to connect, and between two pieces."""
+BLOCK = 2**16
+"""Bytes at once; what came of a block when the connection breaks is lost."""
+ATTEMPTS = 20
+"""With one address, as long as each gets further."""
+PARTIAL = ".part"
+"""What the name of an unfinished download ends with."""
+
+OnBytes = Callable[[int, int | None, str], None]
+"""Called with the bytes so far, of how many (``None``: not known), and the name of the file."""
+
+
+class DownloadError(ConnectionError):
+    """A file is not there and could not be had; the message says what to do."""
+
+
+def fetch_file(file: RemoteFile, directory: Path, on_bytes: OnBytes | None = None) -> Path:
+    """Return a file of the cache, downloaded if it is not there; addresses are tried in their order.
+
+    A download that broke off goes on where it stopped, now or in another process, if the server can do that and has
+    the same file still. A file that somebody put there by hand is verified like any other.
+
+    Raises:
+        WrongFileError: the file that is there is not the one that was published, or that was there before.
+        DownloadError: it could not be downloaded; the message says where to get it and where to put it.
+    """
+    path = directory / file.name
+    directory.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        try:
+            verify(path, file, "put there by hand")
+        except WrongFileError as error:
+            raise WrongFileError(f"{path}: {error}; delete it, and it is downloaded again") from None
+        return path
+    if is_offline():
+        raise DownloadError(_by_hand(file, path, [f"{OFFLINE_VARIABLE}=1 forbids the network"]))
+    partial = path.with_name(path.name + PARTIAL)
+    failures: list[str] = []
+    for url in file.urls:
+        try:
+            _download(url, partial, file, on_bytes)
+            verify(partial, file, url, place=path)
+        except (requests.RequestException, WrongFileError) as error:
+            failures.append(f"{url}: {_reason(error)}")
+            if isinstance(error, WrongFileError):
+                forget(partial)
+            continue
+        os.replace(partial, path)
+        forget(partial)
+        return path
+    raise DownloadError(_by_hand(file, path, failures))
+
+
+def forget(partial: Path) -> None:
+    """Delete an unfinished download and the note beside it."""
+    partial.unlink(missing_ok=True)
+    _note(partial).unlink(missing_ok=True)
+
+
+def _download(url: str, partial: Path, file: RemoteFile, on_bytes: OnBytes | None) -> None:
+    """Bring a file from one address, beginning again where the connection broke as long as that helps."""
+    for attempt in range(ATTEMPTS):
+        before = _size(partial) if attempt else 0
+        try:
+            _download_once(url, partial, file, on_bytes)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError):
+            if attempt == ATTEMPTS - 1 or _size(partial) <= before:
+                raise
+        else:
+            return
+
+
+def _download_once(url: str, partial: Path, file: RemoteFile, on_bytes: OnBytes | None) -> None:
+    start, validator = _resumable(url, partial)
+    headers = {"Accept-Encoding": "identity"}
+    if start:
+        headers |= {"Range": f"bytes={start}-", "If-Range": validator}
+    with closing(requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)) as answer:
+        if answer.status_code == requests.codes.requested_range_not_satisfiable:
+            forget(partial)
+            raise requests.ConnectionError("the server has less than was here already")
+        if answer.status_code not in (requests.codes.ok, requests.codes.partial_content):
+            raise requests.HTTPError(f"the server answers {answer.status_code} {answer.reason}")
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise requests.HTTPError("the server sends a web page and not the file")
+        start, total = _place(answer, start)
+        if start == 0:
+            validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            write_text(_note(partial), json.dumps({"url": url, "validator": validator}))
+        done = start
+        with open(partial, "r+b" if start else "wb") as out:
+            out.seek(start)
+            for block in answer.iter_content(BLOCK):
+                out.write(block)
+                done += len(block)
+                if on_bytes is not None:
+                    on_bytes(done, total or file.n_bytes, file.name)
+            out.truncate()
+    if total is not None and done != total:
+        raise requests.ConnectionError(f"{done:,} of {total:,} bytes came")
+
+
+def _resumable(url: str, partial: Path) -> tuple[int, str]:
+    """Return how much of this very file is here, and by what the server knows it; 0 if that cannot be known."""
+    try:
+        note: dict[str, Any] = json.loads(_note(partial).read_text(encoding="utf-8"))
+        strong = bool(note["validator"]) and not note["validator"].startswith("W/")
+        return (_size(partial), note["validator"]) if strong and note["url"] == url else (0, "")
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, ""
+
+
+def _place(answer: requests.Response, wanted: int) -> tuple[int, int | None]:
+    """Return where in the file the answer begins, and how long the file is."""
+    if answer.status_code == requests.codes.ok:
+        length = answer.headers.get("Content-Length")
+        return 0, int(length) if length is not None and length.isdecimal() else None
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+    if found is None or int(found[1]) != wanted:
+        raise requests.HTTPError(f"asked for bytes from {wanted}, got {answer.headers.get('Content-Range')!r}")
+    return wanted, None if found[2] == "*" else int(found[2])
+
+
+def _note(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".json")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _reason(error: Exception) -> str:
+    """Return the gist of what may be a long chain of errors."""
+    text = " ".join(str(error).split())
+    cause = re.search(r"Caused by (\w+)", text)
+    return f"cannot be reached ({cause[1]})" if cause else text[:300] or type(error).__name__
+
+
+def _by_hand(file: RemoteFile, path: Path, failures: list[str]) -> str:
+    lines = [f"{file.name} could not be downloaded:", *(f"  {failure}" for failure in failures)]
+    lines += ["put the file here yourself:", f"  {path}", "from one of these addresses:"]
+    lines += [f"  {url}" for url in file.urls]
+    if file.checksum is not None:
+        lines.append(f"its checksum is {file.checksum}")
+    return "\n".join(lines)

@@ -1,0 +1,160 @@
+"""From the name of a public data set to a store: files fetched, verified, read, converted, checked."""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock
+
+from basinet.config import dump_settings
+from basinet.data.build import Input, OnProgress, write_store
+from basinet.data.check import require_consistent
+from basinet.data.manifest import MANIFEST_FILE
+from basinet.data.report import ReadReport
+from basinet.data.shards import read_manifest
+from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory, verify
+from basinet.data.sources.download import DownloadError, OnBytes, fetch_file
+from basinet.data.sources.source import Dataset, FetchConfig, Files, OpenFile, RemoteFile
+from basinet.data.splits import Split
+from basinet.data.store import MoleculeStore
+
+SPLITS_DIRECTORY = "splits"
+"""In a store: published splits that came with its files, as ``NAME.json``."""
+
+
+class Fetched(NamedTuple):
+    """A store of a public data set."""
+
+    path: Path
+    store: MoleculeStore
+    reports: tuple[ReadReport, ...]
+    """Empty if the store was there already."""
+    notes: tuple[str, ...]
+    """What a user should know."""
+
+
+def fetch(
+    dataset: Dataset,
+    open_file: OpenFile,
+    out: Path | None = None,
+    config: FetchConfig | None = None,
+    *,
+    on_bytes: OnBytes | None = None,
+    on_molecules: OnProgress | None = None,
+) -> Fetched:
+    """Return the store of a data set; what is not in the cache is downloaded and built, once.
+
+    Several processes may ask for the same at once: one works, the others wait.
+
+    Args:
+        dataset: Which.
+        open_file: Opens files of known formats.
+        out: Where to write the store; ``None``: in the cache, or take the one that is there.
+        config: What to make of the files; without ``out`` the cache holds one store for the usual settings.
+        on_bytes: Called while a file comes.
+        on_molecules: Called while the store is written.
+
+    Raises:
+        DownloadError: a file is not there and could not be had; the message says what to do.
+        ValueError: a file is another than was published, cannot be read, or contradicts itself.
+    """
+    config = config or FetchConfig()
+    if out is None and config != FetchConfig():
+        raise ValueError(f"a store of {dataset.name} with other settings needs a place: give the path to write it to")
+    directory = cache_directory() / dataset.source.name
+    path = store_place(dataset) if out is None else out
+    if out is None and is_finished(path):
+        return Fetched(path, MoleculeStore.open(path), (), ())
+    with _alone(directory):
+        if out is None and is_finished(path):  # another process was faster
+            return Fetched(path, MoleculeStore.open(path), (), ())
+        paths = _fetch_files(dataset.part.files, directory, on_bytes)
+        return _build(dataset, Files(paths, open_file, config), path, on_molecules)
+
+
+def store_place(dataset: Dataset) -> Path:
+    """Return where the store of a data set is in the cache."""
+    return cache_directory() / dataset.source.name / "stores" / (dataset.key or dataset.source.name)
+
+
+def is_finished(path: Path) -> bool:
+    """Return whether there is a finished store."""
+    return (path / MANIFEST_FILE).exists() and read_manifest(path).complete
+
+
+def saved_splits(path: Path) -> dict[str, Path]:
+    """Return the published splits that came with the data of a store, by name."""
+    return {file.stem: file for file in sorted((path / SPLITS_DIRECTORY).glob("*.json"))}
+
+
+def _fetch_files(files: Sequence[RemoteFile], directory: Path, on_bytes: OnBytes | None) -> tuple[Path, ...]:
+    """Return all files; those that cannot be had are named together."""
+    paths: list[Path] = []
+    failures: list[str] = []
+    for file in files:
+        try:
+            paths.append(fetch_file(file, directory, on_bytes))
+        except DownloadError as error:
+            failures.append(str(error))
+    if failures:
+        raise DownloadError("\n".join([*failures, f"another directory for all files: {DIRECTORY_VARIABLE}=..."]))
+    return tuple(paths)
+
+
+def _build(dataset: Dataset, files: Files, path: Path, on_molecules: OnProgress | None) -> Fetched:
+    part = dataset.part
+    opened = part.read(files)
+    hashes = {file.name: verify(found, file, "the cache") for file, found in zip(part.files, files.paths, strict=True)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    store, reports = write_store(
+        [Input(Path(report.path), molecules, report) for molecules, report in opened],
+        path,
+        level_of_theory=part.level_of_theory,
+        source=f"{dataset.name} ({dataset.source.citation})",
+        settings={"source": dataset.name, "sha256": hashes, **dump_settings(files.config)},
+        units=part.units,
+        limit=files.config.limit,
+        on_progress=on_molecules,
+    )
+    try:
+        require_consistent(store, dataset.name)
+        splits = {} if files.config.limit is not None or part.splits is None else part.splits(files, _names(store))
+        _save_splits(splits, path)
+    except ValueError:
+        shutil.rmtree(path)
+        raise
+    return Fetched(path, store, reports, tuple(_notes(dataset, files.config, store, splits)))
+
+
+def _save_splits(splits: Mapping[str, Split], path: Path) -> None:
+    (path / SPLITS_DIRECTORY).mkdir(exist_ok=True)
+    for name, split in splits.items():
+        split.save(path / SPLITS_DIRECTORY / f"{name}.json")
+
+
+def _notes(dataset: Dataset, config: FetchConfig, store: MoleculeStore, splits: Mapping[str, Split]) -> Iterator[str]:
+    expected = dataset.part.n_molecules
+    if config.limit is None and expected is not None and len(store) != expected:
+        yield (
+            f"warning: {len(store):,} molecules, but {expected:,} were published; published splits are of all of them"
+        )
+    for name, split in splits.items():
+        sizes = " / ".join(f"{len(part):,}" for part in (split.train, split.validation, split.test))
+        yield f"split={name}: {sizes}"
+
+
+def _names(store: MoleculeStore) -> list[str]:
+    names = [name for shard in store.shards for name in shard.names.to_list()]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"two molecules are called {twice[0]}, so published splits cannot be found")
+    return names
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / ".lock"):
+        yield

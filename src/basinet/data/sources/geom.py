@@ -1,0 +1,86 @@
+"""GEOM in MessagePack: compounds by SMILES, each with the conformers that CREST found.
+
+The repository of GEOM has the same molecules as pickled RDKit objects; those are not read, for unpickling runs code.
+"""
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from basinet.data.report import ReadReport, counted, valid
+from basinet.data.sources.archives import damage_named, walk
+from basinet.data.sources.source import Files, Opened
+from basinet.structures import Molecule, StructureError
+from basinet.units import energy_factor
+
+MAX_OBJECT = 2**31 - 1
+"""Bytes of one object of the file, of which each holds about a thousand compounds."""
+NO_CONFORMERS = "has fewer conformers than it says"
+FILTERED = "its SMILES is in the filter list"
+
+
+def open_conformers(files: Files) -> list[Opened]:
+    """Open an archive of MessagePack and perhaps a list of SMILES to leave out.
+
+    Of each compound come the conformers of the largest Boltzmann weights, as 3D-EMGP takes them; names are
+    ``SMILES#0``, ``SMILES#1`` ... in that order.
+    """
+    archive, *lists = files.paths
+    filtered = frozenset(line.strip() for path in lists for line in path.read_text(encoding="utf-8").splitlines())
+    report = ReadReport(path=str(archive), energy_unit="Ha", length_unit="Angstrom")
+    return [counted(_molecules(archive, filtered - {""}, files.config.conformers, report), report)]
+
+
+def _molecules(archive: Path, filtered: frozenset[str], n: int, report: ReadReport) -> Iterator[Molecule]:
+    for smiles, compound in _compounds(archive):
+        if smiles in filtered:
+            report.skip(smiles, FILTERED)
+            continue
+        try:
+            conformers = compound["conformers"]
+            unique = int(compound.get("uniqueconfs", len(conformers)))
+            if not 1 <= unique <= len(conformers):
+                report.skip(smiles, NO_CONFORMERS)
+                continue
+            chosen = sorted(conformers, key=lambda c: -float(c["boltzmannweight"]))[:n]  # sorted keeps ties in order
+            rows = [np.array(c["xyz"], dtype=np.float64).reshape(-1, 4) for c in chosen]
+            energies = [float(c["totalenergy"]) for c in chosen]
+            charge = int(compound.get("charge", 0))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StructureError(f"{archive.name}: {smiles}: not a compound of GEOM ({error!r})") from None
+        for i, (xyz, energy) in enumerate(zip(rows, energies, strict=True)):
+            report.energy_keys["totalenergy"] += 1
+            yield from valid(
+                report,
+                atomic_numbers=xyz[:, 0].astype(np.int64),
+                positions=xyz[:, 1:].copy(),
+                charge=charge,
+                labels={"energy": energy * energy_factor("Ha")},
+                is_equilibrium=True,
+                smiles=smiles,
+                name=f"{smiles}#{i}",
+            )
+
+
+def _compounds(archive: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    msgpack = _import_msgpack()
+    with damage_named(archive):
+        for name, stream in walk(archive):
+            if not name.endswith(".msgpack"):
+                continue
+            unpacker = msgpack.Unpacker(stream, raw=False, max_buffer_size=MAX_OBJECT)
+            try:
+                for compounds in unpacker:
+                    yield from compounds.items()
+            except (ValueError, AttributeError, msgpack.exceptions.UnpackException) as error:
+                raise StructureError(f"{archive.name}: {name} is no MessagePack of GEOM ({error!r})") from None
+
+
+def _import_msgpack() -> Any:
+    try:
+        return import_module("msgpack")
+    except ImportError:
+        raise ImportError('reading GEOM needs MessagePack: pip install "basinet[geom]"') from None
