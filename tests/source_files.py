@@ -76,6 +76,13 @@ def write_tar(path: Path, members: Mapping[str, bytes]) -> None:
             archive.addfile(info, io.BytesIO(content))
 
 
+def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """Write a zip archive."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
 def npz(**arrays: np.ndarray) -> bytes:
     """Return an .npz as bytes."""
     buffer = io.BytesIO()
@@ -168,9 +175,7 @@ def write_qm9_sdf(path: Path, compounds: Sequence[str], u0: Sequence[float]) -> 
         rows.append(
             f"gdb_{number},{smiles},1,2,3,0.5,13.2,-0.38,0.11,0.5,35.3,0.04,{energy},{energy},{energy},{energy},6.4"
         )
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("gdb9.sdf", "".join(blocks))
-        archive.writestr("gdb9.sdf.csv", "\n".join(rows) + "\n")
+    write_zip(path, {"gdb9.sdf": "".join(blocks).encode(), "gdb9.sdf.csv": ("\n".join(rows) + "\n").encode()})
 
 
 def write_botnet(path: Path, frames: Sequence[Atoms]) -> None:

@@ -1,7 +1,10 @@
 """Public data sets: from files in their native layouts to stores in eV and Å, checked by physics."""
 
 import importlib
+import shutil
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +16,17 @@ from ase.build import molecule as g2
 import source_files as native
 from basinet.data.check import check_consistency
 from basinet.data.readers import load_store, located, open_molecules
+from basinet.data.sources.archives import walk
 from basinet.data.sources.download import DownloadError
 from basinet.data.sources.fetch import Fetched, fetch, saved_splits, store_place
 from basinet.data.sources.names import dataset_named, parse_name
 from basinet.data.sources.qm9 import FILE_UNITS, REFERENCES, parse_xyz
-from basinet.data.sources.source import Dataset, FetchConfig
+from basinet.data.sources.source import Dataset, FetchConfig, Files
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.structures import StructureError
 from basinet.units import DEBYE, HARTREE, KCAL_PER_MOL
+from damage import damage
 from reference import reference_file
 from source_files import METHANE, METHANE_PROPERTIES, labels, springs, unverified
 
@@ -356,6 +361,44 @@ def test_a_truncated_or_foreign_archive_is_named(cache, name):
         with pytest.raises(ValueError, match=path.name.replace(".", r"\.")):
             build(name)
         assert not store_place(parse_name(name)).exists()
+
+
+def damaged_copies(path: Path, n: int) -> Iterator[None]:
+    """Put damaged copies in the place of an archive: of the archive itself, and of files in it."""
+    generator = np.random.default_rng(0)
+    whole = path.read_bytes()
+    inner = {name: stream.read() for name, stream in walk(path)}
+    for i in range(n):
+        if i % 2:
+            path.write_bytes(damage(whole, generator))
+        else:
+            name = sorted(inner)[int(generator.integers(len(inner)))]
+            files = {**inner, name: damage(inner[name], generator)}
+            native.write_zip(path, files) if path.suffix == ".zip" else native.write_tar(path, files)
+        shutil.rmtree(path.parent / "extracted", ignore_errors=True)
+        yield
+
+
+@pytest.mark.parametrize("name", ["qm9", "qm9:sdf", "geom-qm9"])
+def test_damaged_archives_give_a_clear_error_or_molecules(cache, name, msgpack):
+    dataset = parse_name(name)
+    path = place(cache, dataset)
+    if name == "qm9":
+        write_qm9(cache, [1, 2, 3], [])
+    elif name == "qm9:sdf":
+        native.write_qm9_sdf(path, ["C", "CO"], [-40.5, -115.7])
+        native.write_uncharacterized(place(cache, dataset, 1))
+    else:
+        native.write_tar(path, {"qm9_crude.msgpack": geom_content(msgpack.packb)})
+    paths = tuple(path.parent / file.name for file in dataset.part.files)
+    outcomes: Counter[str] = Counter()
+    for _ in damaged_copies(path, 100):
+        try:
+            for molecules, _report in dataset.part.read(Files(paths, open_molecules, FetchConfig())):
+                outcomes["read"] += bool(list(molecules))
+        except ValueError:
+            outcomes["refused"] += 1
+    assert outcomes.total() == 100 and outcomes["refused"] > 50
 
 
 def test_a_source_can_stand_where_a_path_does(cache):
