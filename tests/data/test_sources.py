@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -410,6 +411,14 @@ def test_a_source_can_stand_where_a_path_does(cache):
     assert torch.tensor([m.n_atoms for m in molecules]).tolist() == [9] * 60
     with pytest.raises(ValueError, match="a store has its own units"):
         open_molecules("md17:ethanol", energy_unit="kcal/mol")
+
+
+def test_several_that_ask_at_once_build_one_store(cache):
+    native.write_gdml_npz(place(cache, parse_name("md17:ethanol")), springs(60))
+    dataset = unverified(parse_name("md17:ethanol"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: fetch(dataset, open_molecules), range(4)))
+    assert sum(bool(one.reports) for one in found) == 1 and len({one.store.fingerprint for one in found}) == 1
 
 
 def test_names_are_told_from_paths(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from basinet.cli.arguments import Out, RecipeArguments
+from basinet.cli.fetching import ensure_fetched
 from basinet.terminal import columns, progress, say
 
 
@@ -24,6 +25,7 @@ def compare(
 
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(CompareRecipe, given.recipe, given.overrides, data=given.one_data)
+    ensure_fetched([recipe.data])
     with progress("training steps of all runs") as show:
         found = run(recipe, out, resume=resume, watch=show, say=say)
     table = table_of(found.curves)
