@@ -28,6 +28,7 @@ from basinet.cli.arguments import (
     Resume,
 )
 from basinet.cli.assay import finetune_table, is_assay
+from basinet.cli.certify import certify
 from basinet.cli.compare import compare
 from basinet.cli.data import data
 from basinet.cli.fetching import data_of, ensure_fetched
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.add_typer(data, name="data")
 app.command(cls=CompareCommand)(compare)
+app.command()(certify)
 
 
 @app.command(cls=PretrainCommand)

@@ -1,0 +1,302 @@
+r"""What a model promises, measured: symmetries, conservative forces, smoothness; nothing but the molecule counts.
+
+A check compares outputs that must be equal. Its error is the largest difference: in eV for energies, in eV/Å for
+forces, and for all other outputs relative to the largest value. Unless a check is about precision, it is in float64.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from basinet.config import settings
+from basinet.models.model import Layout
+from basinet.structures.batch import Batch
+from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors, neighbors_of
+
+Ask = Callable[[Batch, Layout], Mapping[str, Tensor]]
+"""Returns the outputs of a batch by name; the dtype is that of its positions."""
+
+VECTORS = frozenset({"forces", "noise"})
+"""Outputs that are rows of atoms and turn with the molecule; all others are one number for each molecule."""
+UNITS = {"energy": "eV", "forces": "eV/Å"}
+FAR = 100.0
+"""Å, between two copies that must not feel each other."""
+STEP = 5e-5
+"""Å, of finite differences: well below the 1e-3 over which lengths of vectors are rounded off."""
+FLOOR = 1e-6
+"""The least size that an error is relative to: an output may vanish by symmetry."""
+NEAR = 1e-6
+"""Å, to both sides of the cutoff."""
+
+
+@settings
+class Thresholds:
+    """The largest errors that pass: in eV, eV/Å, or relative."""
+
+    symmetry: float = 1e-6
+    """Turning, mirroring, shifting and permuting, in float64."""
+    finite_difference: float = 1e-5
+    """Forces against minus the slope of the energy."""
+    cutoff: float = 1e-5
+    """Jump when an atom crosses the cutoff."""
+    size: float = 1e-6
+    """Two copies far apart against twice one."""
+    batch: float = 1e-7
+    """What else is in the batch, and in which order."""
+    layout: float = 1e-7
+    """Dense against sparse neighbours."""
+    precision: float = 5e-3
+    """float32 against float64."""
+    determinism: float = 0.0
+    """Two runs with the same input, in float32."""
+    compiled: float = 1e-3
+    """Compiled against eager, in float32."""
+
+
+class Check(NamedTuple):
+    """One line of a certificate."""
+
+    name: str
+    output: str
+    """Name of the output compared."""
+    error: float | None
+    """Largest difference; ``None``: not measured."""
+    threshold: float
+    unit: str
+    """Of the error: eV, eV/Å or relative."""
+    note: str = ""
+    """Why it was not measured, or how to read it."""
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, ``fault`` or ``not measured``; an error that is not a number is a fault."""
+        if self.error is None:
+            return "not measured"
+        return "ok" if self.error <= self.threshold else "fault"
+
+
+class Subject(NamedTuple):
+    """What is examined."""
+
+    ask: Ask
+    """In evaluation mode; takes batches in float32 and in float64."""
+    cutoff: float | None
+    """Å; ``None``: there is none."""
+
+
+def examine(subject: Subject, batch: Batch, thresholds: Thresholds, generator: torch.Generator) -> Iterator[Check]:
+    """Yield all checks but that of a compiled model, on molecules in float64.
+
+    Args:
+        subject: the model.
+        batch: at least one molecule; more make the checks of batches stronger.
+        thresholds: what passes.
+        generator: of rotations, shifts and orders.
+    """
+    yield from symmetries(subject, batch, thresholds.symmetry, generator)
+    yield from finite_differences(subject, batch, thresholds.finite_difference)
+    yield from cutoff_jumps(subject, batch, thresholds.cutoff)
+    yield from size_consistency(subject, batch, thresholds.size)
+    yield from batch_invariance(subject, batch, thresholds.batch)
+    yield from layouts(subject, batch, thresholds.layout)
+    yield from precision(subject, batch, thresholds.precision)
+    yield from determinism(subject, batch, thresholds.determinism)
+
+
+def symmetries(subject: Subject, batch: Batch, threshold: float, generator: torch.Generator) -> Iterator[Check]:
+    """Turn, mirror, shift and permute molecules."""
+    plain = subject.ask(batch, neighbors_of)
+    random = torch.randn(3, 3, dtype=torch.float64, generator=generator)
+    rotation = torch.linalg.qr(random).Q
+    rotation = rotation * torch.sign(torch.linalg.det(rotation))
+    mirror = rotation @ torch.diag(torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64))
+    for name, turn in (("rotation", rotation), ("reflection", mirror)):
+        turn = turn.to(batch.positions.device)
+        turned = subject.ask(batch.replace(positions=batch.positions @ turn.T), neighbors_of)
+        expected = {key: value @ turn.T if key in VECTORS else value for key, value in plain.items()}
+        yield from _compare(name, turned, expected, threshold)
+    shift = 10 * torch.randn(3, dtype=torch.float64, generator=generator).to(batch.positions.device)
+    yield from _compare(
+        "translation", subject.ask(batch.replace(positions=batch.positions + shift), neighbors_of), plain, threshold
+    )
+    order = _order_within_molecules(batch, generator)
+    permuted, expected = _permuted(batch, order), {k: v[order] if k in VECTORS else v for k, v in plain.items()}
+    if permuted is None:
+        yield from _unmeasured("permutation", plain, threshold, "the network reads bonds, which are not permuted here")
+    else:
+        yield from _compare("permutation", subject.ask(permuted, neighbors_of), expected, threshold)
+
+
+def _order_within_molecules(batch: Batch, generator: torch.Generator) -> Tensor:
+    key = torch.rand(batch.n_atoms, dtype=torch.float64, generator=generator).to(batch.molecule.device)
+    return torch.argsort(batch.molecule.double() + 0.5 * key)
+
+
+def _permuted(batch: Batch, order: Tensor) -> Batch | None:
+    if batch.topology is not None:
+        return None
+    return batch.replace(atomic_numbers=batch.atomic_numbers[order], positions=batch.positions[order])
+
+
+def finite_differences(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    r"""Compare forces with :math:`-(8 (E_{+1} - E_{-1}) - (E_{+2} - E_{-2})) / 12h`, coordinate by coordinate."""
+    plain = subject.ask(batch, neighbors_of)
+    if "forces" not in plain:
+        return
+    largest, atoms = 0.0, batch.atoms_per_molecule
+    for atom in range(int(atoms.max())):
+        moved = (batch.first_atom + atom)[atoms > atom]  # the same atom of every molecule at once
+        for axis in range(3):
+            slope = _slope(subject, batch, moved, axis)[atoms > atom]
+            error = (slope + plain["forces"][moved, axis]).abs().max()
+            largest = _larger(largest, float(error))
+    yield Check("F = -dE/dr", "forces", largest, threshold, UNITS["forces"])
+
+
+def _slope(subject: Subject, batch: Batch, atoms: Tensor, axis: int) -> Float[Tensor, " n_molecules"]:
+    def energy(steps: int) -> Tensor:
+        positions = batch.positions.clone()
+        positions[atoms, axis] += steps * STEP
+        return subject.ask(batch.replace(positions=positions), neighbors_of)["energy"]
+
+    return (8 * (energy(1) - energy(-1)) - (energy(2) - energy(-2))) / (12 * STEP)
+
+
+def cutoff_jumps(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Move an atom away from each molecule across the cutoff: the change that no slope explains is a jump."""
+    names = sorted(subject.ask(batch, neighbors_of))
+    plain = dict.fromkeys(names, torch.empty(0))
+    if subject.cutoff is None or batch.topology is not None:
+        reason = "the network has no cutoff" if subject.cutoff is None else "the network reads bonds"
+        yield from _unmeasured("cutoff", plain, threshold, reason)
+        return
+    at = {k: subject.ask(_with_probe(batch, subject.cutoff + k * NEAR), neighbors_of) for k in (-3, -1, 1, 3)}
+    for name in names:
+        inside, outside = at[-1][name] - at[-3][name], at[3][name] - at[1][name]
+        jump = at[1][name] - at[-1][name] - (inside + outside) / 2
+        scale = _scale(name, at[1][name])
+        yield Check("cutoff", name, _largest(jump) / scale, threshold, _unit(name))
+
+
+def _with_probe(batch: Batch, distance: float) -> Batch:
+    """Return each molecule with a copy of its outermost atom, pushed out by a distance (Å): nothing else is closer."""
+    numbers: list[Tensor] = []
+    positions: list[Tensor] = []
+    for index in range(batch.n_molecules):
+        mine = batch.molecule == index
+        r = batch.positions[mine] - batch.positions[mine].mean(0)
+        outermost = int(torch.linalg.vector_norm(r, dim=1).argmax())
+        away = r[outermost] if len(r) > 1 else r.new_tensor([1.0, 0.0, 0.0])
+        probe = r[outermost] + distance * away / torch.linalg.vector_norm(away)
+        numbers.append(torch.cat([batch.atomic_numbers[mine], batch.atomic_numbers[mine][outermost][None]]))
+        positions.append(torch.cat([r, probe[None]]))
+    counts = torch.tensor([len(n) for n in numbers], device=batch.molecule.device)
+    molecule = torch.repeat_interleave(torch.arange(len(numbers), device=batch.molecule.device), counts)
+    return Batch(
+        atomic_numbers=torch.cat(numbers),
+        positions=torch.cat(positions),
+        molecule=molecule,
+        n_molecules=batch.n_molecules,
+    )
+
+
+def size_consistency(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Put two copies of each molecule far apart: twice the energy, the same forces."""
+    plain = subject.ask(batch, neighbors_of)
+    names = sorted(plain.keys() & {"energy", "forces"})
+    if batch.topology is not None:
+        kept = {name: plain[name] for name in names}
+        yield from _unmeasured("two copies", kept, threshold, "the network reads bonds, and connects all atoms")
+        return
+    twice = batch.select([i for i in range(batch.n_molecules) for _ in range(2)])
+    is_second = twice.molecule % 2 == 1
+    shift = is_second[:, None] * twice.positions.new_tensor([FAR, 0.0, 0.0])
+    pair = twice.replace(
+        positions=twice.positions + shift,
+        molecule=twice.molecule // 2,
+        n_molecules=batch.n_molecules,
+        flags={},
+        ids=None,
+    )
+    found = subject.ask(pair, neighbors_of)
+    expected = {"energy": 2 * plain["energy"]} if "energy" in plain else {}
+    if "forces" in plain:
+        atoms = torch.cat([torch.nonzero(batch.molecule == m)[:, 0].repeat(2) for m in range(batch.n_molecules)])
+        expected["forces"] = plain["forces"][atoms]
+    yield from _compare("two copies", {name: found[name] for name in names}, expected, threshold)
+
+
+def batch_invariance(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Ask for each molecule alone, and for all of them in the reverse order."""
+    plain = subject.ask(batch, neighbors_of)
+    alone = [subject.ask(batch.select([i]), neighbors_of) for i in range(batch.n_molecules)]
+    joined = {name: torch.cat([one[name] for one in alone]) for name in plain}
+    yield from _compare("batch", joined, plain, threshold)
+    backwards = list(range(batch.n_molecules))[::-1]
+    reverse = subject.ask(batch.select(backwards), neighbors_of)
+    atoms = torch.cat([torch.nonzero(batch.molecule == m)[:, 0] for m in backwards])
+    expected = {name: value[atoms] if name in VECTORS else value[backwards] for name, value in plain.items()}
+    yield from _compare("batch order", reverse, expected, threshold)
+
+
+def layouts(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Compare padded blocks of neighbours with a list of edges."""
+    yield from _compare("layout", subject.ask(batch, SparseNeighbors), subject.ask(batch, DenseNeighbors), threshold)
+
+
+def precision(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Compare float32 with float64."""
+    single = subject.ask(batch.to(dtype=torch.float32), neighbors_of)
+    yield from _compare("float32", single, subject.ask(batch, neighbors_of), threshold)
+
+
+def determinism(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Ask twice."""
+    single = batch.to(dtype=torch.float32)
+    yield from _compare("repeated", subject.ask(single, neighbors_of), subject.ask(single, neighbors_of), threshold)
+
+
+def compare_compiled(subject: Subject, compiled: Ask, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Compare a compiled model with the eager one."""
+    single = batch.to(dtype=torch.float32)
+    expected = subject.ask(single, neighbors_of)
+    yield from _compare("compiled", compiled(single, neighbors_of), expected, threshold)
+
+
+def not_compiled(names: Iterable[str], threshold: float, reason: str) -> Iterator[Check]:
+    """Say why a compiled model was not compared."""
+    for name in names:
+        yield Check("compiled", name, None, threshold, _unit(name), reason)
+
+
+def _compare(
+    name: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], threshold: float
+) -> Iterator[Check]:
+    for output in sorted(expected):
+        difference = found[output].double() - expected[output].double()
+        yield Check(name, output, _largest(difference) / _scale(output, expected[output]), threshold, _unit(output))
+
+
+def _unmeasured(name: str, outputs: Iterable[str], threshold: float, reason: str) -> Iterator[Check]:
+    for output in sorted(outputs):
+        yield Check(name, output, None, threshold, _unit(output), reason)
+
+
+def _unit(output: str) -> str:
+    return UNITS.get(output, "relative")
+
+
+def _scale(output: str, values: Tensor) -> float:
+    return 1.0 if output in UNITS else max(_largest(values), FLOOR)
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
+
+
+def _larger(first: float, second: float) -> float:
+    """Return the larger number; one that is not a number wins."""
+    return second if second > first or second != second else first
