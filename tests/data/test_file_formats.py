@@ -18,7 +18,7 @@ from basinet.data.hdf5 import formal_charge
 from basinet.data.readers import load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
 from basinet.units import BOHR, DEBYE, HARTREE
-from data_files import arrays, conformations, write_file, write_hdf5
+from data_files import LABELLED, arrays, conformations, write_file, write_hdf5
 from reference import reference_file
 
 
@@ -48,7 +48,7 @@ def spice(tmp_path):
     return write_file(tmp_path, "spice", conformations())[0]
 
 
-@pytest.mark.parametrize("kind", ["extxyz", "npz", "traj", "db", "ani1x", "ani2x", "spice"])
+@pytest.mark.parametrize("kind", LABELLED)
 def test_every_format_gives_the_same_molecules(kind, tmp_path):
     frames = conformations()
     path, options = write_file(tmp_path, kind, frames)
@@ -145,7 +145,7 @@ def test_a_foreign_sqlite_file_is_refused_and_not_written_to(tmp_path):
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["x.traj", "x.db", "x.h5"])
+@pytest.mark.parametrize("name", ["x.traj", "x.db", "x.h5", "x.npz", "x.mat", "x.parquet", "x.lmdb"])
 def test_files_that_are_something_else_are_refused(tmp_path, name):
     for content in (b"", b"no such format", bytes(10_000)):
         (tmp_path / name).write_bytes(content)
@@ -367,12 +367,6 @@ def test_a_huge_smiles_is_skipped_and_does_not_hang(tmp_path):
 def test_what_a_table_cannot_have_is_refused(tmp_path, options, fault):
     with pytest.raises(ValueError, match=fault):
         read_molecules(table(tmp_path), **options)
-
-
-def test_parquet_is_told_to_become_csv(tmp_path):
-    (tmp_path / "t.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="write the table as CSV"):
-        read_molecules(tmp_path / "t.parquet")
 
 
 def test_a_result_that_is_not_finite_is_an_error(tmp_path):

@@ -8,13 +8,14 @@ import numpy as np
 from ase import Atoms
 
 from basinet.data.columns import PropertyColumn, read_properties, sign_of_forces
-from basinet.data.report import ReadReport, valid
+from basinet.data.report import ReadReport, array_of, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
-ENERGY_KEYS = ("REF_energy", "energy")
-"""Where an energy is looked for, in this order; ASE moves ``energy`` of a comment line into its calculator."""
-FORCES_KEYS = ("REF_forces", "forces")
+ENERGY_KEYS = ("REF_energy", "energy", "total_energy")
+"""Where an energy is looked for, in this order; ASE moves ``energy`` of a comment line into its calculator. The last is
+that of ISO17."""
+FORCES_KEYS = ("REF_forces", "forces", "atomic_forces")
 CHARGE_KEY = "charge"
 SMILES_KEY = "smiles"
 WHOLE = 1e-3
@@ -102,9 +103,9 @@ def _values(info: Mapping[str, Any]) -> dict[str, Any]:
 
 def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, name: str, used: Any) -> Any:
     """Return the value under the key asked for, or under the first of ``keys`` that is there; count the key."""
-    if wanted is not None and wanted not in values:
+    if wanted is not None and array_of(wanted) not in values:
         there = ", ".join(sorted(set(values) - {"numbers", "positions"})) or "no labels"
-        raise StructureError(f"{name}: has no {wanted!r}; it has {there}")
+        raise StructureError(f"{name}: has no {array_of(wanted)!r}; it has {there}")
     key = wanted or next((key for key in keys if key in values), None)
     if key is None:
         return None
@@ -114,7 +115,7 @@ def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, 
             f"of theory; name the one to use (energy_key or forces_key)"
         )
     used[key] += 1
-    return values[key]
+    return values[array_of(key)]
 
 
 def _number(value: Any, name: str) -> float:

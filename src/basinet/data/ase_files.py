@@ -24,6 +24,8 @@ from basinet.data.columns import PropertyColumn
 from basinet.data.report import ReadReport
 from basinet.structures import Molecule, StructureError
 
+RESULTS = ("energy", "forces", "dipole")
+"""Of a calculator, that a row of a database may have."""
 ROWS_AT_ONCE = 256
 """ASE fetches all rows of a query into memory, so they are asked for in pages."""
 
@@ -167,8 +169,13 @@ def _number_of_rows(path: Path) -> int:
 
 def _atoms_of_row(row: Any) -> Atoms:
     atoms = Atoms(numbers=row.numbers, positions=row.positions, pbc=row.pbc, charges=row.get("initial_charges"))
-    data = row.get("data") or {}
-    for key, value in {**data, **row.key_value_pairs}.items():
+    results = {key: row.get(key) for key in RESULTS}
+    return with_values(atoms, {**(row.get("data") or {}), **row.key_value_pairs}, results)
+
+
+def with_values(atoms: Atoms, values: Mapping[str, Any], results: Mapping[str, Any]) -> Atoms:
+    """Put the values of a row into a frame: rows per atom to its arrays, others to ``info``; and the results."""
+    for key, value in values.items():
         rows = np.ndim(value) > 0 and np.size(value) != 1 and len(value) == len(atoms)
         if rows and key not in atoms.arrays:
             atoms.arrays[key] = np.asarray(value)
@@ -176,5 +183,4 @@ def _atoms_of_row(row: Any) -> Atoms:
             atoms.info[key] = np.asarray(value).reshape(-1)[0]
         else:
             atoms.info[key] = value
-    results = {key: row.get(key) for key in ("energy", "forces", "dipole")}
     return _with_results(atoms, {key: value for key, value in results.items() if value is not None})

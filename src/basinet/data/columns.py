@@ -27,7 +27,7 @@ class PropertyColumn:
 
 
 def sign_of_forces(key: str) -> float:
-    """Return -1 for an array that calls itself a gradient, which is minus the forces, and 1 for any other."""
+    """Return -1 for an array that is called a gradient, which is minus the forces, and 1 for any other."""
     return -1.0 if is_gradient(key) else 1.0
 
 

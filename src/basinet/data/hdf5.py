@@ -1,4 +1,4 @@
-"""HDF5 files in the layouts of ANI-1x, ANI-2x, SPICE and our trajectories, told apart by the names of their arrays.
+"""HDF5 files in the layouts of ANI, COMP6, SPICE and our trajectories, told apart by the names of their arrays.
 
 ==========  ================  ==================  ==========================  ===========================
 layout      elements          positions           energies                    forces
@@ -8,9 +8,12 @@ ANI-2x      species           coordinates, Å      energies, Ha                f
 SPICE       atomic_numbers    conformations,      dft_total_energy, Ha        minus dft_total_gradient,
                               bohr                                            Ha/bohr
 trajectory  atomic_numbers    positions, Å        energy, eV                  forces, eV/Å
+ANI-1,      species, as       coordinates, Å      energies, Ha                forces, Ha/Å: must be named, as they are
+COMP6       symbols                                                           gradients in COMP6
+as .npz     z                 R, Å                E                           F
 ==========  ================  ==================  ==========================  ===========================
 
-A file is a list of groups: the conformations of a formula, of a number of atoms, or of a molecule.
+A file is a tree of groups; those with arrays hold the conformations of a formula, a number of atoms, or a molecule.
 """
 
 import re
@@ -20,15 +23,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from ase.data import atomic_numbers as number_of_symbol
 
 from basinet.data.columns import PropertyColumn, read_properties, sign_of_forces
 from basinet.data.hdf5_heap import check_heap
-from basinet.data.report import ReadReport, valid
+from basinet.data.report import ReadReport, array_of, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
 MAX_ATOMS = 1_000_000
 """Of one molecule; a group that says it has more is damaged."""
+MAX_LETTERS = 10_000
+"""Of a SMILES."""
+MAX_DEPTH = 8
+"""Of groups within groups."""
 NUMBERS_AT_ONCE = 2**20
 """Coordinates read at once."""
 ANI_1X_LEVELS = {
@@ -59,7 +67,9 @@ ANI_1X = Layout("ANI-1x", "atomic_numbers", "coordinates", "wb97x_dz.energy", "w
 ANI_2X = Layout("ANI-2x", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
 TRAJECTORY = Layout("a trajectory of basinet", "atomic_numbers", "positions", "energy", "forces", "eV", "Angstrom")
 """Written by :mod:`basinet.md.frames`."""
-LAYOUTS = (SPICE, ANI_1X, ANI_2X, TRAJECTORY)
+ANI_1 = Layout("ANI-1", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
+ARRAYS = Layout("npz", "z", "R", "E", "F", "", "Angstrom")
+LAYOUTS = (SPICE, ANI_1X, ANI_2X, TRAJECTORY, ARRAYS)
 
 
 class Hdf5Source(NamedTuple):
@@ -79,20 +89,53 @@ def find_layout(path: Path, report: ReadReport, energy_key: str | None, forces_k
         ImportError: h5py is not installed.
     """
     with _open(path) as file:
-        keys = _guarded(path, lambda: frozenset(map(str, file[next(iter(file))])) if len(file) else frozenset[str]())
+        keys, symbols = _guarded(path, lambda: _keys_of_first(path, file))
     layout = next((one for one in LAYOUTS if {one.elements, one.positions} <= keys), None)
     if layout is None:
         expected = "; ".join(f"{one.elements}, {one.positions}, {one.energy} ({one.name})" for one in LAYOUTS)
         raise StructureError(
             f"{path}: its first group has {', '.join(sorted(keys)) or 'nothing'}; expected one of: {expected}"
         )
+    layout = ANI_1 if layout is ANI_2X and "species" in symbols else layout
     energy = energy_key or (layout.energy if layout.energy in keys else None)
     forces = forces_key or _forces_of(layout, energy, keys)
-    if missing := sorted({key for key in (energy, forces) if key is not None} - keys):
+    if forces is not None and forces_key is None and layout is ANI_1:
+        raise StructureError(
+            f"{path}: its elements are symbols, as in ANI-1 and COMP6, and COMP6 has gradients under the name "
+            f"{forces!r}; say which they are: forces_key=-{forces} for gradients, forces_key={forces} for forces"
+        )
+    if missing := sorted({array_of(key) for key in (energy, forces) if key is not None} - keys):
         raise StructureError(f"{path}: has no {', '.join(missing)}; its first group has {', '.join(sorted(keys))}")
     if layout is ANI_1X:
         report.level_of_theory = ANI_1X_LEVELS.get(energy or "", "")
     return Hdf5Source(path, layout, energy, forces)
+
+
+def _keys_of_first(path: Path, file: Any) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the names of the arrays of the first group that has some, and of those that hold texts."""
+    _, group = next(_groups(path, file), ("", {}))
+    found = {str(name): group[name] for name in group}
+    return frozenset(found), frozenset(name for name, a in found.items() if a.dtype.kind in "SO")
+
+
+def _groups(path: Path, group: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """Yield the groups that have arrays, with their paths, in the order of their names.
+
+    A link that leads to another file, or to another place, is refused: a file is to be read once, and alone.
+    """
+    names = list(group)
+    if len(names) != len(group) or depth > MAX_DEPTH:
+        raise StructureError(f"{path}: gives {len(names)} groups of {len(group)}: the file is damaged")
+    children: list[str] = []
+    for name in names:
+        if type(group.get(name, getlink=True)).__name__ != "HardLink":
+            raise StructureError(f"{path}: {place}{name} is a link to another place; copy what it leads to (h5repack)")
+        if group.get(name, getclass=True).__name__ == "Dataset":
+            yield place.rstrip("/"), group
+            return
+        children.append(name)
+    for name in children:
+        yield from _groups(path, group[name], f"{place}{name}/", depth + 1)
 
 
 def _forces_of(layout: Layout, energy: str | None, keys: frozenset[str]) -> str | None:
@@ -113,12 +156,10 @@ def read_hdf5(
     """
     path = source.path
     with _open(path) as file:
-        names = _guarded(path, lambda: list(file))
-        if len(names) != _guarded(path, lambda: len(file)):
-            raise StructureError(f"{path}: gives {len(names)} groups of {len(file)}: the file is damaged")
-        for group_name in names:
-            place = f"{path.name}:{group_name}"
-            group = _guarded(path, lambda name=group_name, where=place: _Group(file[name], source, where, columns))
+        groups = _groups(path, file)
+        while (found := _guarded(path, lambda: next(groups, None))) is not None:
+            place = f"{path.name}:{found[0]}"
+            group = _guarded(path, lambda raw=found[1], where=place: _Group(raw, source, where, columns))
             for first in range(0, group.n_conformations, group.n_at_once):
                 block = _guarded(path, lambda start=first, g=group: g.read(start))
                 for i in range(len(block["positions"])):
@@ -152,7 +193,8 @@ class _Group:
 
     def __init__(self, group: Any, source: Hdf5Source, where: str, columns: Sequence[PropertyColumn]) -> None:
         layout = source.layout
-        wanted = {"positions": layout.positions, "energy": source.energy, "forces": source.forces}
+        forces = None if source.forces is None else array_of(source.forces)
+        wanted = {"positions": layout.positions, "energy": source.energy, "forces": forces}
         wanted |= {f"column {c.key}": c.key for c in columns}
         self.names = {role: key for role, key in wanted.items() if key is not None}
         needed = {layout.elements, *self.names.values(), *(("smiles",) if layout.has_smiles else ())}
@@ -163,14 +205,19 @@ class _Group:
             )
         self.arrays = {role: group[key] for role, key in self.names.items()}
         self.elements = group[layout.elements]
-        self._check(where)
+        self.forces_key = source.forces or ""
+        has_smiles = layout.has_smiles or (layout is ANI_1 and "smiles" in group)
+        self._check(where, has_symbols=layout is ANI_1)
         self.n_conformations, self.n_atoms = self.arrays["positions"].shape[:2]
         self.n_at_once = max(1, NUMBERS_AT_ONCE // (3 * self.n_atoms))
-        self.smiles = _text(source.path, group["smiles"], where) if layout.has_smiles else ""
-        self.numbers = None if self.elements.ndim == 2 else self.elements[()].astype(np.int64)
+        self.smiles = _text(source.path, group["smiles"], where) if has_smiles else ""
+        if layout is ANI_1:
+            self.numbers = _numbers(source.path, self.elements, where)
+        else:
+            self.numbers = None if self.elements.ndim == 2 else self.elements[()].astype(np.int64)
         self.charge = formal_charge(self.smiles)
 
-    def _check(self, where: str) -> None:
+    def _check(self, where: str, has_symbols: bool) -> None:
         positions = self.arrays["positions"]
         n, n_atoms = (*positions.shape, 0, 0)[:2]
         if positions.ndim != 3 or positions.shape[2] != 3 or not 0 < n_atoms <= MAX_ATOMS:
@@ -179,6 +226,11 @@ class _Group:
         found: dict[str, tuple[Any, tuple[int, ...]]]
         found = {role: (a, expected.get(role, (n,))) for role, a in self.arrays.items()}
         found["elements"] = (self.elements, (n, n_atoms) if self.elements.ndim == 2 else (n_atoms,))
+        if has_symbols:
+            del found["elements"]
+            if self.elements.shape != (n_atoms,) or self.elements.dtype.kind not in "SO":
+                what = f"{self.elements.dtype} {list(self.elements.shape)}"
+                raise StructureError(f"{where}: species is {what}, expected the symbols of {n_atoms} atoms")
         for role, (array, shape) in found.items():
             if array.shape != shape or array.dtype.kind not in "fiu" or (n and not array.id.get_storage_size()):
                 raise StructureError(
@@ -211,9 +263,9 @@ class _Group:
             labels["energy"] = float(block["energy"][i]) * energy
             report.energy_keys[self.names["energy"]] += 1
         if "forces" in block and not np.isnan(block["forces"][i]).all():
-            factor = energy / length * sign_of_forces(self.names["forces"])
+            factor = energy / length * sign_of_forces(self.forces_key)
             labels["forces"] = block["forces"][i].astype(np.float64) * factor
-            report.forces_keys[self.names["forces"]] += 1
+            report.forces_keys[self.forces_key] += 1
         if columns:
             values = {c.key: block[f"column {c.key}"][i] for c in columns}
             labels |= read_properties(values, columns, name, report)
@@ -228,12 +280,25 @@ class _Group:
 
 
 def _text(path: Path, array: Any, where: str) -> str:
-    if array.dtype.kind not in "OS" or array.size != 1:
+    """Return a text; ANI-1 has one letter a row."""
+    if array.dtype.kind not in "OS" or not (array.size == 1 or (array.dtype == "S1" and array.size <= MAX_LETTERS)):
         raise StructureError(f"{where}: smiles must be one text, got {array.dtype} {list(array.shape)}")
+    return "".join(_texts(path, array))
+
+
+def _texts(path: Path, array: Any) -> list[str]:
     if array.dtype.kind == "O":
         check_heap(path, array)
-    text = np.asarray(array[()]).reshape(-1)[0]
-    return text.decode() if isinstance(text, bytes) else str(text)
+    found = np.asarray(array[()]).reshape(-1).tolist()
+    return [text.decode() if isinstance(text, bytes) else str(text) for text in found]
+
+
+def _numbers(path: Path, array: Any, where: str) -> np.ndarray:
+    """Return the atomic numbers of symbols."""
+    symbols = _texts(path, array)
+    if unknown := sorted(set(symbols) - set(number_of_symbol)):
+        raise StructureError(f"{where}: species has {unknown[0][:20]!r}, expected symbols of elements")
+    return np.array([number_of_symbol[symbol] for symbol in symbols], dtype=np.int64)
 
 
 _CHARGE = re.compile(r"\[[^\[\]]*?(\++|-+)(\d*)(?::\d+)?\]")

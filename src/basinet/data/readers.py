@@ -1,38 +1,43 @@
 """Files of molecules, read one molecule at a time and converted once to eV and Å.
 
-=================  ======================================================================
-``.xyz .extxyz``   extended XYZ (ASE); labels ``REF_energy``/``REF_forces`` first
-``.sdf``           bonds, charges and SMILES (RDKit); explicit hydrogens
-``.traj .db``      trajectories and databases of ASE (:mod:`basinet.data.ase_files`)
-``.h5 .hdf5``      the layouts of ANI-1x, ANI-2x and SPICE, with their units (:mod:`basinet.data.hdf5`)
-``.csv``           a column ``smiles``; conformers by RDKit (:mod:`basinet.data.smiles_table`)
-``.npz``           one molecule, many frames: ``z``, ``R``, ``E``, ``F`` as in rMD17; or many molecules: ``n_atoms``,
-                   ``z``, ``pos`` (:mod:`basinet.data.npz`)
-a directory        a :class:`~basinet.data.store.MoleculeStore`
-``rmd17:aspirin``  a public data set by name, fetched when it is first asked for (:mod:`basinet.data.sources.names`)
-=================  ======================================================================
+=====================  ==================================================================
+``.xyz .extxyz``       extended XYZ (ASE); labels ``REF_energy``/``REF_forces`` first
+``.sdf``               bonds, charges and SMILES (RDKit); explicit hydrogens
+``.traj .db``          trajectories and databases of ASE (:mod:`basinet.data.ase_files`)
+``.lmdb .aselmdb``     databases of ASE-LMDB (:mod:`basinet.data.lmdb_files`)
+``.h5 .hdf5``          the layouts of ANI, COMP6 and SPICE, with their units (:mod:`basinet.data.hdf5`)
+``.csv .parquet``      a column ``smiles``; conformers by RDKit (:mod:`basinet.data.smiles_table`)
+``.parquet``           lists of elements and positions (:mod:`basinet.data.parquet`)
+``.npz .mat``          one molecule, many frames, as rMD17; or many molecules (:mod:`basinet.data.npz`)
+a directory            a :class:`~basinet.data.store.MoleculeStore`
+``rmd17:aspirin``      a public data set by name (:mod:`basinet.data.sources.names`)
+=====================  ==================================================================
+
+What a file is called matters only where its content does not tell (:mod:`basinet.data.formats`).
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from basinet.data.ase_files import read_ase_db, read_traj
 from basinet.data.columns import PropertyColumn, property_units
 from basinet.data.extxyz import read_extxyz, write_extxyz
+from basinet.data.formats import format_of
 from basinet.data.hdf5 import find_layout, read_hdf5
-from basinet.data.npz import Names, read_npz
+from basinet.data.lmdb_files import read_lmdb
+from basinet.data.npz import Names, find_arrays, read_npz
+from basinet.data.parquet import has_positions, parquet_cells, read_parquet
 from basinet.data.report import ReadReport, counted
 from basinet.data.sdf import read_sdf
-from basinet.data.smiles_table import read_smiles_table
+from basinet.data.smiles_table import csv_cells, read_smiles_rows
 from basinet.data.sources.names import locate
 from basinet.data.store import MoleculeStore
+from basinet.data.temporary_store import store_of
 from basinet.structures import Molecule
 
 __all__ = ["PropertyColumn", "ReadReport", "load_store", "located", "open_molecules", "read_molecules", "write_extxyz"]
-
-SUFFIXES = (".xyz", ".extxyz", ".sdf", ".npz", ".traj", ".db", ".h5", ".hdf5", ".csv")
 
 
 def open_molecules(
@@ -45,11 +50,12 @@ def open_molecules(
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
     skip_invalid: bool = False,
+    processes: int = 1,
 ) -> tuple[Iterator[Molecule], ReadReport]:
     """Return an iterator over the molecules of a file, and a report that fills as they are read.
 
     Args:
-        path: A file by its suffix (see the module), or the directory of a store.
+        path: A file (see the module), or the directory of a store.
         energy_unit: Of the energies in the file, and of the forces with ``length_unit``; ``None`` is eV, except that
             an .npz does not say and must be told.
         length_unit: Of the positions in the file; ``None`` is Å.
@@ -60,6 +66,8 @@ def open_molecules(
             that are named.
         skip_invalid: Leave out molecules that are not valid (two atoms at one place, a label that is infinite), and
             count them by reason, where otherwise the first one is an error.
+        processes: That make conformers from SMILES. A script that asks for more than one calls this under
+            ``if __name__ == "__main__":``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,42 +83,59 @@ def open_molecules(
         skip_invalid=skip_invalid,
     )
     report.check_units()
+    given = _Given(energy_unit, length_unit, is_equilibrium, energy_key, forces_key, columns, processes)
+    if path.is_dir():
+        _refuse_for_store(path, *given[:2], is_equilibrium or None, energy_key, forces_key, columns or None)
+        return counted(_read_store(path, report), report)
+    return counted(_read(path, report, given), report)
+
+
+class _Given(NamedTuple):
+    """What a caller says about a file."""
+
+    energy_unit: str | None
+    length_unit: str | None
+    is_equilibrium: bool
+    energy_key: str | None
+    forces_key: str | None
+    columns: Sequence[PropertyColumn]
+    processes: int
+
+
+def _read(path: Path, report: ReadReport, given: _Given) -> Iterator[Molecule]:
+    """Return the molecules of a file; what is wrong with the file as a whole is told now, the rest as they come."""
+    energy_unit, length_unit, is_equilibrium, energy_key, forces_key, columns, processes = given
     keys = {"energy_key": energy_key, "forces_key": forces_key}
-    match path.suffix.lower():
-        case _ if path.is_dir():
-            given = (energy_unit, length_unit, is_equilibrium or None, energy_key, forces_key, columns or None)
-            _refuse_for_store(path, *given)
-            molecules = _read_store(path, report)
-        case ".xyz" | ".extxyz":
-            molecules = read_extxyz(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case ".sdf":
-            _refuse_for_sdf(path, energy_key, energy_unit, forces_key)
-            given = {"is_equilibrium": is_equilibrium, "energy_key": energy_key}
-            molecules = read_sdf(path, report, **given, columns=columns)
-        case ".npz":
+    match format_of(path):
+        case "extxyz":
+            return read_extxyz(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case "traj":
+            return read_traj(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case "db":
+            return read_ase_db(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case "lmdb":
+            return read_lmdb(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case "npz" | "mat":
             names = Names.of(energy_key, forces_key, columns)
-            if energy_unit is None and (names.energy or names.forces):
-                raise ValueError(
-                    f'{path}: an .npz does not say its units; give energy_unit ("kcal/mol" for rMD17, or "eV")'
-                )
-            molecules = read_npz(path, report, is_equilibrium=is_equilibrium, names=names, columns=columns)
-        case ".traj":
-            molecules = read_traj(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case ".db":
-            molecules = read_ase_db(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case ".h5" | ".hdf5":
+            found = find_arrays(path, report, names, energy_unit, length_unit)
+            return read_npz(found, report, is_equilibrium=is_equilibrium, columns=columns)
+        case "hdf5":
             source = find_layout(path, report, energy_key, forces_key)
-            report.energy_unit = energy_unit or source.layout.energy_unit
+            if energy_unit is None and not source.layout.energy_unit and (source.energy or source.forces):
+                raise ValueError(f'{path}: the file does not say its units; give energy_unit ("kcal/mol", "eV", "Ha")')
+            report.energy_unit = energy_unit or source.layout.energy_unit or "eV"
             report.length_unit = length_unit or source.layout.length_unit
-            molecules = read_hdf5(source, report, is_equilibrium=is_equilibrium, columns=columns)
-        case ".csv":
+            return read_hdf5(source, report, is_equilibrium=is_equilibrium, columns=columns)
+        case "parquet" if has_positions(path):
+            return read_parquet(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
+        case "csv" | "parquet" as kind:
             _refuse_for_table(path, energy_key, energy_unit, forces_key, length_unit, is_equilibrium)
-            molecules = read_smiles_table(path, report, energy_key=energy_key, columns=columns)
-        case ".parquet":
-            raise ValueError(f"{path}: parquet is not read; write the table as CSV (pandas: to_csv(index=False))")
-        case suffix:
-            raise ValueError(f"{path}: cannot read {suffix or 'a file without suffix'}; expected {', '.join(SUFFIXES)}")
-    return counted(molecules, report)
+            wanted = [*(() if energy_key is None else (energy_key,)), *(c.key for c in columns)]
+            rows = csv_cells(path, wanted) if kind == "csv" else parquet_cells(path, wanted)
+            return read_smiles_rows(rows, path, report, energy_key=energy_key, columns=columns, processes=processes)
+        case "sdf":
+            _refuse_for_sdf(path, energy_key, energy_unit, forces_key)
+            return read_sdf(path, report, is_equilibrium=is_equilibrium, energy_key=energy_key, columns=columns)
 
 
 def read_molecules(
@@ -123,6 +148,7 @@ def read_molecules(
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
     skip_invalid: bool = False,
+    processes: int = 1,
 ) -> Iterator[Molecule]:
     """Return an iterator over the molecules of a file; the arguments are those of :func:`open_molecules`."""
     molecules, _ = open_molecules(
@@ -134,6 +160,7 @@ def read_molecules(
         forces_key=forces_key,
         columns=columns,
         skip_invalid=skip_invalid,
+        processes=processes,
     )
     return molecules
 
@@ -149,10 +176,12 @@ def load_store(
     forces_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
     skip_invalid: bool = False,
+    processes: int = 1,
 ) -> tuple[MoleculeStore, ReadReport]:
-    """Return all molecules of a file as a store in memory, or open the store in a directory.
+    """Return all molecules of a file as a store, or open the store in a directory.
 
-    The arguments are those of :func:`open_molecules`; ``level_of_theory`` is kept in the manifest of the store.
+    The arguments are those of :func:`open_molecules`; ``level_of_theory`` is kept in the manifest of the store. Memory
+    does not grow with the file (:func:`basinet.data.temporary_store.store_of`).
 
     Raises:
         ValueError: there are no molecules.
@@ -169,13 +198,8 @@ def load_store(
         skip_invalid=skip_invalid,
     )
     if not path.is_dir():
-        store = MoleculeStore.from_molecules(
-            list(molecules),
-            level_of_theory=level_of_theory or report.level_of_theory,
-            source=str(path),
-            units=property_units(columns),
-        )
-        return store, report
+        level = level_of_theory or report.level_of_theory
+        return store_of(molecules, str(path), property_units(columns), level), report
     if level_of_theory:
         raise ValueError(f"{path} is a store and says its level of theory itself; leave level_of_theory out")
     store = MoleculeStore.open(path)

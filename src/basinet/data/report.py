@@ -110,9 +110,14 @@ def counted(molecules: Iterator[Molecule], report: ReadReport) -> tuple[Iterator
 
 
 def is_gradient(key: str) -> bool:
-    """Return whether the name of an array says that it holds the gradient of the energy and not the forces."""
-    return "gradient" in key.lower()
+    """Return whether a key says that its array holds the gradient of the energy, by its name or a minus before it."""
+    return key.startswith("-") or "gradient" in key.lower()
+
+
+def array_of(key: str) -> str:
+    """Return the name of the array that a key stands for: ``-forces`` is an array ``forces`` that holds gradients."""
+    return key.removeprefix("-")
 
 
 def _by_key(keys: Counter[str]) -> str:
-    return ", ".join(f"{count} from {'minus ' if is_gradient(key) else ''}{key}" for key, count in keys.items())
+    return ", ".join(f"{n} from {'minus ' if is_gradient(key) else ''}{array_of(key)}" for key, n in keys.items())

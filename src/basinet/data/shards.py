@@ -20,6 +20,8 @@ def read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST_FILE
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    if (path / "data.mdb").is_file():
+        raise ValueError(f"{path} is a directory of LMDB and no basinet store; give the file: {path / 'data.mdb'}")
     if not file.is_file():
         raise ValueError(f"{path} is not a basinet store: it has no {MANIFEST_FILE}")
     return Manifest.from_json(file.read_text(encoding="utf-8"), str(file))

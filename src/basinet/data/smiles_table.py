@@ -1,72 +1,120 @@
-"""CSV tables with a column of SMILES: one conformer a row by distance geometry and a force field (RDKit)."""
+"""Tables with a column of SMILES: one conformer a row by distance geometry and a force field (RDKit)."""
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from basinet.data.columns import PropertyColumn, read_properties
 from basinet.data.conformers import GenerationError, embed, parse_smiles, require_rdkit
 from basinet.data.report import ReadReport, valid
+from basinet.data.workers import map_in_order
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
 
 SMILES_COLUMN = "smiles"
 MAX_HEAVY_ATOMS = 200
 """Of a molecule to embed: distance geometry takes minutes beyond, and seldom ends well."""
+ROWS_AT_ONCE = 32
+"""Given to a process at once."""
+FEW = 200
+"""Rows that one process embeds before others would have started."""
+
+Cells = Mapping[str, Any]
+"""The SMILES and the wanted cells of a row, by the name of their columns; empty ones are NaN."""
 
 
-def read_smiles_table(
-    path: Path, report: ReadReport, *, energy_key: str | None, columns: Sequence[PropertyColumn] = ()
+class Row(NamedTuple):
+    """What a process needs to make a conformer."""
+
+    number: int
+    cells: Cells
+
+
+def read_smiles_rows(
+    table: Iterable[Cells],
+    path: Path,
+    report: ReadReport,
+    *,
+    energy_key: str | None,
+    columns: Sequence[PropertyColumn] = (),
+    processes: int = 1,
 ) -> Iterator[Molecule]:
-    """Read a table row by row; ``name`` is ``file.csv:17``, the rows after the header numbered from 0.
+    """Make a molecule of each row of a table; ``name`` is ``file.csv:17``, the rows numbered from 0.
 
-    The conformer of a row depends on its SMILES and number alone. A SMILES that gives no conformer is skipped, and the
-    report says which and why. An empty cell is no label.
+    The conformer of a row depends on its SMILES and number alone, and rows stay in their order, whatever the number of
+    processes. A SMILES that gives no conformer is skipped, and the report says which and why. An empty cell
+    is no label.
 
     Args:
-        path: The file; comma-separated, the first row names the columns, one of them ``smiles`` in any case.
+        table: The rows, see ``csv_cells``.
+        path: The file.
         report: Counts what is read.
         energy_key: Column of the energies; ``None`` reads none.
         columns: Columns to read as labels.
+        processes: That make conformers; more than one are begun for more than ``FEW`` rows.
 
     Raises:
         StructureError: the table is damaged, or a label is not a number.
+        RunError: a process died.
     """
     require_rdkit()
-    wanted = [*(() if energy_key is None else (energy_key,)), *(c.key for c in columns)]
-    for row, cells in enumerate(_cells(path, wanted)):
-        name = f"{path.name}:{row}"
-        smiles = cells[SMILES_COLUMN].strip()
-        try:
-            molecule = _conformer(smiles, row)
-        except GenerationError as error:
-            report.skip(name, f"SMILES: {error}")
+    for row, made in _conformers(map(Row, count(), table), processes):
+        name = f"{path.name}:{row.number}"
+        if isinstance(made, str):
+            report.skip(name, f"SMILES: {made}")
             continue
-        labels = read_properties(cells, columns, name, report) if columns else {}
-        if energy_key is not None and cells[energy_key] != "nan":
-            labels["energy"] = _number(cells[energy_key], energy_key, name) * energy_factor(report.energy_unit)
+        labels = read_properties(row.cells, columns, name, report) if columns else {}
+        if energy_key is not None and (energy := _number(row.cells[energy_key], energy_key, name)) == energy:  # no NaN
+            labels["energy"] = energy * energy_factor(report.energy_unit)
             report.energy_keys[energy_key] += 1
-        fields = {field.name: getattr(molecule, field.name) for field in dataclasses.fields(molecule)}
+        fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
         yield from valid(report, **{**fields, "labels": labels, "name": name})
 
 
-def _conformer(smiles: str, seed: int) -> Molecule:
-    if not smiles:
-        raise GenerationError("empty")
-    if parse_smiles(smiles).GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
-        raise GenerationError(f"more than {MAX_HEAVY_ATOMS} heavy atoms")
-    return embed(smiles, seed)[0]
+def _conformers(rows: Iterator[Row], processes: int) -> Iterator[tuple[Row, Molecule | str]]:
+    """Yield each row with its conformer or the reason why there is none."""
+    first = list(islice(rows, FEW + 1)) if processes > 1 else []
+    if len(first) <= FEW:
+        yield from ((row, _conformer(row)) for row in chain(first, rows))
+        return
+    rows = chain(first, rows)
+    tasks = iter(lambda: list(islice(rows, ROWS_AT_ONCE)), [])
+    with closing(map_in_order(_conformers_of, tasks, processes)) as results:
+        yield from chain.from_iterable(results)
 
 
-def _cells(path: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, str]]:
-    """Yield the SMILES and the wanted cells of each row by the name of their columns; empty cells as ``nan``."""
+def _conformers_of(rows: list[Row]) -> list[tuple[Row, Molecule | str]]:
+    return [(row, _conformer(row)) for row in rows]
+
+
+def _conformer(row: Row) -> Molecule | str:
+    smiles = str(row.cells[SMILES_COLUMN]).strip()
+    try:
+        if not smiles:
+            return "empty"
+        if parse_smiles(smiles).GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+            return f"more than {MAX_HEAVY_ATOMS} heavy atoms"
+        return embed(smiles, row.number)[0]
+    except GenerationError as error:
+        return str(error)
+
+
+def csv_cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
+    """Yield the SMILES and the wanted cells of each row of a CSV file; the first row names the columns.
+
+    Raises:
+        StructureError: the table is damaged.
+    """
     row = -1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             table = csv.reader(file, strict=True)
             header = [name.strip() for name in next(table, [])]
-            places = _places(path, header, wanted)
+            places = column_places(path, header, wanted)
             for row, cells in enumerate(line for line in table if line):
                 if len(cells) != len(header):
                     raise StructureError(
@@ -80,7 +128,12 @@ def _cells(path: Path, wanted: Sequence[str]) -> Iterator[Mapping[str, str]]:
         raise StructureError(f"{path.name}:{row + 1}: cannot be read as CSV ({error})") from None
 
 
-def _places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+def column_places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """Return the places of the wanted columns and of ``smiles`` (in any case), by name.
+
+    Raises:
+        StructureError: one is not there, or twice.
+    """
     smiles = [i for i, name in enumerate(header) if name.lower() == SMILES_COLUMN]
     there = ", ".join(header)[:300] or "none"
     if len(smiles) != 1:
@@ -93,8 +146,8 @@ def _places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> dict[st
     return {name: header.index(name) for name in wanted} | {SMILES_COLUMN: smiles[0]}
 
 
-def _number(text: str, key: str, name: str) -> float:
+def _number(value: Any, key: str, name: str) -> float:
     try:
-        return float(text)
-    except ValueError:
-        raise StructureError(f"{name}: {key!r} must be one number, got {text!r}") from None
+        return float(value)
+    except (TypeError, ValueError):
+        raise StructureError(f"{name}: {key!r} must be one number, got {value!r}") from None
