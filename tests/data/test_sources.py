@@ -364,6 +364,19 @@ def test_a_truncated_or_foreign_archive_is_named(cache, name):
         assert not store_place(parse_name(name)).exists()
 
 
+def test_damaged_pages_of_a_database_do_not_crash_the_reader(cache):
+    path = place(cache, parse_name("lba:30"))
+    native.write_lba(path, lba_parts())
+    paths, outcomes = (path,), Counter[str]()
+    for _ in damaged_copies(path, 20):
+        try:
+            opened = parse_name("lba:30").part.read(Files(paths, open_molecules, FetchConfig()))
+            outcomes["read"] += all([bool(list(molecules)) for molecules, _report in opened])
+        except ValueError:
+            outcomes["refused"] += 1
+    assert outcomes.total() == 20 and outcomes["refused"] >= 10
+
+
 def damaged_copies(path: Path, n: int) -> Iterator[None]:
     """Put damaged copies in the place of an archive: of the archive itself, and of files in it."""
     generator = np.random.default_rng(0)

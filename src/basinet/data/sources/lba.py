@@ -5,6 +5,8 @@ holds ``neglog_aff``. Records that are pickled are refused.
 """
 
 import json
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +26,16 @@ PARTS = {"train": "train", "validation": "val", "test": "test"}
 MAX_RECORD = 2**28
 """Bytes of an unpacked record; one that gives more is damaged or hostile."""
 LABEL = "neglog_aff"
+REHEARSAL = """
+import lmdb, sys
+with lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False, readahead=False) as file, file.begin() as records:
+    records.get(b"serialization_format")
+    for number in range(min(int(records.get(b"num_examples") or 0), file.stat()["entries"])):
+        sum((records.get(str(number).encode()) or b"")[::4096])
+"""
+"""What is read, read by another process first: LMDB trusts its file, and damaged pages crash whoever reads them."""
+REHEARSAL_LIMIT = 600.0
+"""Seconds; damaged pages can send LMDB round in circles."""
 
 
 def open_affinities(files: Files) -> list[Opened]:
@@ -99,6 +111,7 @@ def _reading(database: Path) -> Iterator[Any]:
         import lmdb
     except ImportError:
         raise ImportError('reading LMDB needs lmdb: pip install "basinet[lmdb]"') from None
+    _rehearse(database)
     try:
         with (
             lmdb.open(str(database), subdir=False, readonly=True, lock=False, readahead=False) as environment,
@@ -107,3 +120,15 @@ def _reading(database: Path) -> Iterator[Any]:
             yield transaction.get
     except lmdb.Error as error:
         raise StructureError(f"{database}: cannot be read as LMDB ({error})") from None
+
+
+def _rehearse(database: Path) -> None:
+    command = [sys.executable, "-I", "-c", REHEARSAL, str(database)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=REHEARSAL_LIMIT, check=False)
+    except subprocess.TimeoutExpired:
+        raise StructureError(f"{database}: is damaged; LMDB goes round in circles in it") from None
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        reason = lines[-1][:200] if lines else f"reading it ended with code {done.returncode}"
+        raise StructureError(f"{database}: cannot be read as LMDB ({reason}); is it truncated?")
