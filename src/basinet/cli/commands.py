@@ -31,6 +31,7 @@ from basinet.cli.assay import finetune_table, is_assay
 from basinet.cli.certify import certify
 from basinet.cli.compare import compare
 from basinet.cli.data import data
+from basinet.cli.dynamics import simulate
 from basinet.cli.fetching import data_of, ensure_fetched
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command(cls=CompareCommand)(compare)
 app.command()(certify)
+app.command()(simulate)
 
 
 @app.command(cls=PretrainCommand)

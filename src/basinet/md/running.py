@@ -100,7 +100,7 @@ class Table(Observer):
                 rows = zip(values.tolist(), alive.tolist(), strict=True)
                 for replica, (row, is_alive) in enumerate(rows):
                     if is_alive:
-                        cells = ("" if math.isnan(value) else f"{value:.12g}" for value in row)
+                        cells = (f"{value:.12g}" for value in row)
                         file.write(",".join([f"{time / 1000:.10g}", str(replica), *cells]) + "\n")
             self._size = file.tell()
         self._waiting.clear()
@@ -159,11 +159,11 @@ class DistanceCounts(Observer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        return {"counts": self.counts}
+        return {"counts": self.counts, "half": self.half}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on counting from there."""
-        self.counts = state["counts"]
+        self.counts, self.half = state["counts"], state["half"]
 
 
 class FirstBroken(Observer):

@@ -29,7 +29,7 @@ def evaluate_file(
     Raises:
         ValueError: there are no molecules, none has labels, or there are elements the model does not know.
     """
-    model = _load(model_file, device)
+    model = load_energy_or_property(model_file, device)
     label = _property_of(model)
     molecules, report = open_molecules(
         data,
@@ -62,7 +62,7 @@ def predict_file(model_file: Path, data: Path, out: Path, device: str = "cpu") -
     A model of a property writes that by its name, and its unit as ``<name>_unit``. Labels of the input are kept under
     ``REF_<name>``. Molecules stream: memory does not grow with the file, and the output appears when it is complete.
     """
-    model = _load(model_file, device)
+    model = load_energy_or_property(model_file, device)
     molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
     count = write_extxyz(out, _predictions(model, _with_bonds(molecules, model_file), device))
     if not count:
@@ -123,7 +123,12 @@ def load_any(path: Path, device: str) -> Model:
     return load_model(path).model.to(device).eval()
 
 
-def _load(path: Path, device: str) -> Model:
+def load_energy_or_property(path: Path, device: str) -> Model:
+    """Return a model that predicts something of a molecule.
+
+    Raises:
+        ValueError: it has neither an energy in eV nor a property; see also :func:`load_any`.
+    """
     model = load_any(path, device)
     if "energy" not in model.offers and not model.properties:
         raise ValueError(
@@ -136,4 +141,16 @@ def _load(path: Path, device: str) -> Model:
             f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
             f"(basinet finetune ... from={path})"
         )
+    return model
+
+
+def load_energy_model(path: Path, device: str) -> Model:
+    """Return a model that has energies and forces.
+
+    Raises:
+        ValueError: it has none; see also :func:`load_any`.
+    """
+    model = load_energy_or_property(path, device)
+    if "forces" not in model.offers:
+        raise ValueError(f"{path} offers {', '.join(sorted(model.offers))} and no forces, so nothing can move with it")
     return model

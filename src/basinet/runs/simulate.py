@@ -1,0 +1,161 @@
+"""Molecular dynamics with a model: replicas of a molecule, files that grow while they run, and a report.
+
+A directory of a simulation holds ``simulation.yaml`` (what was asked for), ``start.npz``, ``state.pt`` (to go on from),
+``records.csv``, the frames (:mod:`basinet.md.frames`), ``bad_frames.extxyz`` if a replica failed, and at the end
+``summary.json``, ``report.html`` and its pictures.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from basinet.config import dump_settings, read_settings
+from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
+from basinet.md.dynamics import Dynamics, Record, StopWhen, start
+from basinet.md.frames import BadFrames, frame_writer
+from basinet.md.integrators import Potential
+from basinet.md.potentials import model_potential
+from basinet.md.running import DistanceCounts, Table, standard_quantities
+from basinet.md.streams import replica_seeds
+from basinet.recipe import read_yaml, save_recipe
+from basinet.runs.inference import load_energy_model
+from basinet.runs.simulation_start import Say, SimulateConfig, load_start, prepare_start, save_start
+from basinet.structures import Batch, Molecule
+from basinet.structures.batch import collate
+from basinet.training.interrupt import InterruptedRunError, stop_on_signals
+
+SETTINGS_FILE, START_FILE, STATE_FILE = "simulation.yaml", "start.npz", "state.pt"
+RECORDS_FILE, BAD_FILE = "records.csv", "bad_frames.extxyz"
+SAVE_SECONDS = 30.0
+"""Between saved states."""
+
+
+class Simulation(NamedTuple):
+    """A simulation that ran, and what is needed to tell about it."""
+
+    config: SimulateConfig
+    dynamics: Dynamics
+    distances: DistanceCounts
+    molecules: list[Molecule]
+    """The start of each replica."""
+    seconds: float
+    """Wall time of this process."""
+    steps_done: int
+    """By this process."""
+
+
+def simulate_file(
+    config: SimulateConfig,
+    out: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    stop_when: Mapping[str, StopWhen] | None = None,
+    on_record: Callable[[Record, float], None] | None = None,
+    say: Say = print,
+) -> Simulation:
+    """Simulate, or go on with a simulation; it may be made longer then.
+
+    Args:
+        config: what to do.
+        out: directory to make or to go on in.
+        device: cpu or cuda.
+        resume: go on from the last saved state, bit for bit.
+        stop_when: further reasons to stop a replica, by what to call them: the spread of an ensemble, say.
+        on_record: called at each record, with the wall time of this process in seconds.
+        say: called with lines about what is noticed.
+
+    Raises:
+        InterruptedRunError: asked to stop by a signal; the state is saved.
+        ValueError: the start cannot be simulated, or the directory holds another simulation.
+    """
+    _check_directory(config, out, resume)
+    model = load_energy_model(config.model, device)
+    potential = model_potential(model)
+    if resume:
+        molecules = load_start(out / START_FILE)
+    else:
+        molecules = prepare_start(config, model, potential, device, say)
+        out.mkdir(parents=True, exist_ok=True)
+        save_start(out / START_FILE, molecules)
+    save_recipe(config, out / SETTINGS_FILE)
+    replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
+    bonds = reference_bonds(replicas).to(device)
+    batch = collate(replicas, torch.float64).to(device)
+    dynamics, distances = _dynamics(config, potential, batch, bonds, out, stop_when)
+    if resume and (out / STATE_FILE).exists():
+        dynamics.load(out / STATE_FILE)
+        say(f"going on at {dynamics.time / 1000:.4g} ps")
+    begin, first = time.monotonic(), dynamics.state.step
+    _advance(dynamics, config, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
+    return Simulation(config, dynamics, distances, replicas, time.monotonic() - begin, dynamics.state.step - first)
+
+
+def _dynamics(
+    config: SimulateConfig,
+    potential: Potential,
+    batch: Batch,
+    bonds: Bonds,
+    out: Path,
+    stop_when: Mapping[str, StopWhen] | None,
+) -> tuple[Dynamics, DistanceCounts]:
+    integrator = config.integrator()
+    state = start(potential, batch, integrator, config.temperature, replica_seeds(config.seed, batch.n_molecules))
+    distances = DistanceCounts(batch, half=config.picoseconds * 500)
+    observers = [
+        Table(out / RECORDS_FILE, standard_quantities(batch, bonds)),
+        frame_writer(config.frames, out, batch),
+        BadFrames(out / BAD_FILE, batch),
+        distances,
+    ]
+    dynamics = Dynamics(
+        potential,
+        state,
+        integrator,
+        record_every=config.record_every,
+        temperature_range=(0.0, config.hottest),
+        stop_when={STRETCHED: BondStretch(bonds, config.bond_tolerance), **(stop_when or {})},
+        observers=observers,
+    )
+    return dynamics, distances
+
+
+def _advance(dynamics: Dynamics, config: SimulateConfig, out: Path, on_record: Callable[[Record], Any]) -> None:
+    """Run to the end, save now and then, and stop when asked to."""
+    saved = time.monotonic()
+    with stop_on_signals() as request:
+        while dynamics.state.step < config.n_steps and not dynamics.all_failed and not request.is_set:
+            until = min(config.n_steps, dynamics.state.step + config.record_every)
+            dynamics.run(until, stop=lambda: request.is_set, on_record=on_record)
+            if time.monotonic() - saved > SAVE_SECONDS:
+                dynamics.save(out / STATE_FILE)
+                saved = time.monotonic()
+        dynamics.save(out / STATE_FILE)
+        if request.is_set and dynamics.state.step < config.n_steps:
+            raise InterruptedRunError(
+                f"stopped at {dynamics.time / 1000:.4g} of {config.picoseconds:g} ps; everything is saved, and the "
+                "same command with --resume goes on"
+            )
+
+
+def _check_directory(config: SimulateConfig, out: Path, resume: bool) -> None:
+    """Refuse a directory that holds something else."""
+    has_run = (out / SETTINGS_FILE).exists()
+    if not resume:
+        if has_run:
+            raise ValueError(f"{out} holds a simulation already; go on with it (--resume) or choose another --out")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"{out} exists and is no simulation; choose another --out")
+        return
+    if not has_run:
+        raise ValueError(f"{out} holds no simulation to resume; leave --resume out to start one")
+    old = dump_settings(read_settings(SimulateConfig, read_yaml(out / SETTINGS_FILE), str(out / SETTINGS_FILE)))
+    new = dump_settings(config)
+    changed = [f"{k} was {old[k]}, now {new[k]}" for k in new if k != "picoseconds" and new[k] != old[k]]
+    if changed:
+        raise ValueError(f"{out} was started with other settings: {'; '.join(changed)}")
+    if new["picoseconds"] < old["picoseconds"]:
+        raise ValueError(f"{out} was to be {old['picoseconds']:g} ps long; it can be made longer, not shorter")
