@@ -32,6 +32,7 @@ from basinet.cli.certify import certify
 from basinet.cli.compare import compare
 from basinet.cli.data import data
 from basinet.cli.dynamics import simulate
+from basinet.cli.exchange import convert, export
 from basinet.cli.fetching import data_of, ensure_fetched
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
@@ -49,6 +50,8 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command(cls=CompareCommand)(compare)
 app.command()(certify)
+app.command()(convert)
+app.command()(export)
 app.command()(simulate)
 
 

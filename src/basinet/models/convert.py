@@ -29,7 +29,7 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
     """
     source = StateSource(state, IGNORED)
     model = build_model(EquivariantTransformer(config), ["energy"]).to(source.take(f"{BACKBONE}embedding.weight").dtype)
-    renamed = _backbone_tensors(source, config) | _energy_head_tensors(source)
+    renamed = backbone_tensors(source, config) | gated_head_tensors(source, ENERGY_HEAD, "heads.energy.")
     renamed["references.scale"] = source.take("std").double()
     renamed["references.energies"] = torch.zeros(100, dtype=torch.float64)
     if float(source.take("mean")) != 0:
@@ -39,7 +39,8 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
     return model
 
 
-def _backbone_tensors(source: StateSource, config: EquivariantTransformerConfig) -> dict[str, Tensor]:
+def backbone_tensors(source: StateSource, config: EquivariantTransformerConfig) -> dict[str, Tensor]:
+    """Return the tensors of the network under our names."""
     b = BACKBONE
     renamed = {
         "backbone.embedding.weight": source.take(f"{b}embedding.weight"),
@@ -85,13 +86,13 @@ def _blocks_of_heads(rows: Tensor, n_heads: int) -> Tensor:
     return rows.unflatten(0, (n_heads, 3, -1)).transpose(0, 1).flatten(0, 2)
 
 
-def _energy_head_tensors(source: StateSource) -> dict[str, Tensor]:
+def gated_head_tensors(source: StateSource, old_head: str, new_head: str) -> dict[str, Tensor]:
+    """Return the tensors of a head of two gated blocks; the layers of its map are numbered with or without a name."""
     renamed: dict[str, Tensor] = {}
     for block, name in enumerate(("first", "second")):
-        old, new = f"{ENERGY_HEAD}{block}.", f"heads.energy.{name}."
+        old, new = f"{old_head}{block}.", f"{new_head}{name}."
         for_norm, for_output = source.take(f"{old}vec1_proj.weight"), source.take(f"{old}vec2_proj.weight")
         renamed[f"{new}vector_projection.weight"] = torch.cat([for_norm, for_output])
-        for kind in ("weight", "bias"):
-            renamed[f"{new}hidden.{kind}"] = source.take(f"{old}update_net.layers.0.{kind}")
-            renamed[f"{new}gates.{kind}"] = source.take(f"{old}update_net.layers.2.{kind}")
+        layers = f"{old}update_net.layers." if source.has(f"{old}update_net.layers.0.weight") else f"{old}update_net."
+        renamed |= source.take_linear(f"{layers}0", f"{new}hidden") | source.take_linear(f"{layers}2", f"{new}gates")
     return renamed

@@ -26,6 +26,10 @@ class StateSource:
         self._left.discard(key)
         return self._state[key]
 
+    def has(self, key: str) -> bool:
+        """Return whether there is a tensor of that name."""
+        return key in self._state
+
     def take_linear(self, old: str, new: str) -> dict[str, Tensor]:
         """Return weight and bias of a linear map under their new names."""
         return {f"{new}.{kind}": self.take(f"{old}.{kind}") for kind in ("weight", "bias")}
