@@ -304,7 +304,8 @@ def logarithmic(axis: Axes, which: str, ticks: Sequence[int] | None = None) -> N
     """Make an axis logarithmic, with plain numbers at ``ticks`` or, within two decades, at several per decade."""
     axis.set(**{f"{which}scale": "log"})
     line, (low, high) = (axis.xaxis, axis.get_xlim()) if which == "x" else (axis.yaxis, axis.get_ylim())
-    per_decade = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 100 * low else (1.0,)
+    finer = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+    per_decade = finer if high < 4 * low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if high < 100 * low else (1.0,)
     line.set_major_locator(FixedLocator(list(ticks)) if ticks is not None else LogLocator(subs=per_decade))
     line.set_minor_locator(NullLocator())
     line.set_minor_formatter(NullFormatter())
