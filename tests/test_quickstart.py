@@ -31,8 +31,8 @@ TINY = QuickstartConfig(
 
 
 def test_both_starts_see_the_same_labels_and_the_test_frames_are_of_another_trajectory(tmp_path: Path) -> None:
-    from basinet.data.generate import TrajectoryConfig, chain_of, trajectory
     from basinet.data.store import MoleculeStore
+    from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
 
     wanted = TrajectoryConfig(smiles="CO", n_frames=32, n_chains=2, equilibration=5, stride=1, processes=1)
     frames = MoleculeStore.from_molecules(trajectory(wanted))

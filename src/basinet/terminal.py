@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Protocol
 
 from rich.console import Console
@@ -59,13 +60,22 @@ def progress(title: str) -> Iterator[Show]:
         yield show
 
 
+SHOWN_EVERY = 600.0
+"""Seconds, at most, between two lines in a log file, if there is anything to say."""
+
+
 class _Lines:
-    """Progress for a log file: a line at every tenth, or whenever twice as much is done if the end is not known."""
+    """Progress for a log file: a line at every tenth and every ten minutes, with the time that is left.
+
+    If the end is not known, a line whenever twice as much is done.
+    """
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.tenth = -1
         self.next = 1000
+        self.shown = monotonic()
+        self.first: tuple[float, float] | None = None
 
     def show(self, done: int, total: int | None, note: str) -> None:
         if total is None:
@@ -73,10 +83,25 @@ class _Lines:
                 self.next = 2 * done
                 console.print(f"{self.title} {done:g} {note}", soft_wrap=True)
             return
+        now = monotonic()
+        self.first = self.first or (now, done)
         tenth = int(10 * done / total) if total else 10
-        if tenth != self.tenth:
-            self.tenth = tenth
-            console.print(f"{self.title} {done:g}/{total:g} {note}", soft_wrap=True)
+        if tenth != self.tenth or now - self.shown >= SHOWN_EVERY:
+            self.tenth, self.shown = tenth, now
+            left = remaining(now - self.first[0], done - self.first[1], total - done)
+            console.print(f"{self.title} {done:g}/{total:g} {note}{left}", soft_wrap=True)
+
+
+def remaining(elapsed: float, done: float, left: float) -> str:
+    """Say how long the rest takes at the rate so far, or nothing if that is not known or under a minute.
+
+    >>> remaining(3600.0, 100, 250)
+    ', 2 h 30 min left'
+    """
+    if done <= 0 or (seconds := elapsed / done * left) < 60:
+        return ""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f", {hours} h {minutes} min left" if hours else f", {minutes} min left"
 
 
 def say(line: str) -> None:

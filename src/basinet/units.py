@@ -20,6 +20,10 @@ MEV = 1e-3
 """meV in eV."""
 BOLTZMANN = 8.617333262145e-5
 """Boltzmann constant in eV/K."""
+HBAR = 0.6582119569509066
+"""Reduced Planck constant in eV fs."""
+WAVENUMBER = 1.2398419843320026e-4
+"""1/cm in eV: the quantum of a vibration of this wavenumber."""
 ACCELERATION = 9.648533212331e-3
 """(eV/Å)/amu in Å/fs²: turns a force divided by a mass into an acceleration."""
 DEBYE = 0.20819433442462576

@@ -16,8 +16,9 @@ from ase.calculators.lj import LennardJones
 
 from basinet.data.calculators import make_calculator
 from basinet.data.conformers import GenerationError, embed
-from basinet.data.generate import GenerateConfig, TrajectoryConfig, chain_of, generate, trajectory
+from basinet.data.generate import GenerateConfig, generate
 from basinet.data.store import MoleculeStore
+from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
 from basinet.data.workers import THREAD_VARIABLES, map_in_order, one_thread
 from basinet.errors import RunError
 
@@ -47,7 +48,7 @@ def smiles_file(tmp_path_factory):
 
 def config_of(smiles_file, **changes):
     settings = dict(
-        smiles_file=smiles_file, exclude=EXCLUDED, frames_per_conformer=3, displaced_frames=1, molecules_per_shard=4
+        smiles_file=smiles_file, exclude=EXCLUDED, frames_per_conformer=3, displaced_frames=1, molecules_per_chunk=4
     )
     return GenerateConfig(**(settings | changes))
 
@@ -126,7 +127,7 @@ def test_the_manifest_says_how_it_was_made(made, smiles_file):
     store, _ = made
     manifest = store.manifest
     assert (manifest.level_of_theory, manifest.source) == ("GFN2-xTB", smiles_file.name)
-    assert manifest.settings["temperature"] == GenerateConfig().temperature
+    assert manifest.settings["temperatures"] == list(GenerateConfig().temperatures)
     assert manifest.settings["made_with"][0].startswith("tblite ")
     assert "processes" not in manifest.settings
 
@@ -141,8 +142,8 @@ def test_interrupted_and_resumed_by_one_process_it_is_the_same_store(made, smile
     with pytest.raises(KeyboardInterrupt):
         generate(config_of(smiles_file, processes=1), tmp_path, on_progress=interrupt)
     assert not active_children()
-    with pytest.raises(ValueError, match=r"settings.temperature was 600.0, now 300.0"):
-        generate(config_of(smiles_file, temperature=300.0), tmp_path)
+    with pytest.raises(ValueError, match=r"settings.temperatures was \[600.0\], now \[300.0\]"):
+        generate(config_of(smiles_file, temperatures=(300.0,)), tmp_path)
     seen = []
     resumed = generate(config_of(smiles_file, processes=1), tmp_path, on_progress=seen.append)
     assert seen[0].done == 5  # the first shard of four was kept
@@ -167,7 +168,7 @@ if __name__ == "__main__":
 """
     script = smiles_file.parent / "killed.py"
     script.write_text(code)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])}
     with subprocess.Popen([sys.executable, script], env=environment, stdout=subprocess.PIPE, text=True) as process:
         workers = [int(pid) for pid in process.stdout.readline().split()]
         process.send_signal(signal.SIGKILL)
@@ -191,13 +192,13 @@ def _is_running(pid):
 def test_a_worker_that_dies_is_an_error_and_not_a_wait(smiles_file, tmp_path):
     config = config_of(smiles_file, calculator=f"{__name__}:DiesInWorkers", processes=1)
     with pytest.raises(RunError, match="a worker process died"):
-        generate(config, tmp_path)
+        generate(config, tmp_path / "store")
     assert not active_children()
 
 
 def test_wrong_settings_are_named_all_at_once():
-    with pytest.raises(ValueError, match=r"temperature must be more than zero, got -1.0; stride .* zero, got 0$"):
-        GenerateConfig(temperature=-1.0, stride=0)
+    with pytest.raises(ValueError, match=r"temperatures must be more than zero, got -1.0; stride .* zero, got 0$"):
+        GenerateConfig(temperatures=(-1.0,), stride=0)
     with pytest.raises(ValueError, match="n_frames must be more than zero, got 0"):
         TrajectoryConfig(smiles="C", n_frames=0)
     with pytest.raises(ValueError, match="unknown calculator 'gfn3'"):

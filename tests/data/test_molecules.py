@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from basinet.data.conformers import GenerationError
-from basinet.data.molecules import canonical, compound, compounds, packaged_smiles, read_smiles
+from basinet.data.molecules import canonical, compound, compounds, packaged_smiles
 
 Chem = pytest.importorskip("rdkit.Chem")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "enumerate_molecules.py"
@@ -68,12 +68,3 @@ def test_what_cannot_be_excluded_is_an_error():
         compounds(["CCO", "ethanol"])
     with pytest.raises(GenerationError, match="does not parse"):
         canonical("")
-
-
-def test_a_file_has_one_smiles_per_line_with_names_and_comments(tmp_path):
-    path = tmp_path / "mine.smi"
-    path.write_text("# mine\nCCO ethanol\n\n  O\twater\n")
-    assert read_smiles(path) == ["CCO", "O"]
-    path.write_text("# nothing\n")
-    with pytest.raises(ValueError, match="no molecules, expected one SMILES per line"):
-        read_smiles(path)

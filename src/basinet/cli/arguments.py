@@ -41,7 +41,7 @@ class RecipeCommand(TyperCommand):
         from rich.markup import escape
         from rich.padding import Padding
 
-        import basinet.data.generate as generate
+        import basinet.data.configurations as configurations
         import basinet.options as options
         import basinet.recipe as recipes
         import basinet.runs.assay_recipe as assay_recipe
@@ -51,7 +51,7 @@ class RecipeCommand(TyperCommand):
         kinds = {
             "pretrain": {"of the recipe": recipes.PretrainRecipe},
             "finetune": {"of the recipe": recipes.FinetuneRecipe, "for a table of SMILES": assay_recipe.AssayRecipe},
-            "generate": {"of the recipe": generate.GenerateConfig},
+            "generate": {"of the recipe": configurations.GenerateConfig},
             "build": {"of the recipe": build_store.BuildRecipe},
             "compare": {"of the recipe": compare.CompareRecipe},
         }[self.recipe]

@@ -19,16 +19,45 @@ data = typer.Typer(help="Make molecular data and look at it.", no_args_is_help=T
 def generate(
     out: Annotated[Path, typer.Argument(help="Store to make (or to resume).")],
     options: Annotated[list[str] | None, typer.Argument(help="A recipe (*.yaml) and key=value options.")] = None,
+    shard: Annotated[str | None, typer.Option(help="Make the i-th of n parts only, as i/n; then data merge.")] = None,
 ) -> None:
     """Make labelled data from SMILES: conformers, minima and dynamics, with energies and forces."""
-    from basinet.data.generate import GenerateConfig
+    from basinet.data.configurations import GenerateConfig
     from basinet.data.generate import generate as run
+    from basinet.data.parts import Part
+    from basinet.data.skipped import SKIPPED_FILE
     from basinet.recipe import load_recipe
 
     given = RecipeArguments.parse(options or [])
+    if given.data:
+        raise ValueError(f"expected one store to make and key=value options, got also {given.data[0]}")
     config = load_recipe(GenerateConfig, given.recipe, given.overrides)
+    part = None if shard is None else Part.parse(shard)
     with progress("molecules") as show:
-        store = run(config, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed"))
+
+        def watch(p: Any) -> None:
+            show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed")
+
+        store = run(config, out, watch, part)
+    _show_store(out, store)
+    if (out / SKIPPED_FILE).exists():
+        say(f"what was left out or failed is listed in {out / SKIPPED_FILE}")
+
+
+@data.command()
+def merge(
+    stores: Annotated[
+        list[Path], typer.Argument(metavar="IN... OUT", help="All shards of one generation, and the store to make.")
+    ],
+) -> None:
+    """Join the shards that data generate --shard has made into one store."""
+    from basinet.data.merge import merge as run
+
+    if len(stores) < 2:
+        raise ValueError(f"expected shards and then the store to make, got {' '.join(map(str, stores))}")
+    *shards, out = stores
+    with progress("shards") as show:
+        store = run(shards, out, lambda done, total: show(done, total))
     _show_store(out, store)
 
 
@@ -159,6 +188,7 @@ def _show_store(path: Path, store: Any) -> None:
         "bonds": f"of {store.bond_counts['bonds']:,}, with bond orders of {store.bond_counts['bond_orders']:,}",
         "level of theory": manifest.level_of_theory or "not on record",
         "source": manifest.source or "not on record",
+        **({"shard": f"{shard}; data merge joins all of them"} if (shard := manifest.settings.get("shard")) else {}),
         "skipped": ", ".join(f"{count:,} {reason}" for reason, count in manifest.skipped.items()) or "nothing",
         "units and signs": f"{check.verdict}: {check.reason}",
         "fingerprint": store.fingerprint,

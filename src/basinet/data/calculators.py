@@ -2,10 +2,14 @@
 
 import ast
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from types import MappingProxyType
+from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from ase.calculators.calculator import BaseCalculator
@@ -21,7 +25,7 @@ def make_calculator(name: str, charge: int = 0, options: Mapping[str, Any] = Map
 
     Args:
         name: ``gfn2-xtb``, ``gfn1-xtb``, or ``module:Class`` for any callable that returns an ASE calculator, such as
-            ``ase.calculators.lj:LennardJones``.
+            ``ase.calculators.lj:LennardJones``; ``file.py:function`` for one in a file.
         charge: Total charge, e. A callable of one's own gets it if it has a parameter ``charge``.
         options: Keyword arguments of the calculator.
 
@@ -48,14 +52,27 @@ def level_of_theory(name: str, options: Mapping[str, Any] = MappingProxyType({})
     >>> level_of_theory("ase.calculators.lj:LennardJones", {"sigma": 2.0})
     'ase.calculators.lj:LennardJones(sigma=2.0)'
     """
-    method = XTB_METHODS.get(name, name)
+    method = XTB_METHODS.get(name, calculator_name(name))
     if not options:
         return method
     return f"{method}({', '.join(f'{key}={value!r}' for key, value in sorted(options.items()))})"
 
 
+def calculator_name(name: str) -> str:
+    """Return the name without the directory of its file: the same wherever the file is.
+
+    >>> calculator_name("examples/pyscf_calculator.py:density_functional")
+    'pyscf_calculator.py:density_functional'
+    """
+    module, colon, attribute = name.rpartition(":")
+    return f"{Path(module).name}:{attribute}" if colon and module.endswith(".py") else name
+
+
 def calculator_version(name: str) -> str:
-    """Return the package that computes the labels and its version, such as ``tblite 0.8.0``."""
+    """Return what computes the labels and its version, such as ``tblite 0.8.0``; of a file, its hash."""
+    file = Path(name.rpartition(":")[0])
+    if file.suffix == ".py":
+        return f"{file.name} sha256:{sha256(file.read_bytes()).hexdigest()[:16]}"
     package = "tblite" if name in XTB_METHODS else name.split(":")[0].split(".")[0]
     try:
         return f"{package} {version(package)}"
@@ -93,13 +110,29 @@ def _xtb(method: str, charge: int, options: Mapping[str, Any]) -> BaseCalculator
 
 
 def _load(name: str) -> Callable[..., BaseCalculator]:
-    module, colon, attribute = name.partition(":")
+    module, colon, attribute = name.rpartition(":")
     if not (colon and module and attribute):
         raise ValueError(
             f"unknown calculator {name!r}; choose one of {', '.join(XTB_METHODS)}, or name an ASE calculator as "
-            "module:Class, such as ase.calculators.lj:LennardJones"
+            "module:Class, such as ase.calculators.lj:LennardJones, or file.py:function"
         )
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"calculator {name!r} cannot be imported ({error}); expected module:Class") from error
+        return getattr(_of_file(module) if module.endswith(".py") else importlib.import_module(module), attribute)
+    except Exception as error:  # a file of one's own may fail in any way
+        raise ValueError(
+            f"calculator {name!r} cannot be imported ({type(error).__name__}: {error}); expected module:Class or "
+            "file.py:function"
+        ) from error
+
+
+@cache
+def _of_file(path: str) -> ModuleType:
+    """Run a file, once in a process, and return its names."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    spec = importlib.util.spec_from_file_location(f"basinet_calculator_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

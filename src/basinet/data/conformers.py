@@ -59,9 +59,9 @@ def embed(
 ) -> list[Molecule]:
     """Return up to ``n_conformers`` conformers, each at a minimum of the first force field that has parameters.
 
-    Distance geometry with experimental torsions (ETKDGv3, Wang et al., J. Chem. Inf. Model. 60, 2044, 2020), tried
-    again from random coordinates if it fails. Conformers that embed to the same place are returned once. Centres that
-    the SMILES leaves open get one configuration or the other, by the seed.
+    Distance geometry with experimental torsions (ETKDGv3, Wang et al., J. Chem. Inf. Model. 60, 2044, 2020); if it
+    fails, from random coordinates, then without what is known of torsions and rings. Conformers that embed to the same
+    place are returned once. Centres that the SMILES leaves open get one configuration or the other, by the seed.
 
     The molecules have explicit hydrogens, bonds and the formal charge; ``smiles`` is canonical and the atoms are in
     its order, the hydrogens last.
@@ -138,7 +138,11 @@ def _with_hydrogens(smiles: str) -> Any:
         raise GenerationError("atom without an element")
     if any(atom.GetNumRadicalElectrons() for atom in molecule.GetAtoms()):
         raise GenerationError("unpaired electrons")
-    return chem.AddHs(molecule)
+    with_hydrogens = chem.AddHs(molecule)
+    n_electrons = sum(atom.GetAtomicNum() for atom in with_hydrogens.GetAtoms()) - chem.GetFormalCharge(molecule)
+    if n_electrons % 2:
+        raise GenerationError("odd number of electrons")  # metals, whose electrons RDKit does not pair
+    return with_hydrogens
 
 
 def _embedded(molecule: Any, seed: int, n_conformers: int) -> list[int]:
@@ -149,10 +153,16 @@ def _embedded(molecule: Any, seed: int, n_conformers: int) -> list[int]:
     parameters = rdDistGeom.ETKDGv3()
     parameters.randomSeed = seed % (2**31 - 1)
     parameters.pruneRmsThresh = PRUNE_RMS if n_conformers > 1 else -1.0
+    attempts = (
+        {},
+        {"useRandomCoords": True},
+        {"useExpTorsionAnglePrefs": False, "useBasicKnowledge": False},  # cages that no known torsion fits
+    )
     with rdBase.BlockLogs():
-        for parameters.useRandomCoords in (False, True):
-            found = list(rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters))
-            if found:
+        for changes in attempts:
+            for name, value in changes.items():
+                setattr(parameters, name, value)
+            if found := list(rdDistGeom.EmbedMultipleConfs(molecule, n_conformers, parameters)):
                 return found
     raise GenerationError("embedding failed")
 

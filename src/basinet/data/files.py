@@ -34,21 +34,28 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_array_directory(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-    """Write ``<name>.npy`` files into a new directory that appears only when all of them are on the disk."""
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Give a temporary directory to write files to that are then synced; on success it becomes ``path``."""
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     try:
         temporary.mkdir()
-        for name, array in arrays.items():
-            with open(temporary / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+        yield temporary
         _sync_directory(temporary)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_array_directory(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+    """Write ``<name>.npy`` files into a new directory that appears only when all of them are on the disk."""
+    with new_directory(path) as temporary:
+        for name, array in arrays.items():
+            with open(temporary / f"{name}.npy", "wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def map_array(path: Path) -> Shaped[np.ndarray, "..."]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -185,6 +186,23 @@ def with_label_units(units: Mapping[str, str]) -> dict[str, str]:
                 f"{unit}; multiply it by basinet.units.property_factor({unit!r})"
             )
     return {**UNITS, **units}
+
+
+def require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
+    """Refuse to go on with the unfinished store at ``path`` if it was made differently, saying how."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "level_of_theory": (found.level_of_theory, wanted.level_of_theory),
+        "source": (found.source, wanted.source),
+    }
+    for what, old, new in (("settings", found.settings, wanted.settings), ("units", found.units, wanted.units)):
+        for key in sorted({*old, *new}):
+            pairs[f"{what}.{key}"] = (old.get(key, "<absent>"), new.get(key, "<absent>"))
+    differences = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new]
+    if differences:
+        raise ValueError(
+            f"{path} holds an unfinished store made differently: {'; '.join(differences)}. "
+            "Use the same settings to resume it, or choose another path"
+        )
 
 
 def describe(name: str, arrays: FlatArrays, skipped: Mapping[str, int]) -> ShardEntry:

@@ -1,9 +1,7 @@
-"""Lists of molecules as SMILES: the packaged one and one's own files; which SMILES are the same compound."""
+"""The packaged molecules as SMILES, and which SMILES are the same compound."""
 
-import os
 from collections.abc import Iterable
 from importlib.resources import files
-from pathlib import Path
 
 from basinet.data.conformers import GenerationError, parse_smiles, require_rdkit
 
@@ -14,24 +12,8 @@ def packaged_smiles() -> list[str]:
     Neutral molecules of H C N O F S Cl with at most 10 heavy atoms (mostly 8 or fewer), enumerated by
     ``scripts/enumerate_molecules.py``. The file is in the order of a hash, so the first n are a diverse subset.
     """
-    return _entries(files("basinet.data").joinpath("molecules.smi").read_text(encoding="utf-8"))
-
-
-def read_smiles(path: str | os.PathLike[str]) -> list[str]:
-    """Return the SMILES of a file: the first word of each line; empty lines and lines that begin with # are skipped.
-
-    Raises:
-        ValueError: the file has no SMILES.
-    """
-    entries = _entries(Path(path).read_text(encoding="utf-8"))
-    if not entries:
-        raise ValueError(f"{path}: no molecules, expected one SMILES per line")
-    return entries
-
-
-def _entries(text: str) -> list[str]:
-    lines = (line.strip() for line in text.splitlines())
-    return [line.split()[0] for line in lines if line and not line.startswith("#")]
+    lines = files("basinet.data").joinpath("molecules.smi").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def canonical(smiles: str) -> str:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import CalculatorError
 from ase.data import atomic_masses, covalent_radii
 from ase.optimize import BFGS
 from jaxtyping import Bool, Float64
@@ -25,6 +24,8 @@ SOFTEST = 1.0
 """eV/Å². Smallest curvature of the first model of a surface: the force field knows soft and negative ones badly."""
 MAX_FORCE = 50.0
 """eV/Å. Larger forces are those of a collision, not of a molecule at any temperature."""
+FAILED = "calculation failed"
+"""Reason for what a calculator cannot compute."""
 BROKEN, FORMED = 1.35, 1.1
 """A bond is broken beyond, and formed within, this multiple of the sum of the covalent radii."""
 
@@ -57,8 +58,8 @@ class Surface:
         self.atoms.positions = positions
         try:
             forces, energy = self.atoms.get_forces(), self.atoms.get_potential_energy()
-        except CalculatorError as error:
-            raise GenerationError("calculation failed") from error
+        except Exception as error:  # calculators fail each in its own way
+            raise GenerationError(FAILED) from error
         frame = Frame(positions.copy(), float(energy), np.array(forces, dtype=np.float64))
         if not (np.isfinite(frame.energy) and np.isfinite(frame.forces).all()):
             raise GenerationError("energy or forces not finite")
@@ -86,8 +87,8 @@ def relax(
     optimizer.H0 = (mode * np.maximum(np.abs(curvature), SOFTEST)) @ mode.T
     try:
         converged = optimizer.run(fmax=fmax, steps=max_steps)
-    except CalculatorError as error:
-        raise GenerationError("calculation failed") from error
+    except Exception as error:
+        raise GenerationError(FAILED) from error
     if not converged:
         raise GenerationError("relaxation does not converge")
     if not is_intact(surface.molecule, atoms.positions):

@@ -1,13 +1,17 @@
 """Reading a store from disk: its manifest and its shards, with the damage a disk can do told apart."""
 
-from hashlib import file_digest
+import os
+from hashlib import file_digest, sha256
 from pathlib import Path
 
 import numpy as np
 
 from basinet.data.arrays import FlatArrays
-from basinet.data.files import map_array
+from basinet.data.files import map_array, new_directory
 from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry
+
+COPIED_AT_ONCE = 2**20
+"""Bytes."""
 
 
 def shard_name(number: int) -> str:
@@ -45,6 +49,27 @@ def read_shard(path: Path, entry: ShardEntry, verify: bool) -> FlatArrays:
         return FlatArrays.from_files(arrays)
     except ValueError as error:
         raise ValueError(f"{path / entry.name} is damaged: {error}") from None
+
+
+def copy_shard(source: Path, entry: ShardEntry, target: Path) -> None:
+    """Copy a shard of the store in ``source`` to the directory ``target``, which appears when all of it is there.
+
+    Raises:
+        ValueError: a file is not what the manifest says.
+    """
+    with new_directory(target) as temporary:
+        for name, expected in entry.files.items():
+            file, hashed = source / entry.name / name, sha256()
+            if not file.is_file():
+                raise ValueError(f"{file} is missing; the store is damaged: copy it again or write it anew")
+            with open(file, "rb") as original, open(temporary / name, "wb") as copy:
+                while block := original.read(COPIED_AT_ONCE):
+                    hashed.update(block)
+                    copy.write(block)
+                copy.flush()
+                os.fsync(copy.fileno())
+            if hashed.hexdigest() != expected.sha256:
+                raise ValueError(f"{file} does not have the hash in the manifest; the store is damaged: copy it again")
 
 
 def _sha256(file: Path) -> str:

@@ -13,7 +13,7 @@ Molecules are laid end to end in flat memory-mapped arrays because a batch is th
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from jaxtyping import Int, Int64
 from basinet.data.arrays import FlatArrays, concatenate, flatten
 from basinet.data.files import TEMPORARY, write_array_directory, write_text
 from basinet.data.gather import MoleculeColumns, TopologyColumns
-from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe, with_label_units
-from basinet.data.shards import read_manifest, read_shard, shard_name
+from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe, require_same_origin, with_label_units
+from basinet.data.shards import copy_shard, read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
 
 MERGED_MOLECULES = 2**18
@@ -248,7 +248,7 @@ class StoreWriter:
                     f"{path} already holds a finished store of {found.n_molecules} molecules; "
                     "choose another path or delete it"
                 )
-            _require_same_origin(path, found, wanted)
+            require_same_origin(path, found, wanted)
             wanted = found
         elif any(not entry.name.startswith(".") for entry in path.iterdir()):
             raise FileExistsError(f"{path} is not empty and not a basinet store; choose another path")
@@ -257,6 +257,11 @@ class StoreWriter:
         writer = cls(path, wanted)
         writer._remove_leftovers()
         return writer
+
+    @property
+    def path(self) -> Path:
+        """The directory of the store."""
+        return self._path
 
     @property
     def n_shards(self) -> int:
@@ -280,10 +285,23 @@ class StoreWriter:
         """
         arrays = flatten(molecules)
         entry = describe(shard_name(self.n_shards), arrays, skipped or {})
+        self._add(entry, lambda target: write_array_directory(target, arrays.to_files()))
+
+    def copy_shard(self, source: Path, entry: ShardEntry) -> None:
+        """Write the next shard as a copy of one of the store in ``source``, byte by byte.
+
+        Raises:
+            OSError: as ``write_shard``.
+            ValueError: a file of the shard is damaged, or its labels are not those of the shards before.
+        """
+        renamed = dataclasses.replace(entry, name=shard_name(self.n_shards))
+        self._add(renamed, lambda target: copy_shard(source, entry, target))
+
+    def _add(self, entry: ShardEntry, write: Callable[[Path], None]) -> None:
         manifest = self._manifest.with_shard(entry)
         try:
             self._require_sole_writer()
-            write_array_directory(self._path / entry.name, arrays.to_files())
+            write(self._path / entry.name)
             self._replace_manifest(manifest)
         except OSError as error:
             raise self._cleaned_up(error, f"shard {self.n_shards}") from error
@@ -294,10 +312,16 @@ class StoreWriter:
         Raises:
             OSError: the disk is full (joining needs room for a second copy); the store can be resumed.
         """
+        return self._finish(self._merge_shards)
+
+    def finish_unjoined(self) -> MoleculeStore:
+        """Mark the store complete as it is and open it: needs no memory and no room."""
+        return self._finish(lambda: self._manifest.shards)
+
+    def _finish(self, shards: Callable[[], tuple[ShardEntry, ...]]) -> MoleculeStore:
         try:
             self._require_sole_writer()
-            manifest = dataclasses.replace(self._manifest, shards=self._merge_shards(), complete=True)
-            self._replace_manifest(manifest)
+            self._replace_manifest(dataclasses.replace(self._manifest, shards=shards(), complete=True))
         except OSError as error:
             raise self._cleaned_up(error, "the finished store") from error
         self._remove_leftovers()
@@ -369,19 +393,3 @@ def _groups(shards: Sequence[ShardEntry]) -> list[tuple[ShardEntry, ...]]:
         else:
             groups.append((shard,))
     return groups
-
-
-def _require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
-    pairs: dict[str, tuple[Any, Any]] = {
-        "level_of_theory": (found.level_of_theory, wanted.level_of_theory),
-        "source": (found.source, wanted.source),
-    }
-    for what, old, new in (("settings", found.settings, wanted.settings), ("units", found.units, wanted.units)):
-        for key in sorted({*old, *new}):
-            pairs[f"{what}.{key}"] = (old.get(key, "<absent>"), new.get(key, "<absent>"))
-    differences = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in pairs.items() if old != new]
-    if differences:
-        raise ValueError(
-            f"{path} holds an unfinished store made differently: {'; '.join(differences)}. "
-            "Use the same settings to resume it, or choose another path"
-        )

@@ -4,13 +4,15 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from multiprocessing import active_children, connection, get_context, parent_process
 from multiprocessing.process import BaseProcess
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from basinet.errors import RunError
 
@@ -22,6 +24,12 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 AHEAD = 8
 """Tasks per process that are begun before the first of them is finished: hides a slow one, bounds the memory."""
+IN_LANE = 2
+"""Tasks that a process has before it: the one it does, and one to go on with at once."""
+DEATH = (
+    "a worker process died: killed from outside, out of memory (use fewer processes), or never started "
+    '(a script must make this call under `if __name__ == "__main__":`)'
+)
 
 
 def available_cores() -> int:
@@ -32,52 +40,156 @@ def available_cores() -> int:
 
 
 def map_in_order(
-    function: Callable[[Task], Result], tasks: Iterable[Task], processes: int
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    processes: int,
+    *,
+    ahead: int | None = None,
+    lost: Callable[[Task], Result] | None = None,
 ) -> Generator[Result, None, None]:
     """Yield ``function(task)`` for every task, in the order of the tasks, from ``processes`` new processes.
 
     The processes run one thread each: the same numbers whatever the machine, and no two libraries fight for a core.
     They end with the iterator: at its end, when it is closed, on an error, on Ctrl-C, and when this process dies.
 
+    Args:
+        function: What to do; it, the tasks and the results are pickled.
+        tasks: Taken one by one, when there is room for them.
+        processes: How many.
+        ahead: Tasks that are begun before the first of them is finished, at least one per process; 8 per process
+            without a number.
+        lost: What stands for the result of a task that has ended two processes. With it, a process that dies is
+            replaced and its task begun once more; without it, the first death is an error.
+
     Raises:
-        RunError: a process died.
+        RunError: a process died, or one process after the other does.
     """
-    with _pool(processes) as submit:
-        pending: deque[Future[Result]] = deque()
+    window = max(processes, AHEAD * processes if ahead is None else ahead)
+    supply = enumerate(tasks)
+    done: dict[int, Future[Result]] = {}
+    n_begun = deaths = 0
+    with _lanes(function, processes) as lanes:
+        for place in count():
+            while place not in done:
+                n_begun += _begin(lanes, supply, place + window - n_begun)
+                if n_begun == place:
+                    return
+                wait([lane.begun[0].future for lane in lanes if lane.begun], return_when=FIRST_COMPLETED)
+                for lane in lanes:
+                    if finished := lane.take_finished():
+                        done |= finished
+                        deaths = 0
+                    if lane.has_died:
+                        deaths += 1
+                        if lost is None or deaths > 2 * processes + 2:
+                            raise RunError(DEATH)
+                        done |= lane.begin_again(lost)
+            yield done.pop(place).result()
+
+
+@dataclass(kw_only=True)
+class _Begun(Generic[Task, Result]):
+    """A task that waits for its process, or is done by it."""
+
+    place: int
+    task: Task
+    future: Future[Result]
+    deaths: int = 0
+
+
+class _Lane(Generic[Task, Result]):
+    """One process with the tasks before it; does the first of them, so a death is always that one's."""
+
+    def __init__(self, function: Callable[[Task], Result]) -> None:
+        self.function = function
+        self.begun: deque[_Begun[Task, Result]] = deque()
+        self._workers: list[BaseProcess] = []
+        self._executor = _one_process()
+
+    def begin(self, place: int, task: Task, deaths: int = 0) -> None:
+        """Put a task at the end of the lane."""
+        self.begun.append(_Begun(place=place, task=task, future=self._submit(task), deaths=deaths))
+
+    def take_finished(self) -> dict[int, Future[Result]]:
+        """Return the results that are there, by place; also those that are errors of the function."""
+        finished: dict[int, Future[Result]] = {}
+        while self.begun and self.begun[0].future.done() and not self.has_died:
+            first = self.begun.popleft()
+            finished[first.place] = first.future
+        return finished
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the process has died with its task."""
+        future = self.begun[0].future if self.begun else None
+        return future is not None and future.done() and isinstance(future.exception(), BrokenProcessPool)
+
+    def begin_again(self, lost: Callable[[Task], Result]) -> dict[int, Future[Result]]:
+        """Start a new process; a first task that has ended two is given up, with ``lost(task)`` as its result."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._executor = _one_process()
+        waiting, self.begun = self.begun, deque()
+        waiting[0].deaths += 1
+        given_up: dict[int, Future[Result]] = {}
+        if waiting[0].deaths == 2:
+            first = waiting.popleft()
+            given_up[first.place] = _settled(result=lost(first.task))
+        for item in waiting:
+            self.begin(item.place, item.task, item.deaths)
+        return given_up
+
+    def end(self, at_once: bool) -> None:
+        """End the process, ``at_once`` in the middle of its task."""
+        if at_once:
+            for worker in self._workers:
+                worker.terminate()  # what it was doing is lost anyway, and may take long
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, task: Task) -> Future[Result]:
+        others = set(active_children())
         try:
-            for task in tasks:
-                pending.append(submit(function, task))
-                if len(pending) >= AHEAD * processes:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            with one_thread():  # a submission may start a process, which inherits the environment
+                return self._executor.submit(self.function, task)
         except BrokenProcessPool as error:
-            raise RunError(
-                "a worker process died: killed from outside, out of memory (use fewer processes), or never started "
-                '(a script must make this call under `if __name__ == "__main__":`)'
-            ) from error
+            return _settled(error=error)
+        finally:
+            self._workers += set(active_children()) - others
+
+
+def _begin(lanes: Sequence[_Lane[Task, Any]], supply: Iterator[tuple[int, Task]], most: int) -> int:
+    """Give tasks to the lanes that have room, at most so many, and return how many."""
+    for n_begun in range(most):
+        lane = min(lanes, key=lambda lane: len(lane.begun))
+        item = next(supply, None) if len(lane.begun) < IN_LANE else None
+        if item is None:
+            return n_begun
+        lane.begin(*item)
+    return most
 
 
 @contextmanager
-def _pool(processes: int) -> Iterator[Callable[..., Future[Any]]]:
-    executor = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_begin_worker)
-    workers: set[BaseProcess] = set()
-
-    def submit(function: Callable[[Any], Any], task: object) -> Future[Any]:
-        others = set(active_children())
-        with one_thread():  # a submission may start a process, which inherits the environment
-            future = executor.submit(function, task)
-        workers.update(set(active_children()) - others)
-        return future
-
+def _lanes(function: Callable[[Task], Result], processes: int) -> Iterator[list[_Lane[Task, Result]]]:
+    lanes = [_Lane(function) for _ in range(processes)]
+    at_once = True
     try:
-        yield submit
-    except BaseException:
-        for worker in workers:
-            worker.terminate()  # what they were doing is lost anyway, and may take long
-        raise
+        yield lanes
+        at_once = False
     finally:
-        executor.shutdown(wait=True, cancel_futures=True)
+        for lane in lanes:
+            lane.end(at_once)
+
+
+def _one_process() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin_worker)
+
+
+def _settled(*, result: Any = None, error: BaseException | None = None) -> Future[Any]:
+    future: Future[Any] = Future()
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
+    return future
 
 
 @contextmanager

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinet.data.generate import GenerateConfig, TrajectoryConfig, chain_of, generate, trajectory
+from basinet.data.generate import GenerateConfig, generate
 from basinet.data.splits import Split, random_split
 from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
 from basinet.data.workers import available_cores, map_in_order
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.results import STARTS, MDSeries
