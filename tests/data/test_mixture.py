@@ -148,6 +148,50 @@ def test_batches_of_a_source_hold_molecules_of_similar_size(stores):
     assert spread(64) < 0.2 * spread(1)
 
 
+def test_steps_of_equal_atoms_have_equal_atoms_and_the_shares_of_molecules(stores):
+    def measured(**size) -> tuple[np.ndarray, np.ndarray]:
+        loader = mixture(stores, **{"batch_size": None, "window": 32} | size)
+        found = [loader.next_parts() for _ in range(320)]
+        atoms = np.array([sum(part.batch.n_atoms for part in parts) for parts in found])
+        molecules = np.bincount(
+            [p.source for parts in found for p in parts], [p.batch.n_molecules for parts in found for p in parts]
+        )
+        return atoms, molecules / molecules.sum()
+
+    atoms, shares = measured(batch_atoms=450)
+    assert atoms.mean() == pytest.approx(450, rel=0.05)
+    assert shares == pytest.approx(SHARES, abs=0.01)
+    assert atoms.std() < 0.4 * measured(batch_size=30)[0].std()  # the control: equal numbers of molecules
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_steps_of_equal_atoms_do_not_depend_on_the_number_of_ranks_and_resume(stores, world_size):
+    size = {"batch_size": None, "batch_atoms": 120}
+    loader = mixture(stores, **size)
+    steps(loader, 7)
+    state = loader.state_dict()
+    one = steps(loader, 30)
+    ranks = [mixture(stores, rank=r, world_size=world_size, **size) for r in range(world_size)]
+    for rank in ranks:
+        rank.load_state_dict(state)
+    for whole, *shares in zip(one, *(steps(rank, 30) for rank in ranks), strict=True):
+        for number, (_, ids) in enumerate(whole):
+            assert sorted(sum((share[number][1] for share in shares), [])) == sorted(ids)
+
+
+def test_a_source_gives_every_molecule_once_an_epoch_in_steps_of_equal_atoms_too(stores):
+    found = steps(mixture(stores, batch_size=None, batch_atoms=120), 400)
+    for source, size in enumerate(SIZES):
+        times = Counter(drawn(found, source))
+        assert set(times) == set(range(size))
+        assert max(times.values()) - min(times.values()) <= 1
+
+
+def test_too_few_atoms_for_a_step_are_refused(stores):
+    with pytest.raises(ValueError, match="too few for a step of this mixture"):
+        mixture(stores, batch_size=None, batch_atoms=10)
+
+
 def test_a_mixture_needs_molecules_of_every_source(stores):
     with pytest.raises(ValueError, match="at least one molecule"):
         MixtureLoader([Source("a", stores["a"], np.arange(0), 1.0)], batch_size=2, seed=0)

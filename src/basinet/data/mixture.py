@@ -2,16 +2,21 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from basinet.data.loader import Part, Stream, check_indices, check_rank
+from basinet.data.batching import by_size, equal_cuts, gather_each
+from basinet.data.loader import ORDER_VERSION, Part, Stream, check_batch, check_indices, check_rank, hash_of
 from basinet.data.manifest import Manifest
+from basinet.data.permutation import Permutation
+from basinet.data.read_ahead import ReadAhead
 from basinet.data.store import MoleculeStore
+from basinet.structures import Batch
 
 
 class Source(NamedTuple):
@@ -54,6 +59,24 @@ def mixing_probabilities(
     return share / share.sum()
 
 
+class _Place(NamedTuple):
+    """Where a round of steps begins."""
+
+    step: int
+    positions: tuple[int, ...]
+    """Molecules that each source has given before it."""
+
+
+class _Round(NamedTuple):
+    """Steps that are planned and read together."""
+
+    sizes: Sequence[Sequence[int]]
+    """Molecules of each source in each step, over all ranks."""
+    batches: Sequence[Iterator[Batch]]
+    """Of each source, those of this rank."""
+    end: _Place
+
+
 class MixtureLoader(Stream):
     """An endless, deterministic stream of steps, each made of one batch from every source.
 
@@ -64,7 +87,9 @@ class MixtureLoader(Stream):
 
     Steps are planned ``window`` at a time: the molecules a source gives to all of them are sorted by size and cut, and
     the cuts fall to the steps at random, so a batch holds molecules of similar size. Batches of different sources are
-    not joined: each is a pass of its own, and their sizes may differ without padding.
+    not joined: each is a pass of its own, and their sizes may differ without padding. With ``batch_atoms`` in place of
+    ``batch_size`` the cuts of a source have equal numbers of atoms, to a molecule, and a step has about as many; the
+    shares are of molecules all the same.
 
     Rank ``r`` takes molecules ``r``, ``r + world_size``, ... of a step, counted through all its batches.
     """
@@ -73,50 +98,50 @@ class MixtureLoader(Stream):
         self,
         sources: Sequence[Source],
         *,
-        batch_size: int,
+        batch_size: int | None = None,
+        batch_atoms: int | None = None,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         window: int = 64,
     ) -> None:
-        if batch_size < 1 or window < 1:
-            raise ValueError(f"batch_size and window must be at least 1, got {batch_size} and {window}")
+        check_batch(batch_size, batch_atoms, window)
         check_rank(rank, world_size)
         for source in sources:
             check_indices(source.indices, len(source.store))
         self.sources = tuple(source.name for source in sources)
-        self.batch_size = batch_size
+        self.batch_size, self.batch_atoms = batch_size, batch_atoms
         self._sources = tuple(sources)
         ends = np.cumsum([source.probability for source in sources])
         self._ends = np.concatenate([[0.0], ends[:-1] / ends[-1], [1.0]])
+        self._per_step = self._molecules_per_step()
         self._seed, self._window = seed, window
         self._rank, self._world_size = rank, world_size
-        self._orders: dict[int, tuple[int, Int64[np.ndarray, " _"]]] = {}
-        self._begin(0, [0] * len(sources))
+        self._orders: dict[int, tuple[int, Permutation]] = {}
+        self._ahead: ReadAhead[_Place, _Round] = ReadAhead(self._read)
+        self._begin(_Place(0, (0,) * len(sources)), 0)
 
     def next_parts(self) -> list[Part]:
         """Return this rank's share of the next step: a batch from every source that has molecules in it.
 
         A batch is empty where a rank gets none of its molecules; all ranks get batches of the same sources.
         """
-        in_round = self._step - self._first_step
-        if in_round == self._window:
-            self._begin(self._step, [p + n for p, n in zip(self._positions, self._given(), strict=True)])
-            in_round = 0
-        parts: list[Part] = []
-        before = 0
-        for number, (source, plan) in enumerate(zip(self._sources, self._plan, strict=True)):
-            chosen = plan[in_round]
-            if len(chosen):
-                mine = chosen[(self._rank - before) % self._world_size :: self._world_size]
-                parts.append(Part(number, source.store.gather(mine)))
-            before += len(chosen)
-        self._step += 1
+        steps = self._current()
+        if self._done == self._window:
+            self._begin(steps.end, 0)
+            steps = self._current()
+        self._ahead.begin(steps.end)
+        parts = [
+            Part(number, next(batches))
+            for number, (sizes, batches) in enumerate(zip(steps.sizes, steps.batches, strict=True))
+            if sizes[self._done]
+        ]
+        self._done += 1
         return parts
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, and what it is a stream of."""
-        return {"step": self._step, "positions": list(self._positions), **self._identity()}
+        return {"step": self._place.step + self._done, "positions": list(self._place.positions), **self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken.
@@ -124,71 +149,111 @@ class MixtureLoader(Stream):
         Raises:
             ValueError: the state is of other data or another order of batches.
         """
-        self.check_state(state, {"step", "positions"}, self._identity())
+        self.check_state(state, {"step", "positions"}, self._identity)
         if state["step"] < 0 or len(state["positions"]) != len(self._sources) or min(state["positions"]) < 0:
             raise ValueError(f"step {state['step']} at {state['positions']} is not a place in this mixture")
         # A round that is just over is not left before the next step is asked for.
         done = state["step"] % self._window
         first = state["step"] - (done if done or not state["step"] else self._window)
-        self._begin(first, list(state["positions"]))
-        self._step = state["step"]
+        self._begin(_Place(first, tuple(state["positions"])), state["step"] - first)
 
+    def _molecules_per_step(self) -> float:
+        if self.batch_size is not None:
+            return float(self.batch_size)
+        assert self.batch_atoms is not None
+        shares = np.diff(self._ends)
+        atoms = [s.store.manifest.n_atoms / s.store.manifest.n_molecules for s in self._sources]
+        per_step = self.batch_atoms / float(shares @ atoms)
+        if per_step * shares.max() < 1:
+            needed = math.ceil(float(shares @ atoms) / shares.max())
+            raise ValueError(
+                f"batch_atoms={self.batch_atoms} is too few for a step of this mixture: even the source that is drawn "
+                f"most often would not give a molecule to each; give at least {needed}"
+            )
+        return per_step
+
+    @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Return everything that decides the order of molecules; the number of ranks does not."""
-        data = [s.store.fingerprint.encode() + s.indices.tobytes() for s in self._sources]
+        """Everything that decides the order of molecules; the number of ranks does not."""
+        data = "".join(hash_of(s.store, s.indices) for s in self._sources)
         return {
+            "order": ORDER_VERSION,
             "seed": self._seed,
             "batch_size": self.batch_size,
+            "batch_atoms": self.batch_atoms,
             "window": self._window,
             "probabilities": np.diff(self._ends).tolist(),
-            "data": sha256(b"".join(sha256(d).digest() for d in data)).hexdigest(),
+            "data": sha256(data.encode()).hexdigest(),
         }
 
-    def _begin(self, step: int, positions: list[int]) -> None:
-        """Plan a round of steps; ``positions`` are the molecules that each source has given before it."""
-        self._step = self._first_step = step
-        self._positions = positions
-        generator = np.random.default_rng([self._seed, len(self._sources), step])
+    def _begin(self, place: _Place, done: int) -> None:
+        self._place, self._done = place, done
+        self._round: _Round | None = None
+
+    def _current(self) -> _Round:
+        """Return the steps of a round, beginning with the next one."""
+        if self._round is None:
+            self._round = self._ahead.take(self._place) or self._read(self._place)
+            for sizes, batches in zip(self._round.sizes, self._round.batches, strict=True):
+                for size in sizes[: self._done]:
+                    if size:
+                        next(batches)
+        return self._round
+
+    def _read(self, place: _Place) -> _Round:
+        """Plan a round of steps and read this rank's molecules of it."""
+        generator = np.random.default_rng([self._seed, len(self._sources), place.step])
         # Systematic sampling: one random offset a step, then evenly spaced points on the line of probabilities.
         offset = generator.random(self._window)
-        counts = np.diff(np.floor(self.batch_size * self._ends + offset[:, None]).astype(np.int64), axis=1)
-        self._plan = [self._cut(s, counts[:, s], generator) for s in range(len(self._sources))]
+        counts = np.diff(np.floor(self._per_step * self._ends + offset[:, None]).astype(np.int64), axis=1)
+        plan = [self._cut(s, place.positions[s], counts[:, s], generator) for s in range(len(self._sources))]
+        sizes = np.array([[len(chosen) for chosen in of_source] for of_source in plan])
+        before = np.cumsum(sizes, axis=0) - sizes
+        batches = [
+            gather_each(
+                source.store,
+                [
+                    chosen[(self._rank - n) % self._world_size :: self._world_size]
+                    for chosen, n in zip(of_source, before[number].tolist(), strict=True)
+                    if len(chosen)
+                ],
+            )
+            for number, (source, of_source) in enumerate(zip(self._sources, plan, strict=True))
+        ]
+        given = tuple(p + n for p, n in zip(place.positions, sizes.sum(1).tolist(), strict=True))
+        return _Round(sizes.tolist(), batches, _Place(place.step + self._window, given))
 
     def _cut(
-        self, number: int, counts: Int64[np.ndarray, " n_steps"], generator: np.random.Generator
+        self, number: int, first: int, counts: Int64[np.ndarray, " n_steps"], generator: np.random.Generator
     ) -> list[Int64[np.ndarray, " _"]]:
         """Return the molecules that a source gives to each step of a round."""
-        source = self._sources[number]
-        chosen = self._draw(number, self._positions[number], int(counts.sum()))
-        by_size = chosen[np.argsort(source.store.atoms_per_molecule[chosen], kind="stable")]
-        order = generator.permutation(len(counts))
-        pieces = np.split(by_size, np.cumsum(counts[order])[:-1])
-        plan = [pieces[0]] * len(counts)
-        for step, piece in zip(order.tolist(), pieces, strict=True):
+        chosen = self._draw(number, first, int(counts.sum()))
+        sizes = self._sources[number].store.sizes(chosen)
+        order = by_size(sizes)
+        steps = generator.permutation(len(counts))
+        cuts = np.cumsum(counts[steps])[:-1] if self.batch_atoms is None else equal_cuts(sizes[order], len(counts))
+        plan = [chosen[:0]] * len(counts)
+        for step, piece in zip(steps.tolist(), np.split(chosen[order], cuts), strict=True):
             plan[step] = piece
         return plan
 
     def _draw(self, number: int, first: int, n: int) -> Int64[np.ndarray, " n"]:
         """Return molecules ``first`` to ``first + n`` of a source whose epochs follow one another without end."""
-        size = len(self._sources[number].indices)
+        indices = self._sources[number].indices
         drawn = [np.zeros(0, dtype=np.int64)]
         while n > 0:
-            epoch, place = divmod(first, size)
-            piece = self._order(number, epoch)[place : place + n]
+            epoch, place = divmod(first, len(indices))
+            piece = indices[self._order(number, epoch)(place, n)]
             drawn.append(piece)
             first, n = first + len(piece), n - len(piece)
         return np.concatenate(drawn)
 
-    def _order(self, number: int, epoch: int) -> Int64[np.ndarray, " n_chosen"]:
+    def _order(self, number: int, epoch: int) -> Permutation:
         known = self._orders.get(number)
         if known is None or known[0] != epoch:
-            generator = np.random.default_rng([self._seed, number, epoch, 1])
-            known = (epoch, generator.permutation(self._sources[number].indices))
+            known = (epoch, Permutation(len(self._sources[number].indices), [self._seed, number, epoch, 1]))
             self._orders[number] = known
         return known[1]
-
-    def _given(self) -> list[int]:
-        return [sum(len(piece) for piece in plan) for plan in self._plan]
 
 
 def joined(stores: Mapping[str, MoleculeStore]) -> MoleculeStore:

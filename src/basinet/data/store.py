@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers as number_of_symbol
-from jaxtyping import Int, Int64
+from jaxtyping import Bool, Int, Int64
 
 from basinet.data.arrays import FlatArrays, concatenate, flatten
 from basinet.data.files import TEMPORARY, write_array_directory, write_text
-from basinet.data.gather import MoleculeColumns, TopologyColumns
+from basinet.data.gather import Located, MoleculeRows, MoleculeValues, TopologyColumns, locate
 from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe, require_same_origin, with_label_units
 from basinet.data.shards import copy_shard, read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
@@ -52,25 +52,25 @@ class MoleculeStore:
         """Where the data came from and what is in it."""
         self.shards = tuple(shards)
         """The arrays, shard by shard."""
-        self._atoms = MoleculeColumns(
+        self._atoms = MoleculeRows(
             [s.offsets for s in shards],
             [{"atomic_numbers": s.atomic_numbers, "positions": s.positions, **s.atom_labels} for s in shards],
         )
         self._topology = TopologyColumns(shards) if any(s.has_bonds.any() for s in shards) else None
-        self._first = np.concatenate([[0], np.cumsum([s.n_molecules for s in shards], dtype=np.int64)])
-        empty = np.zeros(0, dtype=bool)
-        self._flags = {"is_equilibrium": np.concatenate([empty, *(s.is_equilibrium for s in shards)])}
-        if self._topology is not None:
-            self._flags |= {"has_bonds": self._topology.has_bonds, "has_rotors": self._topology.has_rotors}
-        self._labels: dict[str, np.ndarray] = {}
-        for name, entry in manifest.labels.items():
-            absent = [np.zeros(s.n_molecules, dtype=bool) for s in shards]
-            self._flags[f"has_{name}"] = np.concatenate(
-                [s.has.get(name, no) for s, no in zip(shards, absent, strict=True)]
-            )
-            if entry.per == "molecule":
-                columns = [s.labels.get(name, np.full(s.n_molecules, np.nan)) for s in shards]
-                self._labels[name] = np.concatenate(columns)
+        self._first = np.cumsum([0, *(s.n_molecules for s in shards)], dtype=np.int64)
+        of_labels = manifest.labels
+        self._flags = MoleculeValues(
+            [_flag_columns(shard) for shard in shards],
+            {
+                "is_equilibrium": False,
+                **({} if self._topology is None else {"has_bonds": False, "has_rotors": False}),
+                **{f"has_{name}": False for name in of_labels},
+            },
+        )
+        self._labels = MoleculeValues(
+            [s.labels for s in shards],
+            {name: np.nan for name, entry in of_labels.items() if entry.per == "molecule"},
+        )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], verify: bool = False) -> "MoleculeStore":
@@ -129,10 +129,14 @@ class MoleculeStore:
     def __iter__(self) -> Iterator[Molecule]:
         return (molecule for shard in self.shards for molecule in map(shard.__getitem__, range(shard.n_molecules)))
 
-    @property
+    @cached_property
     def atoms_per_molecule(self) -> Int64[np.ndarray, " n_molecules"]:
-        """Number of atoms of each molecule."""
-        return self._atoms.counts
+        """Number of atoms of each molecule; of many millions of them, ask for those you need: :meth:`sizes`."""
+        return np.concatenate([np.zeros(0, dtype=np.int64), *(np.diff(s.offsets) for s in self.shards)])
+
+    def sizes(self, indices: Int[np.ndarray, " n_chosen"]) -> Int64[np.ndarray, " n_chosen"]:
+        """Return the number of atoms of the given molecules."""
+        return self._atoms.counts(self._locate(indices))
 
     @property
     def fingerprint(self) -> str:
@@ -168,9 +172,10 @@ class MoleculeStore:
     @property
     def bond_counts(self) -> dict[str, int]:
         """Number of molecules whose bonds are known, and of those whose bond orders are."""
-        if self._topology is None:
-            return {"bonds": 0, "bond_orders": 0}
-        return {"bonds": int(self._topology.has_bonds.sum()), "bond_orders": int(self._topology.has_rotors.sum())}
+        return {
+            "bonds": sum(int(s.has_bonds.sum()) for s in self.shards),
+            "bond_orders": sum(int(s.has_bond_orders.sum()) for s in self.shards),
+        }
 
     def gather(self, indices: Int[np.ndarray, " n_chosen"]) -> Batch:
         """Return the given molecules as a batch, in the given order; no molecules give an empty batch.
@@ -181,22 +186,35 @@ class MoleculeStore:
         Raises:
             IndexError: an index is negative or beyond the store.
         """
+        located = self._locate(indices)
+        rows, counts = self._atoms.gather(located)
+        flags = self._flags.gather(located)
+        return Batch(
+            atomic_numbers=rows.pop("atomic_numbers").long(),
+            positions=rows.pop("positions"),
+            molecule=torch.from_numpy(np.repeat(np.arange(len(indices)), counts)),
+            n_molecules=len(indices),
+            labels={**rows, **self._labels.gather(located)},
+            flags=flags,
+            ids=torch.from_numpy(indices.astype(np.int64)),
+            topology=None if self._topology is None else self._topology.gather(located, counts, flags),
+        )
+
+    def _locate(self, indices: Int[np.ndarray, " n_chosen"]) -> Located:
         indices = indices.astype(np.int64, copy=False)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"indices {indices.min()} to {indices.max()} of a store of {len(self)} molecules")
-        columns = self._atoms.gather(indices)
-        counts = self._atoms.counts[indices]
-        molecule = np.repeat(np.arange(len(indices)), counts)
-        return Batch(
-            atomic_numbers=columns.pop("atomic_numbers").long(),
-            positions=columns.pop("positions"),
-            molecule=torch.from_numpy(molecule),
-            n_molecules=len(indices),
-            labels={**columns, **{name: torch.from_numpy(column[indices]) for name, column in self._labels.items()}},
-            flags={name: torch.from_numpy(column[indices]) for name, column in self._flags.items()},
-            ids=torch.from_numpy(indices.copy()),
-            topology=None if self._topology is None else self._topology.gather(indices, counts),
-        )
+        return locate(self._first, indices)
+
+
+def _flag_columns(shard: FlatArrays) -> dict[str, Bool[np.ndarray, " n_molecules"]]:
+    """Return the columns of a shard that are flags of a batch."""
+    return {
+        "is_equilibrium": shard.is_equilibrium,
+        "has_bonds": shard.has_bonds,
+        "has_rotors": shard.has_bond_orders,
+        **{f"has_{name}": column for name, column in shard.has.items()},
+    }
 
 
 class StoreWriter:
@@ -283,7 +301,10 @@ class StoreWriter:
         Raises:
             OSError: it could not be written; the shards before it are safe and the store can be resumed.
         """
-        arrays = flatten(molecules)
+        self.write_arrays(flatten(molecules), skipped)
+
+    def write_arrays(self, arrays: FlatArrays, skipped: Mapping[str, int] | None = None) -> None:
+        """Write the next shard from arrays that are made already; otherwise as :meth:`write_shard`."""
         entry = describe(shard_name(self.n_shards), arrays, skipped or {})
         self._add(entry, lambda target: write_array_directory(target, arrays.to_files()))
 

@@ -188,6 +188,7 @@ def loaders(store: MoleculeStore, split: Split, config: TrainingConfig, fabric: 
         store,
         split.train,
         batch_size=config.batch_size,
+        batch_atoms=config.batch_atoms,
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

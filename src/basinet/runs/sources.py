@@ -282,6 +282,7 @@ def mixture_loaders(
     training = MixtureLoader(
         [Source(s.name, s.store, split.train, p) for s, split, p in every],
         batch_size=config.batch_size,
+        batch_atoms=config.batch_atoms,
         seed=config.seed,
         rank=fabric.global_rank,
         world_size=fabric.world_size,

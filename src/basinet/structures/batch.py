@@ -1,7 +1,7 @@
 """Many molecules in one record of tensors."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -103,6 +103,25 @@ class Batch:
             ids=None if self.ids is None else self.ids[index],
             topology=None if self.topology is None else self.topology.select(index, self.molecule, count),
         )
+
+    def split(self, sizes: Sequence[int]) -> Iterator["Batch"]:
+        """Yield consecutive batches of ``sizes`` molecules, which are all there are; their tensors are views."""
+        atom_ends = torch.cat([self.molecule.new_zeros(1), torch.cumsum(self.atoms_per_molecule, 0)])
+        ends = [0, *np.cumsum(sizes).tolist()]
+        first_atoms = atom_ends[torch.tensor(ends)].tolist()
+        topologies = None if self.topology is None else self.topology.split(ends, first_atoms)
+        for i, size in enumerate(sizes):
+            molecules, atoms = slice(ends[i], ends[i + 1]), slice(first_atoms[i], first_atoms[i + 1])
+            yield Batch(
+                atomic_numbers=self.atomic_numbers[atoms],
+                positions=self.positions[atoms],
+                molecule=self.molecule[atoms] - ends[i],
+                n_molecules=size,
+                labels={k: v[atoms if self._is_per_atom(k, v) else molecules] for k, v in self.labels.items()},
+                flags={key: value[molecules] for key, value in self.flags.items()},
+                ids=None if self.ids is None else self.ids[molecules],
+                topology=None if topologies is None else next(topologies),
+            )
 
     def _is_per_atom(self, key: str, value: Tensor) -> bool:
         return key in ATOM_LABELS or (key not in MOLECULE_LABELS and value.shape[0] == self.n_atoms)

@@ -1,7 +1,7 @@
 """The bond graph of a batch: its bonds, and its rotors with the atoms each one moves."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -101,6 +101,34 @@ class BatchTopology:
                 moved_atom=self.rotors.moved_atom[moved.rows] + shift[moved.place],
             ),
         )
+
+    def split(self, molecules: Sequence[int], atoms: Sequence[int]) -> Iterator["BatchTopology"]:
+        """Yield the bond graphs of consecutive batches.
+
+        Args:
+            molecules: where each batch begins, and where the last one ends.
+            atoms: the same in atoms.
+        """
+        ends = torch.tensor(atoms)
+        bonds = torch.searchsorted(self.bonds[:, 0].contiguous(), ends).tolist()
+        rotors = torch.searchsorted(self.rotors.axis[:, 0].contiguous(), ends).tolist()
+        moved = torch.searchsorted(self.rotors.moved_rotor, torch.tensor(rotors)).tolist()
+        for i in range(len(atoms) - 1):
+            of_bonds, of_rotors = slice(bonds[i], bonds[i + 1]), slice(rotors[i], rotors[i + 1])
+            of_moved = slice(moved[i], moved[i + 1])
+            of_molecules = slice(molecules[i], molecules[i + 1])
+            yield BatchTopology(
+                bonds=self.bonds[of_bonds] - atoms[i],
+                bond_orders=self.bond_orders[of_bonds],
+                has_bonds=self.has_bonds[of_molecules],
+                has_rotors=self.has_rotors[of_molecules],
+                rotors=Rotors(
+                    axis=self.rotors.axis[of_rotors] - atoms[i],
+                    rank=self.rotors.rank[of_rotors],
+                    moved_rotor=self.rotors.moved_rotor[of_moved] - rotors[i],
+                    moved_atom=self.rotors.moved_atom[of_moved] - atoms[i],
+                ),
+            )
 
 
 class Runs(NamedTuple):

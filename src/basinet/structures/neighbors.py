@@ -87,7 +87,7 @@ def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:
 
 
 @dataclass(frozen=True, slots=True)
-class _Padding:
+class Padding:
     """The map between atoms laid end to end and atoms padded to the largest molecule."""
 
     slot: Int[Tensor, " n_atoms"]
@@ -96,20 +96,23 @@ class _Padding:
     is_full: bool
 
     @staticmethod
-    def of(batch: Batch) -> "_Padding":
+    def of(batch: Batch) -> "Padding":
+        """Return the map of a batch."""
         count = batch.atoms_per_molecule
         n_max = int(count.max()) if batch.n_molecules else 0
         first = torch.cumsum(count, 0) - count
         within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
-        return _Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
+        return Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
 
     def pad(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
+        """Lay atoms out in blocks, with zeros where a molecule has fewer than the largest."""
         shape = (self.n_molecules, self.n_max, *x.shape[1:])
         if self.is_full:
             return x.reshape(shape)
         return x.new_zeros((self.n_molecules * self.n_max, *x.shape[1:])).index_copy(0, self.slot, x).reshape(shape)
 
     def unpad(self, x: Float[Tensor, "n_molecules n_max *rest"]) -> Float[Tensor, " n_atoms *rest"]:
+        """Lay atoms end to end again."""
         flat = x.flatten(0, 1)
         return flat if self.is_full else flat[self.slot]
 
@@ -119,7 +122,7 @@ class DenseNeighbors(Neighbors):
 
     def __init__(self, batch: Batch, cutoff: float | None) -> None:
         self.cutoff = cutoff
-        self._padding = _Padding.of(batch)
+        self._padding = Padding.of(batch)
         self._n_max = n = self._padding.n_max
         self._first, self._second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
         first, second = self._first, self._second

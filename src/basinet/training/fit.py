@@ -36,8 +36,11 @@ class TrainingConfig:
 
     n_steps: int = 1000
     """Optimiser steps."""
-    batch_size: int = 32
-    """Molecules in a batch, over all processes together."""
+    batch_size: int | None = 32
+    """Molecules in a batch, over all processes together; null: see batch_atoms."""
+    batch_atoms: int | None = None
+    """Atoms in a batch, over all processes together, in place of batch_size=null: batches of large molecules then hold
+    fewer of them. At most so many with one source of data, about as many with several."""
     accumulate: int = 1
     """Batches in a step: the gradient is that of all of them joined."""
     seed: int = 0
@@ -55,8 +58,16 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that make no sense."""
-        for name in ("n_steps", "batch_size", "accumulate", "validate_every", "log_every", "save_every"):
-            if getattr(self, name) < 1:
+        if self.batch_size is not None and self.batch_atoms is not None:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and batch_atoms {self.batch_atoms}, and only one can decide; for "
+                "batches of equal numbers of atoms say batch_size=null too"
+            )
+        if self.batch_size is None and self.batch_atoms is None:
+            raise ValueError("batch_size is null, and batch_atoms too; give one of them")
+        counts = ("n_steps", "batch_size", "batch_atoms", "accumulate", "validate_every", "log_every", "save_every")
+        for name in counts:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
