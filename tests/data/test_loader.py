@@ -216,6 +216,14 @@ def test_a_validation_pass_is_in_order_and_moves_nothing(store):
     assert loader.state_dict() == before
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_validation_batches_are_shared_out_without_overlap(store, world_size):
+    loader = Loader(store, np.arange(5), batch_size=2, seed=1)
+    ranks = [[b.ids.tolist() for b in loader.epoch_batches(r, world_size)] for r in range(world_size)]
+    assert sorted(batch for of_rank in ranks for batch in of_rank) == [[0, 1], [2, 3], [4]]
+    assert max(map(len, ranks)) - min(map(len, ranks)) <= 1
+
+
 def test_size_buckets_leave_little_padding(store):
     def padding(window: int) -> float:
         """Pairs of atoms in padded batches over pairs of atoms in molecules."""

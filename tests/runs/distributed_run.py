@@ -49,6 +49,13 @@ CASES = {
     ),
 }
 N_STEPS = 4
+UNEVEN: dict[str, dict[str, int]] = {
+    "batches of 4": {"batch_size": 4},
+    "batches of 1": {"batch_size": 1},
+    "batches of 11": {"batch_size": 11},
+    "batches by atoms": {"batch_atoms": 40},
+}
+"""Batches of 23 molecules over two processes."""
 
 
 def run_case(case: Case, fabric: Fabric, directory: Path) -> dict[str, torch.Tensor]:
@@ -91,6 +98,30 @@ def noise_case(fabric: Fabric, directory: Path) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def seen_case(fabric: Fabric) -> dict[str, list[list[int]]]:
+    """Return the molecules of each batch of this process in two epochs, of loaders whose epochs end unevenly."""
+    store = MoleculeStore.from_molecules(frames(per_compound=4))
+    rank, size = fabric.global_rank, fabric.world_size
+    found: dict[str, list[list[int]]] = {}
+    for name, chosen in UNEVEN.items():
+        loader = Loader(store, np.arange(23), seed=0, window=2, rank=rank, world_size=size, **chosen)
+        batches: list[list[int]] = []
+        while loader.epoch < 2:
+            batch = loader.next_batch()
+            assert batch.ids is not None
+            batches.append(batch.ids.tolist())
+        found[name] = batches
+    return found
+
+
+def validation_case(fabric: Fabric) -> dict[str, float]:
+    """Return the validation of a model with noise: of 5 batches, the last one smaller."""
+    store = MoleculeStore.from_molecules(frames(per_compound=8))
+    loader = Loader(store, np.arange(35), batch_size=8, seed=0, shuffle=False)
+    model = tiny_model(("energy", "noise"))
+    return dict(common.validation(force_and_denoise(), loader, fabric)(model.eval()))
+
+
 def recipe(data: Path, devices: int) -> PretrainRecipe:
     """Return a pre-training with noise on several processes."""
     return pretrain_recipe(
@@ -108,6 +139,8 @@ def main(data: Path, out: Path) -> None:
     found: dict[str, Any] = {"size": fabric.world_size, "rank": fabric.global_rank}
     for number, (name, case) in enumerate(CASES.items()):
         found[name] = run_case(case, fabric, out / f"case-{number}")
+    found["seen"] = seen_case(fabric)
+    found["validation"] = validation_case(fabric)
     found["noise"] = noise_case(fabric, out / "noise")
     pretrain(recipe(data, 2), out / "whole")
     stop_both(data, out / "cut")

@@ -65,6 +65,24 @@ def test_the_control_a_share_of_the_batch_gives_other_weights(two, tmp_path):
     assert largest_difference(half, two[1][0]["forces"]) > 1e-4
 
 
+@pytest.mark.parametrize("name", distributed_run.UNEVEN)
+def test_two_processes_see_every_molecule_once_an_epoch_and_step_together(two, name):
+    one = distributed_run.seen_case(Fabric(accelerator="cpu", devices=1))[name]
+    first, second = (found["seen"][name] for found in two[1])
+    assert len(first) == len(second) == len(one)  # as many steps, however the epoch ends
+    assert all(sorted(a + b) == sorted(whole) for a, b, whole in zip(first, second, one, strict=True))
+    seen = [i for batch in first + second for i in batch]
+    assert sorted(seen) == sorted(2 * list(range(23)))
+
+
+def test_two_processes_validate_as_one_noise_included(two):
+    one = distributed_run.validation_case(Fabric(accelerator="cpu", devices=1))
+    first, second = (found["validation"] for found in two[1])
+    assert first == second
+    assert first == pytest.approx(one, rel=1e-6)
+    assert {"loss", "force_mae"} <= set(one)
+
+
 def test_the_statistics_of_the_noise_are_those_of_all_processes(two, tmp_path):
     one = distributed_run.noise_case(Fabric(accelerator="cpu", devices=1), tmp_path)
     first, second = (found["noise"] for found in two[1])

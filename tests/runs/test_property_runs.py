@@ -94,7 +94,7 @@ def test_it_learns_more_than_the_mean_and_the_composition(tuned: Any, directory:
     assert record["property"] == "size" and record["unit"] == "Angstrom^2"
     assert record["mae"] == result.test.mae
     assert record["mae_bohr^2"] == pytest.approx(result.test.mae / PER_BOHR2)
-    assert record["mae"] < 0.5 * record["baseline_mae"]["mean"]
+    assert record["mae"] < 0.65 * record["baseline_mae"]["mean"]
     assert result.fit.best < 0.7 * result.before.mae
     (line,) = [x for x in said if x.startswith("before training: size MAE ")]
     assert "the mean label: " in line and "a number per element: " in line and "bohr^2 (" in line

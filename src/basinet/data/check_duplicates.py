@@ -4,6 +4,7 @@ import numpy as np
 
 from basinet.data.duplicates import EXACT, NEAR, SAMPLE, Duplicates, find_duplicates
 from basinet.data.findings import N_NAMED, Finding
+from basinet.data.leaks import find_leaks
 from basinet.data.store import MoleculeStore
 
 MANY = 0.05
@@ -40,11 +41,11 @@ def check_duplicates(store: MoleculeStore) -> Finding:
 def check_overlap(store: MoleculeStore, other: MoleculeStore) -> Finding:
     """Find conformations of one store that are in another one."""
     check = "in both data sets"
-    found = find_duplicates(store, other)
-    evidence = f"{_evidence(found, 'molecules of the other data')}; {_compounds(store, other)}"
+    leaks, found = find_leaks(store, other), find_duplicates(store, other)
+    sampled = f" (samples of {SAMPLE:,})" if SAMPLE in (found.n_compared, found.n_partners) else ""
+    evidence = f"{leaks}; {found.n_near:,} are nearly in both (all distances within {NEAR:g} Å){sampled}"
     unknown = sorted(set(store.manifest.elements) ^ set(other.manifest.elements))
-    if found.n_exact:
-        evidence += f" ({_pairs(found, found.differences < EXACT)})"
+    if len(leaks.rows):
         fix = "remove the copies from one of the two: a test on them is no test"
         return Finding(check=check, verdict="fault", evidence=evidence, fix=fix)
     if len(found.rows):
@@ -83,10 +84,3 @@ def _energy_difference(store: MoleculeStore, found: Duplicates) -> np.ndarray:
     if energies is None or others is None:
         return np.zeros(len(found.rows))
     return np.nan_to_num((energies - others).abs().numpy())
-
-
-def _compounds(store: MoleculeStore, other: MoleculeStore) -> str:
-    mine, theirs = (set(s.smiles) - {""} for s in (store, other))
-    if not mine or not theirs:
-        return "compounds unknown (no SMILES)"
-    return f"{len(mine & theirs):,} of {len(mine):,} compounds are in both"

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64, Shaped
+from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
 from basinet.data.arrays import FlatArrays
@@ -198,3 +198,13 @@ class TopologyColumns:
             **rotors,
             **moved,
         )
+
+
+def flag_columns(shard: FlatArrays) -> dict[str, Bool[np.ndarray, " n_molecules"]]:
+    """Return the columns of a shard that are flags of a batch."""
+    return {
+        "is_equilibrium": shard.is_equilibrium,
+        "has_bonds": shard.has_bonds,
+        "has_rotors": shard.has_bond_orders,
+        **{f"has_{name}": column for name, column in shard.has.items()},
+    }

@@ -1,5 +1,6 @@
 """Batches straight from a store: bucketed by size, the same on any number of ranks, resumable to the batch."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -160,11 +161,17 @@ class Loader(Stream):
         """Return this rank's share of the next batch, which has one source."""
         return [Part(0, self.next_batch())]
 
-    def epoch_batches(self) -> Iterator[Batch]:
-        """Give every molecule once, in the order of ``indices``: a pass for validation, which moves nothing."""
+    def epoch_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """Give every molecule once, in the order of ``indices``: a pass for validation, which moves nothing.
+
+        Of several processes each takes whole batches, ``rank``, ``rank + world_size``, ...: what a batch is does not
+        depend on their number, and the last ones may have one batch less, or none.
+        """
+        number = itertools.count()
         for window in range(self._n_windows):
             for chosen in self._cut(self._chosen(window * self._per_window)):
-                yield self.store.gather(chosen[self._rank :: self._world_size])
+                if next(number) % world_size == rank:
+                    yield self.store.gather(chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream is, and what it is a stream of."""
@@ -234,7 +241,7 @@ class Loader(Stream):
             self._order = (place.epoch, Permutation(self._n, [self._seed, place.epoch]))
         places = self._order[1](first, self._per_window)
         chosen = places if self._indices is None else self._indices[places].astype(np.int64)
-        batches = self._cut(chosen[by_size(self.store.sizes(chosen))])
+        batches = self._cut(chosen[by_size(self.store.atom_counts(chosen))])
         # The last number keeps these draws apart from those of the permutation.
         generator = np.random.default_rng([self._seed, place.epoch, place.window, 1])
         return [batches[i] for i in generator.permutation(len(batches))]
@@ -248,7 +255,7 @@ class Loader(Stream):
         if self.batch_size is not None:
             return [molecules[first : first + self.batch_size] for first in range(0, len(molecules), self.batch_size)]
         assert self.batch_atoms is not None
-        return np.split(molecules, cuts_by_atoms(self.store.sizes(molecules), self.batch_atoms))
+        return np.split(molecules, cuts_by_atoms(self.store.atom_counts(molecules), self.batch_atoms))
 
 
 def molecules_per_batch(store: MoleculeStore, batch_size: int | None, batch_atoms: int | None) -> int:

@@ -228,7 +228,7 @@ class MixtureLoader(Stream):
     ) -> list[Int64[np.ndarray, " _"]]:
         """Return the molecules that a source gives to each step of a round."""
         chosen = self._draw(number, first, int(counts.sum()))
-        sizes = self._sources[number].store.sizes(chosen)
+        sizes = self._sources[number].store.atom_counts(chosen)
         order = by_size(sizes)
         steps = generator.permutation(len(counts))
         cuts = np.cumsum(counts[steps])[:-1] if self.batch_atoms is None else equal_cuts(sizes[order], len(counts))

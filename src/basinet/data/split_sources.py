@@ -6,14 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from basinet.data.leaks import canonical_names
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
-from basinet.structures.segment import sum_per_molecule
 
 UNDECIDED, TRAIN, HELD, WITHIN = 0, 1, 2, 3
 """Where the conformations of a compound go; ``WITHIN``: one store that has nothing else is split by conformation."""
-DUPLICATE_SAMPLE = 100_000
-"""Molecules of each store that are compared with those of the others."""
 
 
 class SourceSplits(NamedTuple):
@@ -29,13 +27,16 @@ class SourceSplits(NamedTuple):
 def split_sources(stores: Mapping[str, MoleculeStore], validation_fraction: float, seed: int) -> SourceSplits:
     """Hold out a part of each store; a compound that is in several of them falls on the same side in all.
 
-    A molecule without SMILES counts as a compound of its own. A store of a single compound can only be split by
-    conformation; its compound is then left out of the other stores.
+    Compounds are told apart by their canonical SMILES, however the stores write it. A molecule without SMILES counts
+    as a compound of its own. A store of a single compound can only be split by conformation; its compound is then left
+    out of the other stores.
 
     Raises:
         ValueError: a store is too small, or all its compounds are on one side already because of the other stores.
     """
-    codes = dict(zip(stores, compound_codes([s.smiles for s in stores.values()]), strict=True))
+    names = canonical_names(list(stores.values()))
+    smiles = [[known.get(s, s) for s in store.smiles] for known, store in zip(names, stores.values(), strict=True)]
+    codes = dict(zip(stores, compound_codes(smiles), strict=True))
     n_compounds = {name: len(np.unique(found)) for name, found in codes.items()}
     side = np.full(1 + max((int(c.max()) for c in codes.values() if len(c)), default=0), UNDECIDED, dtype=np.int8)
     for name, found in codes.items():
@@ -104,33 +105,3 @@ def compound_codes(smiles: Sequence[Sequence[str]]) -> list[Int64[np.ndarray, " 
         numbers[unknown] = len(known) + n_unknown + np.arange(len(unknown))
         n_unknown += len(unknown)
     return codes
-
-
-def count_duplicates(first: MoleculeStore, second: MoleculeStore) -> int:
-    """Return how many conformations of ``first`` seem to be in ``second`` too; large stores are sampled.
-
-    Two are alike if they have the same elements and, to 1e-5 Å, the same distances from the centre: whatever their
-    orientation and the order of their atoms. Frames that were written with fewer digits are not found.
-    """
-    sizes = np.intersect1d(first.atoms_per_molecule, second.atoms_per_molecule)
-    if len(sizes) == 0:
-        return 0
-    return int(np.isin(_shapes(first, sizes), _shapes(second, sizes)).sum())
-
-
-def _shapes(store: MoleculeStore, sizes: Int64[np.ndarray, " n_sizes"]) -> Int64[np.ndarray, " n"]:
-    """Return one number for the elements and the shape of each molecule that has one of the sizes."""
-    chosen = np.flatnonzero(np.isin(store.atoms_per_molecule, sizes))
-    if len(chosen) > DUPLICATE_SAMPLE:
-        chosen = np.sort(np.random.default_rng(0).choice(chosen, DUPLICATE_SAMPLE, replace=False))
-    shapes = [np.zeros(0, dtype=np.int64)]
-    for first in range(0, len(chosen), 4096):
-        batch = store.gather(chosen[first : first + 4096])
-        z, r = batch.atomic_numbers.double(), batch.positions.double()
-        key = sum_per_molecule(z**3, batch).long()
-        radius = (r * r).sum(-1).sqrt()  # positions are centred
-        for power in (1, 2, 3):
-            moment = sum_per_molecule(z.sqrt() * radius**power, batch) / batch.atoms_per_molecule
-            key = key * 1_000_003 + (1e5 * moment).round().long()  # may wrap around, as a hash may
-        shapes.append(key.numpy())
-    return np.concatenate(shapes)

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import atomic_numbers as number_of_symbol
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Int, Int64
 
 from basinet.data.arrays import FlatArrays, concatenate, flatten
 from basinet.data.files import TEMPORARY, write_array_directory, write_text
-from basinet.data.gather import Located, MoleculeRows, MoleculeValues, TopologyColumns, locate
+from basinet.data.gather import Located, MoleculeRows, MoleculeValues, TopologyColumns, flag_columns, locate
 from basinet.data.manifest import MANIFEST_FILE, Manifest, ShardEntry, describe, require_same_origin, with_label_units
 from basinet.data.shards import copy_shard, read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
@@ -60,7 +60,7 @@ class MoleculeStore:
         self._first = np.cumsum([0, *(s.n_molecules for s in shards)], dtype=np.int64)
         of_labels = manifest.labels
         self._flags = MoleculeValues(
-            [_flag_columns(shard) for shard in shards],
+            [flag_columns(shard) for shard in shards],
             {
                 "is_equilibrium": False,
                 **({} if self._topology is None else {"has_bonds": False, "has_rotors": False}),
@@ -131,10 +131,10 @@ class MoleculeStore:
 
     @cached_property
     def atoms_per_molecule(self) -> Int64[np.ndarray, " n_molecules"]:
-        """Number of atoms of each molecule; of many millions of them, ask for those you need: :meth:`sizes`."""
+        """Number of atoms of each molecule; of many millions of them, ask for those you need: :meth:`atom_counts`."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *(np.diff(s.offsets) for s in self.shards)])
 
-    def sizes(self, indices: Int[np.ndarray, " n_chosen"]) -> Int64[np.ndarray, " n_chosen"]:
+    def atom_counts(self, indices: Int[np.ndarray, " n_chosen"]) -> Int64[np.ndarray, " n_chosen"]:
         """Return the number of atoms of the given molecules."""
         return self._atoms.counts(self._locate(indices))
 
@@ -205,16 +205,6 @@ class MoleculeStore:
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"indices {indices.min()} to {indices.max()} of a store of {len(self)} molecules")
         return locate(self._first, indices)
-
-
-def _flag_columns(shard: FlatArrays) -> dict[str, Bool[np.ndarray, " n_molecules"]]:
-    """Return the columns of a shard that are flags of a batch."""
-    return {
-        "is_equilibrium": shard.is_equilibrium,
-        "has_bonds": shard.has_bonds,
-        "has_rotors": shard.has_bond_orders,
-        **{f"has_{name}": column for name, column in shard.has.items()},
-    }
 
 
 class StoreWriter:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed
 from jaxtyping import Int64
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -284,30 +285,54 @@ def errors_of(model: Model, batches: Iterator[Batch], device: torch.device) -> E
     return errors
 
 
-def validation(objective: Objective, loader: Loader, device: torch.device) -> Validate:
-    """Return a function that gives the loss and its terms on the validation set, and errors of what is learned."""
+def validation(objective: Objective, loader: Loader, fabric: Fabric) -> Validate:
+    """Return a function that gives the loss and its terms on the validation set, and errors of what is learned.
+
+    Several processes share the batches out. The noise of a batch is drawn from its number, and does not depend on them.
+    """
+    device, rank, size = fabric.device, fabric.global_rank, fabric.world_size
+    terms = list(objective.weights)
 
     def validate(model: Model) -> Mapping[str, float]:
-        generator = torch.Generator(device).manual_seed(VALIDATION_SEED)
-        sums = dict.fromkeys(objective.weights, 0.0)
-        counts = dict.fromkeys(objective.weights, 0.0)
-        for batch in (b.to(device) for b in loader.epoch_batches()):
+        sums = dict.fromkeys(terms, 0.0)
+        counts = dict.fromkeys(terms, 0.0)
+        n_force_atoms = 0
+        for number, batch in enumerate(b.to(device) for b in loader.epoch_batches(rank, size)):
+            generator = torch.Generator(device).manual_seed(VALIDATION_SEED + rank + size * number)
             with torch.no_grad():
                 for key, value in objective.sums(model, batch, generator).items():
                     sums[key] += float(value)
             for key, count in objective.counts(batch).items():
                 counts[key] += count
+            if "has_forces" in batch.flags:
+                n_force_atoms += int(batch.flags["has_forces"][batch.molecule].sum())
+        total = sum_over_processes([*sums.values(), *counts.values()], fabric)
+        sums, counts = dict(zip(terms, total, strict=False)), dict(zip(terms, total[len(terms) :], strict=True))
         tensors = {key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()}
         metrics = {"loss": float(total_loss(objective, tensors, counts)), **mean_terms(sums, counts)}
         if "forces" in objective.labels and "forces" in loader.store.label_counts:
-            errors = errors_of(model, loader.epoch_batches(), device)
-            if errors.n_forces:
-                metrics["force_mae"] = errors.force_mae
-            if errors.n_energies:
-                metrics["energy_mae"] = errors.energy_mae
+            errors = errors_of(model, loader.epoch_batches(rank, size), device)
+            metrics |= _joined_errors(errors, n_force_atoms, fabric)
         return metrics
 
     return validate
+
+
+def _joined_errors(errors: Errors, n_force_atoms: int, fabric: Fabric) -> dict[str, float]:
+    """Return the mean errors over all processes."""
+    parts = {"force_mae": (errors.force_mae, n_force_atoms), "energy_mae": (errors.energy_mae, errors.n_energies)}
+    values = [value for mean, n in parts.values() for value in ((mean * n if n else 0.0), float(n))]
+    total = sum_over_processes(values, fabric)
+    sums, counts = total[::2], total[1::2]
+    return {name: s / n for name, s, n in zip(parts, sums, counts, strict=True) if n}
+
+
+def sum_over_processes(values: Sequence[float], fabric: Fabric) -> list[float]:
+    """Return the sum of each value over all processes."""
+    total = torch.tensor(values, dtype=torch.float64, device=fabric.device)
+    if fabric.world_size > 1:
+        torch.distributed.all_reduce(total)
+    return total.tolist()
 
 
 def best_model_saver(out: Path, backbone: BackboneConfig, recipe: TrainableRecipe, store: MoleculeStore) -> SaveBest:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Int64
 from lightning_fabric import Fabric
 
 from basinet.data.check import ConsistencyReport, require_consistent
+from basinet.data.leaks import find_leaks
 from basinet.data.loader import Loader
 from basinet.data.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
 from basinet.data.perception import find_bonds
 from basinet.data.readers import load_store, located
-from basinet.data.split_sources import count_duplicates, split_sources
+from basinet.data.split_sources import split_sources
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.objectives.base import Objective
@@ -164,10 +164,11 @@ def _compare(sources: Sequence[RunSource]) -> list[str]:
         if a.store.fingerprint == b.store.fingerprint:
             raise ValueError(f"the sources {a.name} and {b.name} hold the same data; leave one of them out")
         small, large = sorted((a, b), key=lambda s: len(s.store))
-        if n := count_duplicates(small.store, large.store):
+        leaks = find_leaks(large.store, small.store, compounds=False)
+        if len(leaks.rows):
             notes.append(
-                f"warning: {n} conformations of {small.name} seem to be in {large.name} too; they are drawn from both, "
-                "and may train in one and validate in the other unless both name their compounds (SMILES)"
+                f"warning: {len(leaks.rows)} conformations of {large.name} are in {small.name} too; they are drawn "
+                "from both, and may train in one and validate in the other unless both name their compounds (SMILES)"
             )
     return notes
 
@@ -294,13 +295,13 @@ def mixture_loaders(
     return training, validation
 
 
-def mixture_validation(objective: Objective, loaders: Mapping[str, Loader], device: torch.device) -> Validate:
+def mixture_validation(objective: Objective, loaders: Mapping[str, Loader], fabric: Fabric) -> Validate:
     """Return a function that gives the metrics of each source (``forces/md17``), and the loss over all of them.
 
     Terms are averaged over all validation sets together, and so is the force error. Energies of different sources may
     be of different levels of theory: their error is given source by source only.
     """
-    each = {name: common.validation(objective, loader, device) for name, loader in loaders.items()}
+    each = {name: common.validation(objective, loader, fabric) for name, loader in loaders.items()}
     counts = {name: _counts(objective, loader) for name, loader in loaders.items()}
 
     def validate(model: Any) -> Mapping[str, float]:

@@ -186,7 +186,7 @@ def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric
     """Return this process's share of the training data, and the validation."""
     if data.mixture is not None:
         mixed, validations = mixture_loaders(data.mixture, recipe.training, fabric)
-        return mixed, mixture_validation(objective, validations, fabric.device)
+        return mixed, mixture_validation(objective, validations, fabric)
     training, validation = common.loaders(data.store, data.split, recipe.training, fabric)
     stream: Stream = training
     if data.replay is not None:
@@ -194,4 +194,4 @@ def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric
     target = property_settings(recipe.objective)
     if target is not None:
         return stream, property_validation(target.label, validation)
-    return stream, common.validation(objective, validation, fabric.device)
+    return stream, common.validation(objective, validation, fabric)
