@@ -6,7 +6,8 @@ Writes a store of random molecules (18 to 36 atoms, mean 27, an energy each; 6.2
 it was interrupted, and deletes it at the end unless told to keep it. Every line is measured in a fresh process on one
 thread. "Cold" is after the kernel was asked to forget the files. A batch is what a training step takes, padded as
 the dense layout pads it. "Memory" is that of the process alone, from /proc/self/smaps_rollup: what is anonymous or
-written to, so no page of the files counts; beside it what it had before the store was opened.
+written to, so no page of the files counts; beside it what it had before the store was opened. "A CPU s" counts the
+time of all threads on a core, which other processes do not lengthen much.
 """
 
 import argparse
@@ -82,6 +83,7 @@ def measure(path: Path, batch: int, seconds: float, rank: int, world_size: int) 
     rates: list[float] = []
     n_all, n_slice, memory = 0, 0, own_memory()
     begin = since = time.perf_counter()
+    begin_cpu = time.process_time()
     while loader.epoch == 0 and (not seconds or since - begin < seconds):
         part = loader.next_batch()
         Padding.of(part).pad(part.positions)
@@ -92,6 +94,7 @@ def measure(path: Path, batch: int, seconds: float, rank: int, world_size: int) 
             n_all, n_slice, since = n_all + n_slice, 0, now
             memory = max(memory, own_memory()) if len(rates) % 10 == 0 else memory
     found |= {"molecules": n_all, "rate": n_all / (since - begin), "median": statistics.median(rates)}
+    found["per_cpu"] = n_all / (time.process_time() - begin_cpu)
     found |= {"best": max(rates), "before_mb": before, "extra_mb": memory - before, "load": os.getloadavg()[0]}
     return found | {"files": len(os.listdir("/proc/self/fd"))}
 
@@ -113,7 +116,7 @@ def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
 
 def show(what: str, found: dict[str, Any]) -> None:
     """Print a line of the table."""
-    rates = " ".join(f"{found[key]:>11,.0f}" for key in ("rate", "median", "best"))
+    rates = " ".join(f"{found[key]:>11,.0f}" for key in ("rate", "median", "best", "per_cpu"))
     memory = f"{found['extra_mb']:>7.0f} ({found['before_mb']:.0f})"
     line = f"{what:<28} {found['start_up_s']:>8.2f} {rates} {memory:>14} {found['files']:>6} {found['load']:>6.1f}"
     print(f"{line} {found['molecules']:>12,}", flush=True)
@@ -140,7 +143,8 @@ def main() -> None:
     build(path, arguments.molecules, arguments.forces)
     size = sum(f.stat().st_size for f in path.rglob("*.npy")) / 1e9
     print(f"{arguments.molecules:,} molecules, {size:.1f} GB, {len(list(path.glob('shard-*')))} shards, one thread")
-    print(f"{'':<28} {'start, s':>8} {'molecules/s':>11} {'median':>11} {'best':>11} {'memory, MB':>14} files   load")
+    header = f"{'molecules/s':>11} {'median':>11} {'best':>11} {'a CPU s':>11} {'memory, MB':>14}"
+    print(f"{'':<28} {'start, s':>8} {header} files   load")
     same = (arguments.directory, "--measure")
     seconds, batch = arguments.seconds, arguments.batch
     with contextlib.ExitStack() as cleanup:

@@ -96,6 +96,20 @@ def test_selecting_molecules_is_collating_the_selected(keep: list[int]) -> None:
     assert topology_of(chosen).has_bonds.tolist() == [MIXED[k].bonds is not None for k in keep]
 
 
+@pytest.mark.parametrize("sizes", [[6], [2, 4], [0, 1, 0, 3, 2, 0], [1] * 6])
+def test_splitting_a_batch_is_selecting_its_molecules_in_turn(sizes: list[int]) -> None:
+    batch = collate(MIXED)
+    parts = list(batch.split(sizes))
+    first = 0
+    for part, size in zip(parts, sizes, strict=True):
+        alone = batch.select(list(range(first, first + size)))
+        assert torch.equal(part.positions, alone.positions) and torch.equal(part.molecule, alone.molecule)
+        assert part.ids is not None and part.ids.tolist() == list(range(first, first + size))
+        assert part.n_molecules == size
+        assert_same(topology_of(part), topology_of(alone))
+        first += size
+
+
 def test_nothing_can_be_selected() -> None:
     empty = collate(MIXED).select([])
     assert (len(topology_of(empty).bonds), topology_of(empty).rotors.n_rotors) == (0, 0)

@@ -33,9 +33,10 @@ def compare(
     say(table.caption)
     for line in readings(found.curves):
         say(line)
+    config = recipe.training
+    batch = f"{config.batch_atoms} atoms" if config.batch_size is None else str(config.batch_size)
     lead = (
         f"Data: {recipe.data.name}. {found.n_test} conformations to test on, {found.n_validation} to choose the best "
-        f"step; {recipe.training.n_steps} steps of {recipe.training.batch_size} for every run, with the same learning "
-        "rate."
+        f"step; {config.n_steps} steps of {batch} for every run, with the same learning rate."
     )
     say(f"page: {write_comparison_page(found.curves, out, lead)}")

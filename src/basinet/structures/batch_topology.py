@@ -109,6 +109,7 @@ class BatchTopology:
             molecules: where each batch begins, and where the last one ends.
             atoms: the same in atoms.
         """
+        # Rows are not sorted by atom, but all rows of a molecule come before those of the next: that is enough here.
         ends = torch.tensor(atoms)
         bonds = torch.searchsorted(self.bonds[:, 0].contiguous(), ends).tolist()
         rotors = torch.searchsorted(self.rotors.axis[:, 0].contiguous(), ends).tolist()
