@@ -135,3 +135,10 @@ def test_conformers_depend_on_the_compound_alone_and_processes_change_nothing() 
     again = conformers(tasks[3])
     assert isinstance(again, list) and isinstance(one[3], list)
     assert np.array_equal(again[0].positions, one[3][0].positions)
+
+
+def test_conformers_of_a_flexible_compound_differ_whatever_the_seed() -> None:
+    for seed in (0, 1, 2**31 - 1):
+        found = conformers(ConformerTask("OCCNCC(=O)CC", 4, seed))
+        assert isinstance(found, list) and len(found) == 4
+        assert not np.allclose(found[0].positions, found[1].positions, atol=0.1)

@@ -34,6 +34,7 @@ from basinet.cli.data import data
 from basinet.cli.dynamics import simulate
 from basinet.cli.exchange import convert, export
 from basinet.cli.fetching import data_of, ensure_fetched
+from basinet.cli.infer import embed, predict
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
 from basinet.terminal import columns, errors, progress, say
@@ -53,6 +54,8 @@ app.command()(certify)
 app.command()(convert)
 app.command()(export)
 app.command()(simulate)
+app.command()(embed)
+app.command()(predict)
 
 
 @app.command(cls=PretrainCommand)
@@ -150,16 +153,6 @@ def _show_correlation(curves: Any) -> None:
     columns(f"implied and reference forces by {curves.axis}; last row: all", header, rows)
     if curves.n_left_out:
         say(f"{curves.n_left_out} frames are of compounds without a minimum in the data; they are left out")
-
-
-@app.command()
-def predict(model: ModelFile, molecules: DataFile, out: Path, device: Device = "cpu") -> None:
-    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, or with its property and the unit of it."""
-    from basinet.runs import predict_file
-
-    ensure_fetched([molecules])
-    count = predict_file(model, molecules, out, device)
-    say(f"{count} molecules written to {out}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Compounds of a table: one canonical SMILES each, and the conformers made from it."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import Literal, NamedTuple
@@ -20,9 +21,9 @@ class ConformerTask(NamedTuple):
     """A compound to make conformers of."""
 
     smiles: str
-    """Canonical."""
     n_conformers: int
     seed: int
+    fragments: Fragments = "refuse"
 
 
 def canonical_compound(smiles: str, fragments: Fragments = "refuse") -> str:
@@ -48,10 +49,11 @@ def canonical_compound(smiles: str, fragments: Fragments = "refuse") -> str:
 def conformers(task: ConformerTask) -> list[Molecule] | str:
     """Return the conformers of a compound, or why there are none.
 
-    They depend on the SMILES, their number and the seed alone, not on what else is in a table.
+    They depend on the compound, their number and the seed alone, not on its spelling or what else is in a table.
     """
     try:
-        return embed(task.smiles, task.seed, task.n_conformers)
+        smiles = canonical_compound(task.smiles, task.fragments)
+        return [dataclasses.replace(m, smiles=smiles) for m in embed(smiles, task.seed, task.n_conformers)]
     except (GenerationError, StructureError) as error:
         return str(error)
 

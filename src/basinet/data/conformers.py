@@ -15,6 +15,8 @@ FORCE_FIELDS: tuple[ForceField, ...] = ("mmff94", "uff")
 """The first that has parameters for a molecule is used. MMFF94 has none for a few tiny ones, such as CO and HCl."""
 
 MAX_FORCE_FIELD_STEPS = 2000
+LARGEST_SEED = 2**31 - 1
+"""At this seed of RDKit too all conformers are the same."""
 PRUNE_RMS = 0.1
 """Å. Embedded conformers closer than this, without hydrogens, are the same."""
 HESSIAN_STEP = 5e-3
@@ -151,7 +153,8 @@ def _embedded(molecule: Any, seed: int, n_conformers: int) -> list[int]:
     from rdkit.Chem import rdDistGeom
 
     parameters = rdDistGeom.ETKDGv3()
-    parameters.randomSeed = seed % (2**31 - 1)
+    # RDKit multiplies the seed by the number of the conformer: from 0 all conformers would be the same.
+    parameters.randomSeed = seed % LARGEST_SEED or 1
     parameters.pruneRmsThresh = PRUNE_RMS if n_conformers > 1 else -1.0
     attempts = (
         {},

@@ -59,15 +59,22 @@ def write_extxyz(
     count = 0
     with replacing(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for molecule, results in frames:
-            own = {f"{label_prefix}{key}": value for key, value in molecule.labels.items()}
-            if clash := sorted(set(own) & set(results)):
-                raise ValueError(
-                    f"{molecule.name or f'molecule {count}'}: {', '.join(clash)} would be written twice, as label and "
-                    "as result; choose another label_prefix"
-                )
-            write_xyz(file, [_to_atoms(molecule, {**own, **results})])
+            file.write(frame_text(molecule, results, label_prefix))
             count += 1
     return count
+
+
+def frame_text(molecule: Molecule, results: Mapping[str, Any], label_prefix: str = "REF_") -> str:
+    """Return one molecule with its results as text; the arguments are those of :func:`write_extxyz`."""
+    own = {f"{label_prefix}{key}": value for key, value in molecule.labels.items()}
+    if clash := sorted(set(own) & set(results)):
+        raise ValueError(
+            f"{molecule.name or 'a molecule'}: {', '.join(clash)} would be written twice, as label and as result; "
+            "choose another label_prefix"
+        )
+    text = StringIO()
+    write_xyz(text, [_to_atoms(molecule, {**own, **results})])
+    return text.getvalue()
 
 
 def _frames(path: Path) -> Iterator[str]:

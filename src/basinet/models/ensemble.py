@@ -41,7 +41,13 @@ def joined(
     values: Float[Tensor, "n_members n_conformers"], compound: Int64[Tensor, " n_conformers"], n_compounds: int
 ) -> Answers:
     """Return the mean over conformers and then members, and the deviation of the members (n - 1)."""
-    count = torch.bincount(compound, minlength=n_compounds).double()
-    total = values.new_zeros((len(values), n_compounds)).index_add(1, compound, values)
-    of_members = total / count
+    of_members = mean_over_conformers(values, compound, n_compounds)
     return Answers(of_members.mean(0), of_members.std(0) if len(values) > 1 else None)
+
+
+def mean_over_conformers(
+    values: Float[Tensor, "n_rows n_conformers"], compound: Int64[Tensor, " n_conformers"], n_compounds: int
+) -> Float[Tensor, "n_rows n_compounds"]:
+    """Return the mean over the conformers of each compound."""
+    count = torch.bincount(compound, minlength=n_compounds).to(values.dtype)
+    return values.new_zeros((len(values), n_compounds)).index_add(1, compound, values) / count

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -26,6 +27,7 @@ from basinet.models.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import AtomPairs, Neighbors, neighbors_of
+from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 
 HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead, "distance_score": DistanceScoreHead}
 """The heads a model may have, and what they are. Under any other name it may have a :class:`PropertyHead`."""
@@ -39,6 +41,9 @@ makes it the energy of the model. Beside these, properties by name: [n_molecules
 head."""
 
 NO_PROPERTIES: Mapping[str, PropertyForm] = MappingProxyType({})
+
+EmbeddingLevel = Literal["molecule", "atom"]
+Pooling = Literal["mean", "sum"]
 
 Layout = Callable[[Batch, float | None], Neighbors]
 """Makes the neighbours of a batch within a cutoff (Å)."""
@@ -153,6 +158,30 @@ class Model(nn.Module):
         if "distance_score" not in self.heads:
             raise ValueError(f"the model has no head for distances; it offers {sorted(self.offers)}")
         return self.heads["distance_score"](self._features(batch, layout), pairs, distances)
+
+    def embed(
+        self,
+        batch: Batch,
+        level: EmbeddingLevel = "molecule",
+        pooling: Pooling = "mean",
+        *,
+        layout: Layout = neighbors_of,
+    ) -> Float[Tensor, " _ n_scalar"]:
+        """Return what the last layer says about molecules, or about each atom, in numbers that no rotation changes.
+
+        The scalar features of the backbone: unchanged too by reflection, translation, the order of atoms (of each
+        atom: reordered with it) and what else is in the batch.
+
+        Args:
+            batch: molecules; their labels are not looked at.
+            level: a row for each molecule, or for each atom.
+            pooling: of the atoms of a molecule.
+            layout: as in :meth:`forward`.
+        """
+        scalar = self._features(batch, layout).scalar
+        if level == "atom":
+            return scalar
+        return mean_per_molecule(scalar, batch) if pooling == "mean" else sum_per_molecule(scalar, batch)
 
     def _features(self, batch: Batch, layout: Layout) -> NodeFeatures:
         return self.backbone(batch, layout(batch, self.backbone.cutoff))

@@ -2,7 +2,8 @@
 
 from basinet.runs.finetune import FinetuneResult, finetune
 from basinet.runs.force_correlation import correlate_file, write_correlation
-from basinet.runs.inference import evaluate_file, predict_file
+from basinet.runs.inference import evaluate_file
+from basinet.runs.predict import predict_file, predict_table
 from basinet.runs.pretrain import PretrainResult, pretrain
 from basinet.runs.replay import replay
 
@@ -13,6 +14,7 @@ __all__ = [
     "evaluate_file",
     "finetune",
     "predict_file",
+    "predict_table",
     "pretrain",
     "replay",
     "write_correlation",

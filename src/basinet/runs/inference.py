@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from basinet.backbones.build import needs_bonds
 from basinet.data.perception import with_perceived_bonds
-from basinet.data.readers import open_molecules, write_extxyz
+from basinet.data.readers import open_molecules
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
 from basinet.evaluation.properties import PropertyErrors
 from basinet.models.checkpoint import load_model, read_backbone
@@ -18,7 +17,7 @@ from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
 from basinet.runs.properties import errors_of_property, property_columns
 from basinet.structures import Batch, Molecule
-from basinet.structures.batch import collate, unbatch
+from basinet.structures.batch import collate
 
 
 def evaluate_file(
@@ -56,37 +55,9 @@ def evaluate_file(
     return found, str(report)
 
 
-def predict_file(model_file: Path, data: Path, out: Path, device: str = "cpu") -> int:
-    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, and return the number of molecules.
-
-    A model of a property writes that by its name, and its unit as ``<name>_unit``. Labels of the input are kept under
-    ``REF_<name>``. Molecules stream: memory does not grow with the file, and the output appears when it is complete.
-    """
-    model = load_energy_or_property(model_file, device)
-    molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
-    count = write_extxyz(out, _predictions(model, _with_bonds(molecules, model_file), device))
-    if not count:
-        out.unlink()
-        raise ValueError(f"{data} holds no molecules")
-    return count
-
-
 def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Molecule]:
     """Return molecules with bonds for a network that reads them: those of the data, or else perceived."""
     return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
-
-
-def _predictions(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[tuple[Molecule, dict[str, Any]]]:
-    for chunk in in_chunks(molecules):
-        batch = collate(chunk).to(device)
-        model.scope.check(batch)
-        found = model(batch, model.offers & {"energy", "forces", *model.properties})
-        rows = {name: value.tolist() for name, value in found.items() if name != "forces"}
-        if "forces" in found:
-            rows["forces"] = [force.double().cpu().numpy() for force in unbatch(found["forces"], batch)]
-        units = {f"{name}_unit": head.form.unit for name, head in model.properties.items()}
-        for i, molecule in enumerate(chunk):
-            yield molecule, {name: values[i] for name, values in rows.items()} | units
 
 
 def _property_of(model: Model) -> str | None:
@@ -118,9 +89,14 @@ def load_any(path: Path, device: str) -> Model:
     Raises:
         ValueError: there is no such device, or the file is no model.
     """
+    require_device(device)
+    return load_model(path).model.to(device).eval()
+
+
+def require_device(device: str) -> None:
+    """Raise a ``ValueError`` if there is no such device."""
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device here; leave --device out to use the CPU")
-    return load_model(path).model.to(device).eval()
 
 
 def load_energy_or_property(path: Path, device: str) -> Model:
@@ -129,7 +105,11 @@ def load_energy_or_property(path: Path, device: str) -> Model:
     Raises:
         ValueError: it has neither an energy in eV nor a property; see also :func:`load_any`.
     """
-    model = load_any(path, device)
+    return require_answers(path, load_any(path, device))
+
+
+def require_answers(path: Path, model: Model) -> Model:
+    """Return a model that has an energy in eV or a property, or say what to do with one that has not."""
     if "energy" not in model.offers and not model.properties:
         raise ValueError(
             f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "

@@ -1,0 +1,248 @@
+"""Predictions for files of any length: an extended XYZ of energies and forces, or a table with a row for each row."""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from basinet.backbones.build import needs_bonds
+from basinet.data.extxyz import frame_text
+from basinet.data.files import replacing
+from basinet.data.journal import Journal, fingerprint_of
+from basinet.data.perception import with_perceived_bonds
+from basinet.data.readers import open_molecules
+from basinet.data.table import column_names, is_table
+from basinet.models.checkpoint import EnsembleFile, load_ensemble
+from basinet.models.ensemble import answers, joined
+from basinet.models.model import Model
+from basinet.runs.halving import Halving
+from basinet.runs.inference import require_answers, require_device
+from basinet.runs.records import Record, TableOptions, count_records, read_records
+from basinet.runs.stream import (
+    CHUNK_RECORDS,
+    Done,
+    Say,
+    Show,
+    batch_of,
+    hidden,
+    place_of,
+    silent,
+    work_through,
+)
+from basinet.structures import Molecule
+from basinet.structures.batch import collate, unbatch
+
+COVERAGE = 0.9
+"""Of intervals, if nobody says."""
+FRAMES, ROWS = "frames", "rows"
+Numbers = Mapping[str, float]
+"""What is predicted for a record, by column."""
+
+
+class Predictor(NamedTuple):
+    """A model file ready to answer."""
+
+    file: EnsembleFile
+    members: tuple[Model, ...]
+    """On the device, in evaluation mode."""
+    device: str
+
+    @classmethod
+    def load(cls, path: Path, device: str) -> "Predictor":
+        """Load all members of a model file."""
+        require_device(device)
+        file = load_ensemble(path)
+        require_answers(path, file.members[0])
+        return cls(file, tuple(member.to(device).eval() for member in file.members), device)
+
+    @property
+    def first(self) -> Model:
+        """The first member: what it offers and knows, all do."""
+        return self.members[0]
+
+
+def predict_file(
+    model_file: Path, data: Path, out: Path, device: str = "cpu", *, show: Show = hidden, say: Say = silent
+) -> int:
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, and return the number of molecules.
+
+    A model of a property writes that by its name, and its unit as ``<name>_unit``; an ensemble the mean of its members.
+    Labels of the input are kept under ``REF_<name>``. Molecules stream: memory does not grow with the file. The output
+    appears when it is complete; an interrupted run goes on by itself if input and model are the same.
+    """
+    data = place_of(data, out)
+    predictor = Predictor.load(model_file, device)
+    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], {"kind": "extxyz"}))
+    if journal.done:
+        say(f"going on after {journal.done} molecules")
+    molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
+    if needs_bonds(predictor.file.backbone):
+        molecules = with_perceived_bonds(molecules)
+    rest: Iterator[Molecule] = islice(molecules, journal.done, None)
+
+    def compute(chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
+        return _results(predictor, chunk)
+
+    halved = Halving(compute, CHUNK_RECORDS, say)
+    while chunk := list(islice(rest, CHUNK_RECORDS)):
+        text = "".join(frame_text(molecule, found) for molecule, found in zip(chunk, halved(chunk), strict=True))
+        journal.append({FRAMES: text.encode()}, len(chunk))
+        show(journal.done, None, "")
+    count = journal.done
+    if not count:
+        journal.discard()
+        raise ValueError(f"{data} holds no molecules")
+    journal.finish({FRAMES: out})
+    return count
+
+
+def _results(predictor: Predictor, chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
+    """Return what the comment line and the columns of each molecule say."""
+    model = predictor.first
+    batch = collate(chunk).to(predictor.device)
+    model.scope.check(batch)
+    found = model(batch, model.offers & {"energy", "forces", *model.properties})
+    if len(predictor.members) > 1:
+        each = torch.arange(batch.n_molecules)
+        found |= {name: answers(predictor.members, batch, name, each, len(each)).value for name in model.properties}
+    rows: dict[str, Sequence[Any]] = {name: value.tolist() for name, value in found.items() if name != "forces"}
+    if "forces" in found:
+        rows["forces"] = [force.double().cpu().numpy() for force in unbatch(found["forces"], batch)]
+    units = {f"{name}_unit": head.form.unit for name, head in model.properties.items()}
+    return [{name: values[i] for name, values in rows.items()} | units for i in range(len(chunk))]
+
+
+def predict_table(
+    model_file: Path,
+    data: Path,
+    out: Path,
+    *,
+    smiles: str | None = None,
+    n_conformers: int | None = None,
+    coverage: float | None = None,
+    processes: int | None = 1,
+    device: str = "cpu",
+    show: Show = hidden,
+    say: Say = silent,
+) -> Done:
+    """Write a table with a row for each row of a table, or each molecule of a file: its columns, and what is predicted.
+
+    ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` if the model has been
+    calibrated; ``status`` and ``reason``. A row that fails keeps its place, with empty predictions. Everything streams,
+    and goes on after an interruption.
+
+    Args:
+        model_file: energies or properties.
+        data: a table of SMILES, or any file of molecules.
+        out: a .csv.
+        smiles: column; ``None``: that the model was trained with if the table has it, or the one called smiles.
+        n_conformers: made of each SMILES, their predictions averaged; ``None``: as the model was trained.
+        coverage: of the intervals; ``None``: as the model was trained.
+        processes: that make conformers; ``None``: one for each core.
+        device: cpu or cuda.
+        show: moves a progress bar.
+        say: told about going on, and about batches that do not fit into memory.
+    """
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"{out}: a table of predictions is written as .csv, got {out.suffix or 'no suffix'}")
+    data = place_of(data, out)
+    predictor = Predictor.load(model_file, device)
+    trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
+    level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
+    given = column_names(data) if is_table(data) else ["name", "smiles"]
+    known = trained.get("smiles")
+    table = TableOptions(
+        smiles=known if smiles is None and known in given else smiles,
+        n_conformers=n_conformers or trained.get("conformers", 1),
+        seed=trained.get("conformer_seed", 0),
+        fragments=trained.get("fragments", "refuse"),
+        processes=processes,
+    )
+    columns = predicted_columns(predictor)
+    if clash := sorted({*columns, "status", "reason"} & set(given)):
+        raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
+    options = {"kind": "table", "table": table._replace(processes=None), "coverage": level}
+    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
+    if journal.done:
+        say(f"going on after {journal.done} rows")
+    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone))
+
+    def compute(chunk: Sequence[Record]) -> list[Numbers]:
+        return predict_records(predictor, chunk, level)
+
+    def write(rows: Sequence[tuple[Record, Numbers | None, str]]) -> dict[str, bytes]:
+        return {ROWS: _lines(rows, given, columns).encode()}
+
+    total = count_records(data)
+    done = work_through(records, compute, predictor.first, journal, write, total=total, show=show, say=say)
+    if not done.n_records:
+        journal.discard()
+        raise ValueError(f"{data} holds no molecules")
+    _put_together(journal, out, [*given, *columns, "status", "reason"])
+    return done
+
+
+def predicted_columns(predictor: Predictor) -> list[str]:
+    """Return the columns that a model adds to a table."""
+    names: list[str] = []
+    for name in _predicted(predictor.first):
+        names.append(f"{name}_predicted")
+        if len(predictor.members) > 1:
+            names.append(f"{name}_std")
+        if name in predictor.file.calibration:
+            names += [f"{name}_lower", f"{name}_upper"]
+    return names
+
+
+def _predicted(model: Model) -> list[str]:
+    return sorted(model.offers & {"energy", *model.properties})
+
+
+def predict_records(predictor: Predictor, records: Sequence[Record], coverage: float) -> list[Numbers]:
+    """Return what a model says about records, averaged over their conformers, with intervals if it has them."""
+    batch, owner = batch_of(records)
+    batch = batch.to(predictor.device)
+    found: dict[str, list[float]] = {}
+    n = len(records)
+    for name in _predicted(predictor.first):
+        with torch.no_grad():
+            values = torch.stack([m(batch, [name])[name].double().cpu() for m in predictor.members])
+        answer = joined(values, owner, n)
+        found[f"{name}_predicted"] = answer.value.tolist()
+        if answer.deviation is not None:
+            found[f"{name}_std"] = answer.deviation.tolist()
+        calibration = predictor.file.calibration.get(name)
+        if calibration is not None:
+            radius = calibration.radius(answer.deviation, n, coverage)
+            found[f"{name}_lower"] = (answer.value - radius).tolist()
+            found[f"{name}_upper"] = (answer.value + radius).tolist()
+    return [{name: values[i] for name, values in found.items()} for i in range(n)]
+
+
+def _lines(rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[str], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for record, numbers, reason in rows:
+        cells = record.cells or {"name": record.name, "smiles": record.smiles}
+        if numbers is not None and any(math.isnan(value) for value in numbers.values()):
+            numbers, reason = None, "the prediction is not finite"
+        predicted = [""] * len(columns) if numbers is None else [f"{numbers[name]:.8g}" for name in columns]
+        status = "failed" if reason else "ok"
+        writer.writerow([*(cells[name] for name in given), *predicted, status, reason])
+    return text.getvalue()
+
+
+def _put_together(journal: Journal, out: Path, header: Sequence[str]) -> None:
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(header)
+        file.write(line.getvalue().encode())
+        with open(journal.path(ROWS), "rb") as rows:
+            shutil.copyfileobj(rows, file)
+    journal.discard()
