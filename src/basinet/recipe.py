@@ -17,6 +17,7 @@ from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import adapter, dump_settings, read_settings, settings
 from basinet.data.files import write_text
+from basinet.md.stability import StabilityConfig
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
@@ -233,6 +234,11 @@ class FinetuneRecipe:
     noise by the old size: from 0.04 to 0.005 Å the loss of noise starts 64 times smaller. reset: forget them."""
     replay: ReplayConfig | None = None
     """Minima to train on beside the data; null: none."""
+    select_by: Literal["loss", "stability"] = "loss"
+    """What makes the best step. loss: the lowest of validation; stability: the longest mean time for which short
+    dynamics keep molecules whole, ties broken by the loss."""
+    stability: StabilityConfig = StabilityConfig()
+    """Those dynamics."""
     training: TrainingConfig = TrainingConfig(
         n_steps=2000,
         batch_size=8,
@@ -258,6 +264,8 @@ class FinetuneRecipe:
             )
         if property_settings(self.objective) is not None and self.references != "fit":
             raise ValueError(f"references={self.references} is for energies; a property has a baseline, and its spread")
+        if property_settings(self.objective) is not None and self.select_by == "stability":
+            raise ValueError("select_by=stability is for energies and forces; nothing moves by a property")
         if isinstance(self.freeze, int) and self.freeze < 0:
             raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
         _check_plugin(self.plugin, self.plugin_options, self.objective == EnergyForcesConfig())

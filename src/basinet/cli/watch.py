@@ -19,5 +19,7 @@ class Watcher:
             shown = {"loss": step.validation["loss"]}
             if "force_mae" in step.validation:
                 shown["force MAE, meV/Å"] = 1000 * step.validation["force_mae"]
+            if "stability" in step.validation:
+                shown["stable, ps"] = step.validation["stability"]
             self.note = "validation " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items())
         self.show(step.step, step.n_steps, f"loss {step.loss:.4g} {self.note}")

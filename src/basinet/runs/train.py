@@ -32,6 +32,7 @@ from basinet.runs.sources import (
     source_records,
     used_by,
 )
+from basinet.runs.stability import METRIC, with_stability
 from basinet.training.fit import FitResult, Progress, Validate, fit
 
 SPLIT_FILE = "split.json"
@@ -164,6 +165,9 @@ def train(
         common.write_data_record(out, store, {**data.record, **replayed})
     fabric.barrier()
     training, validate = _streams(recipe, objective, data, fabric)
+    by_stability = isinstance(recipe, FinetuneRecipe) and recipe.select_by == METRIC
+    if isinstance(recipe, FinetuneRecipe) and by_stability:
+        validate = with_stability(validate, recipe.stability, store, data.split, fabric.device)
     result = fit(
         model,
         steps,
@@ -173,6 +177,7 @@ def train(
         validate=validate,
         save_best=common.best_model_saver(out, backbone, recipe, store),
         fabric=fabric,
+        select_by=METRIC if by_stability else None,
         resume=resume and common.can_resume(out),
         on_progress=on_progress,
     )

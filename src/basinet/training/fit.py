@@ -85,16 +85,16 @@ class FitResult(NamedTuple):
     """Where a run ended."""
 
     best: float
-    """Lowest monitored validation value."""
+    """Validation loss of the best step: the lowest, unless it was selected by another metric."""
     best_step: int
     step: int
     seconds: float
 
 
 Validate = Callable[[Model], Mapping[str, float]]
-"""Returns metrics of a model; ``loss`` is the one monitored."""
+"""Returns metrics of a model; ``loss`` must be among them."""
 SaveBest = Callable[[Model, int, Mapping[str, float]], None]
-"""Keeps the model of the lowest validation loss."""
+"""Keeps the model of the best step."""
 
 
 def fit(
@@ -107,6 +107,7 @@ def fit(
     validate: Validate,
     save_best: SaveBest,
     fabric: Fabric,
+    select_by: str | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
@@ -119,7 +120,9 @@ def fit(
         config: lengths and rates.
         directory: of the run; receives ``metrics.jsonl`` and ``state.pt``.
         validate: called with the averaged weights, in evaluation mode.
-        save_best: called with the averaged weights when the monitored ``loss`` is the lowest so far.
+        save_best: called with the averaged weights when they are the best so far.
+        select_by: the metric of which the highest value makes the best step, ties broken by the lowest ``loss``;
+            ``None``: the lowest ``loss``.
         fabric: launched; gives device, rank and number of processes.
         resume: go on from ``state.pt``, bit for bit as if the run had not stopped.
         on_progress: called after each step.
@@ -130,7 +133,7 @@ def fit(
     """
     check_objective(model, objective)
     model.to(fabric.device)
-    run = _Run(model, objective, loader, config, directory, fabric)
+    run = _Run(model, objective, loader, config, directory, fabric, select_by)
     if resume:
         run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.world_size, fabric.device)
     log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
@@ -167,7 +170,9 @@ class _Run:
         config: TrainingConfig,
         directory: Path,
         fabric: Fabric,
+        select_by: str | None = None,
     ) -> None:
+        self.select_by = select_by
         self.model, self.objective, self.config = model, objective, config
         self.directory, self.fabric = directory, fabric
         self.is_main = fabric.global_rank == 0
@@ -291,8 +296,11 @@ class _Run:
         if not _is_finite(metrics["loss"]):
             raise ValueError(f"step {state.step}: the validation loss is not finite; see metrics.jsonl")
         state.schedule.after_validation(metrics["loss"])
-        if metrics["loss"] < state.best:
-            state.best, state.best_step = metrics["loss"], state.step
+        selected = 0.0
+        if self.select_by is not None:
+            selected = metrics[self.select_by] = self._of_first_process(metrics[self.select_by])
+        if (-selected, metrics["loss"]) < (-state.best_selected, state.best):
+            state.best_selected, state.best, state.best_step = selected, metrics["loss"], state.step
             if self.is_main:
                 save_best(model, state.step, metrics)
         return metrics

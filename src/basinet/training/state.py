@@ -36,7 +36,9 @@ class TrainState:
         self.step = 0
         """Steps done."""
         self.best = float("inf")
-        """Lowest monitored value so far."""
+        """Loss of the best step so far."""
+        self.best_selected = float("-inf")
+        """What the best step was chosen by, if not by its loss; higher is better."""
         self.best_step = 0
 
     def save(self, path: Path, generators: list[torch.Tensor]) -> None:
@@ -49,6 +51,7 @@ class TrainState:
         state = {
             "step": self.step,
             "best": self.best,
+            "best_selected": self.best_selected,
             "best_step": self.best_step,
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -81,6 +84,8 @@ class TrainState:
         self.loader.load_state_dict(state["loader"])
         self.generator.set_state(state["generators"][rank].cpu())
         self.step, self.best, self.best_step = state["step"], state["best"], state["best_step"]
+        # Files of a basinet that knew only losses have none.
+        self.best_selected = state.get("best_selected", 0.0 if self.best_step else float("-inf"))
 
 
 def save_atomically(value: Mapping[str, Any], path: Path) -> None:

@@ -1,0 +1,94 @@
+"""How long a model keeps molecules whole: short dynamics of a few dozen replicas, for choosing among models.
+
+A small force error does not mean that dynamics hold (Fu et al., TMLR 2023), so the step of a training with the smallest
+loss need not be the one to simulate with.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from basinet.config import settings
+from basinet.md.bonds import BOND_TOLERANCE, STRETCHED, BondStretch, reference_bonds
+from basinet.md.dynamics import Dynamics, start
+from basinet.md.integrators import LangevinBAOAB, Potential, check_positive
+from basinet.md.streams import replica_seeds
+from basinet.structures.batch import collate
+from basinet.structures.molecule import Molecule
+
+RECORD_EVERY = 10
+"""Steps between looks at the bonds."""
+
+
+@settings
+class StabilityConfig:
+    """Short dynamics at every validation, if select_by=stability."""
+
+    replicas: int = 24
+    """Replicas, from as many conformations of the validation set."""
+    picoseconds: float = 1.0
+    """Length of each."""
+    temperature: float = 500.0
+    """K."""
+    dt: float = 0.5
+    """Time step, fs."""
+    friction: float = 0.01
+    """Of Langevin dynamics, 1/fs."""
+    bond_tolerance: float = BOND_TOLERANCE
+    """A replica ends when a bond deviates more from its length at the start, Å."""
+    seed: int = 0
+    """Of velocities and noise, the same at every validation."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        if self.replicas < 1:
+            raise ValueError(f"replicas must be at least 1, got {self.replicas}")
+        for name, unit in (("picoseconds", "ps"), ("temperature", "K"), ("dt", "fs"), ("bond_tolerance", "Å")):
+            check_positive(name, getattr(self, name), unit)
+        check_positive("friction", self.friction, "1/fs")
+
+
+class Stability(NamedTuple):
+    """What short dynamics said."""
+
+    times: Float64[Tensor, " n_replicas"]
+    """How long each replica stayed whole, ps; at most the length asked for."""
+    seconds: float
+    """Wall time it took."""
+
+    @property
+    def mean(self) -> float:
+        """Mean time, ps."""
+        return float(self.times.mean())
+
+
+def stability(
+    potential: Potential, molecules: Sequence[Molecule], config: StabilityConfig, device: torch.device
+) -> Stability:
+    """Simulate replicas of molecules, in turn, and say how long each stayed whole.
+
+    The same molecules and seed give the same velocities and noise, so models can be compared.
+    """
+    begin = time.monotonic()
+    replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
+    batch = collate(replicas, torch.float64).to(device)
+    integrator = LangevinBAOAB(dt=config.dt, temperature=config.temperature, friction=config.friction)
+    state = start(potential, batch, integrator, config.temperature, replica_seeds(config.seed, config.replicas))
+    bonds = reference_bonds(replicas).to(device)
+    dynamics = Dynamics(
+        potential,
+        state,
+        integrator,
+        record_every=RECORD_EVERY,
+        temperature_range=(0.0, 1e5),
+        stop_when={STRETCHED: BondStretch(bonds, config.bond_tolerance)},
+    )
+    dynamics.run(max(1, round(config.picoseconds * 1000 / config.dt)))
+    times = torch.full((config.replicas,), config.picoseconds, dtype=torch.float64)
+    for failure in dynamics.failures:
+        times[failure.molecule] = min(failure.time / 1000, config.picoseconds)
+    return Stability(times, time.monotonic() - begin)
