@@ -1,7 +1,7 @@
-"""Labels from density functional theory with PySCF (https://pyscf.org), as a calculator for ``basinet data generate``.
+r"""Labels from density functional theory with PySCF (https://pyscf.org), as a calculator for ``basinet data generate``.
 
     pip install pyscf
-    basinet data generate dft calculator=examples/pyscf_calculator.py:density_functional \\
+    basinet data generate dft calculator=examples/pyscf_calculator.py:density_functional \
         'calculator_options=[xc=wb97x-v, basis=def2-svp]' level_of_theory=wB97X-V/def2-SVP n_molecules=10
 
 Any ASE calculator can be named in this way: a callable that takes its options by name, and ``charge`` if it can treat
@@ -49,8 +49,6 @@ class PySCF(Calculator):
         self.results = {"energy": float(energy) * Hartree, "forces": -gradient.kernel() * Hartree / Bohr}
 
 
-def density_functional(
-    charge: int = 0, xc: str = "pbe", basis: str = "def2-svp", conv_tol: float = 1e-9
-) -> PySCF:
+def density_functional(charge: int = 0, xc: str = "pbe", basis: str = "def2-svp", conv_tol: float = 1e-9) -> PySCF:
     """Return the calculator of one molecule."""
     return PySCF(charge, xc, basis, conv_tol)
