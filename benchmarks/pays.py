@@ -26,7 +26,8 @@ from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.data.filtering import without_listed
 from basinet.data.splits import Split
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.data.workers import map_in_order
 from basinet.evaluation.metrics import to_unit
 from basinet.objectives.config import (

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 
 from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.structures.neighbors import Padding
 from store_rate import random_arrays
 

@@ -15,7 +15,8 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.data.loader import Loader
 from basinet.data.readers import write_extxyz
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import Objective
 from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe

@@ -10,7 +10,8 @@ from basinet.data.configurations import GenerateConfig
 from basinet.data.generate import generate
 from basinet.data.merge import merge
 from basinet.data.parts import Part
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.data.workers import one_thread
 
 pytest.importorskip("rdkit")
@@ -193,7 +194,7 @@ def test_a_merge_begun_from_other_parts_is_not_gone_on_with(made, tmp_path, monk
 
 def test_nothing_is_decoded_or_joined(made, tmp_path, monkeypatch):
     monkeypatch.setattr(StoreWriter, "_merge_shards", None)
-    monkeypatch.setattr("basinet.data.store.flatten", None)
+    monkeypatch.setattr("basinet.data.store_writer.flatten", None)
     merged = merge(parts_of(made), tmp_path / "merged")
     files = [path.read_bytes() for part in parts_of(made) for path in sorted(part.glob("shard-*/*.npy"))]
     assert files == [path.read_bytes() for path in sorted((tmp_path / "merged").glob("shard-*/*.npy"))]

@@ -9,7 +9,8 @@ from ase import units as ase_units
 from rdkit import Chem
 
 from basinet.data.readers import PropertyColumn, load_store
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.units import PROPERTY, REPORTED, property_factor, property_unit
 from molecules import HELIUM, METHANE, WATER, embedded, from_smiles
 from reference import reference_file

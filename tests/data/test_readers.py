@@ -10,7 +10,7 @@ from ase.io import read as ase_read
 from ase.io import write as ase_write
 
 from basinet.data.readers import load_store, open_molecules, read_molecules, write_extxyz
-from basinet.data.store import StoreWriter
+from basinet.data.store_writer import StoreWriter
 from basinet.structures import Molecule, StructureError
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL
 

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from basinet.data.manifest import MANIFEST_FILE
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.structures import Molecule, StructureError
 from basinet.structures.batch import collate
 
@@ -71,7 +72,7 @@ def write(path: Path, shards: list[list[Molecule]]) -> MoleculeStore:
 
 
 def without_merging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basinet.data.store.MERGED_MOLECULES", 1)
+    monkeypatch.setattr("basinet.data.store_writer.MERGED_MOLECULES", 1)
 
 
 @pytest.mark.parametrize("cuts", [[6], [2, 4], [0, 1, 0, 5, 0], [1, 1, 1, 1, 1, 1]])
@@ -340,7 +341,7 @@ def test_any_mixture_of_labels_survives_the_round_trip(tmp_path_factory, shards)
 def test_shards_of_many_atoms_are_not_joined(tmp_path, monkeypatch):
     molecules = some_molecules()
     atoms = sum(m.n_atoms for m in molecules[:2])
-    monkeypatch.setattr("basinet.data.store.MERGED_ATOMS", atoms)
+    monkeypatch.setattr("basinet.data.store_writer.MERGED_ATOMS", atoms)
     store = write(tmp_path / "store", [[m] for m in molecules])
     assert len(store.shards) > 1
     assert store.shards[0].n_molecules == 2

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from basinet.data.manifest import MANIFEST_FILE
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 from molecules import HELIUM, WATER, from_smiles
@@ -48,7 +49,7 @@ def assert_gathers_what_collate_makes(store: MoleculeStore) -> None:
 def test_a_gathered_bond_graph_is_that_of_the_molecules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: list[int], merged: int
 ) -> None:
-    monkeypatch.setattr("basinet.data.store.MERGED_MOLECULES", merged)
+    monkeypatch.setattr("basinet.data.store_writer.MERGED_MOLECULES", merged)
     ends = np.cumsum([0, *cuts])
     store = write(tmp_path / "store", [MOLECULES[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)])
     assert_gathers_what_collate_makes(store)

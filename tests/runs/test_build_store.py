@@ -8,7 +8,8 @@ import pytest
 from basinet.data import build as build_module
 from basinet.data.check import check_consistency
 from basinet.data.readers import load_store
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.recipe import UnitsConfig
 from basinet.runs.build_store import BuildRecipe, build
 from basinet.structures import StructureError

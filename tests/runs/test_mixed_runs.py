@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from basinet.data.splits import Split
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.models.checkpoint import load_model
 from basinet.objectives.config import EnergyForcesConfig, EtOreoConfig, ForceAndDenoiseConfig, ForcesConfig, FradConfig
 from basinet.recipe import SourceConfig, UnitsConfig

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from basinet.data.files import replacing
 from basinet.data.report import ReadReport
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.structures import Molecule
 
 MOLECULES_PER_SHARD = 2**13

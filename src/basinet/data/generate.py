@@ -23,7 +23,8 @@ from basinet.data.molecule_list import MoleculeList, choose
 from basinet.data.molecules import compounds
 from basinet.data.parts import SHARD, WHOLE, Part, only_writer
 from basinet.data.skipped import Lost, Row, SkippedList
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.data.workers import available_cores, map_in_order
 from basinet.errors import RunError
 from basinet.structures import Molecule

@@ -8,7 +8,8 @@ from basinet.data.manifest import Manifest, ShardEntry
 from basinet.data.parts import SHARD, Part, only_writer
 from basinet.data.shards import read_manifest
 from basinet.data.skipped import join_lists
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 
 MERGED = "merged_shards"
 """Setting of a merged store: of how many parts it is made."""

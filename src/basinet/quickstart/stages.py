@@ -8,7 +8,8 @@ import torch
 
 from basinet.data.generate import GenerateConfig, generate
 from basinet.data.splits import Split, random_split
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
 from basinet.data.workers import available_cores, map_in_order
 from basinet.evaluation.metrics import Errors

@@ -21,7 +21,8 @@ from basinet.data.manifest import MANIFEST_FILE
 from basinet.data.scaffolds import random_parts, scaffold_parts, time_parts
 from basinet.data.shards import read_manifest
 from basinet.data.splits import Split
-from basinet.data.store import MoleculeStore, StoreWriter
+from basinet.data.store import MoleculeStore
+from basinet.data.store_writer import StoreWriter
 from basinet.models.checkpoint import load_model
 from basinet.runs.assay_recipe import AssayRecipe
 from basinet.structures import Molecule
