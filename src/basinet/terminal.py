@@ -92,7 +92,7 @@ class _Lines:
             console.print(f"{self.title} {done:g}/{total:g} {note}{left}", soft_wrap=True)
 
 
-def remaining(elapsed: float, done: float, left: float) -> str:
+def remaining(elapsed: float, done: float | int, left: float | int) -> str:
     """Say how long the rest takes at the rate so far, or nothing if that is not known or under a minute.
 
     >>> remaining(3600.0, 100, 250)

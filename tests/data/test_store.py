@@ -187,26 +187,26 @@ def test_a_label_cannot_be_per_molecule_here_and_per_atom_there(tmp_path):
 KILLED_WRITER = """
     import os, signal, sys
     import numpy as np
-    from basinet.data import files, store
+    from basinet.data import store_writer
     from basinet.structures import Molecule
 
     path, when = sys.argv[1], sys.argv[2]
     molecules = [Molecule(atomic_numbers=np.array([1, 1]), positions=np.array([[0, 0, 0], [0, 0, 0.7 + i / 100]]))
                  for i in range(3)]
-    writer = store.StoreWriter.open(path, level_of_theory="x", source="y", settings={})
+    writer = store_writer.StoreWriter.open(path, level_of_theory="x", source="y", settings={})
     writer.write_shard(molecules)
     kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     if when == "between the files of a shard":
         saved, save = [], np.save
         np.save = lambda *a, **k: (save(*a, **k), saved.append(1), kill() if len(saved) == 5 else None)
     elif when == "between the shard and the manifest":
-        store.write_text = kill
+        store_writer.write_text = kill
     elif when == "before the manifest is replaced":
         replace = os.replace
         os.replace = lambda a, b: kill() if str(b).endswith("manifest.json") else replace(a, b)
     if when == "while joining shards":
         writer.write_shard(molecules)
-        store.write_text = kill
+        store_writer.write_text = kill
         writer.finish()
     writer.write_shard(molecules)
 """
