@@ -87,8 +87,8 @@ def test_bonds_that_are_missing_are_perceived_for_training_and_for_use(tmp_path:
     assert record["bonds"]["perceived"] == {"SMILES": 30}
     assert record["bonds"]["bonds"] == 30
     errors, _ = evaluate_file(result.model, data, UnitsConfig())
-    assert errors.n_molecules == 30
-    assert predict_file(result.model, data, tmp_path / "out.xyz") == 30
+    assert errors.n_records == 30
+    assert predict_file(result.model, data, tmp_path / "out.xyz").n_records == 30
 
 
 def test_molecules_whose_bonds_cannot_be_told_are_left_out_of_all_parts_and_counted(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def test_a_fine_tuned_model_says_the_level_of_theory_of_its_last_labels(tmp_path
 
 
 def test_predictions_written_and_read_by_ase_are_those_of_the_model_beside_the_labels(tmp_path, pretrained, target):
-    assert predict_file(pretrained, target, tmp_path / "out.xyz") == 30
+    assert predict_file(pretrained, target, tmp_path / "out.xyz").n_records == 30
     model = load_model(pretrained).model.eval()
     data, _ = common.read_data(target, UNITS)
     expected = model(data.gather(np.arange(30)), ["energy", "forces"])
@@ -227,7 +227,7 @@ def test_written_predictions_are_evaluated_on_the_labels_they_kept(tmp_path, pre
 
 def test_molecules_without_labels_are_predicted_and_cannot_be_evaluated(tmp_path, pretrained):
     bare = make_xyz(tmp_path / "bare.xyz", [without_labels(m, "energy", "forces") for m in frames(["H2O"])])
-    assert predict_file(pretrained, bare, tmp_path / "out.xyz") == 5
+    assert predict_file(pretrained, bare, tmp_path / "out.xyz").n_records == 5
     assert "REF_energy" not in ase.io.read(tmp_path / "out.xyz").info
     with pytest.raises(ValueError, match="none of its 5 molecules has an energy or forces to compare with"):
         evaluate_file(pretrained, bare, UNITS)

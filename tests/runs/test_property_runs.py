@@ -114,7 +114,7 @@ def test_it_is_evaluated_and_predicted_in_its_unit(tuned: Any, file: Path, tmp_p
     errors, read = evaluate_file(tuned[0].model, file, BOHR2)
     assert isinstance(errors, PropertyErrors) and errors.n_labelled == 30
     assert "30 size (bohr^2) from size_bohr2" in read
-    assert predict_file(tuned[0].model, file, tmp_path / "out.xyz") == 30
+    assert predict_file(tuned[0].model, file, tmp_path / "out.xyz").n_records == 30
     written = ase.io.read(tmp_path / "out.xyz", ":")
     assert {a.info["size_unit"] for a in written} == {"Angstrom^2"}
     error = [abs(a.info["size"] - radius(m)) for a, m in zip(written, frames(), strict=True)]

@@ -112,7 +112,7 @@ def test_a_table_of_predictions_has_a_row_for_each_row(ensemble: Path, table: Pa
     assert [list(r.values())[:3] for r in rows] == list(csv.reader(ROWS))
     assert [i for i, r in enumerate(rows) if r["status"] == "failed"] == FAILS
     assert all((r["y_predicted"] == "") == (r["status"] == "failed") == bool(r["reason"]) for r in rows)
-    assert "knows the elements" in rows[4]["reason"] and rows[3]["reason"] == "SMILES: no SMILES"
+    assert "the model knows" in rows[4]["reason"] and rows[3]["reason"] == "SMILES: no SMILES"
     for row in (r for r in rows if r["status"] == "ok"):
         value, std, lower, upper = (float(row[f"y_{k}"]) for k in ("predicted", "std", "lower", "upper"))
         radius = 10 / 19 * (std + 0.1)  # of 20 scores from 0 to 1, that of rank 21 * 0.5, rounded up
@@ -256,10 +256,10 @@ def test_molecules_stream_through_a_prediction(
 
     monkeypatch.setattr(predict_module, "open_molecules", many)
     data = make_xyz(tmp_path / "in.xyz", frames()[:1])
-    count = predict_file(
+    done = predict_file(
         force_field, data, tmp_path / "out.xyz", show=lambda done, total, note: written.__setitem__(0, done)
     )
-    assert count == 500 and worst[0] <= 65
+    assert done.n_records == 500 and worst[0] <= 65
 
 
 def test_records_that_are_no_molecules_have_a_row_of_nan(force_field: Path, tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_records_that_are_no_molecules_have_a_row_of_nan(force_field: Path, tmp_
     rows = read_index(tmp_path / "out.npy")
     assert features.shape == (3, 8) and features.dtype == np.float32 and done.n_failed == 2
     assert np.isnan(features[:2]).all() and np.isfinite(features[2]).all()
-    assert "apart" in rows[0][-1] and "knows the elements" in rows[1][-1] and rows[2][-2:] == ["ok", ""]
+    assert "apart" in rows[0][-1] and "the model knows" in rows[1][-1] and rows[2][-2:] == ["ok", ""]
 
 
 def read_index(out: Path) -> list[list[str]]:

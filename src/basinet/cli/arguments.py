@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,18 @@ PropertyKey = Annotated[
 ]
 PropertyUnit = Annotated[
     str | None, typer.Option(help="Unit of the property in the file: eV, D, bohr^3, cal/mol/K ..., 1 for none.")
+]
+
+
+class Outside(StrEnum):
+    """What to do with molecules unlike those in training."""
+
+    ERROR = "error"
+    WARN = "warn"
+
+
+OutsideScope = Annotated[
+    Outside, typer.Option(help="Molecules unlike those the model was trained on: refuse them, or answer and say so.")
 ]
 LengthUnit = Annotated[str | None, typer.Option(help="Unit of the positions in the file: Angstrom, bohr, nm.")]
 

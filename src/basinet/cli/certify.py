@@ -32,6 +32,7 @@ def certify(
     """Measure what a model promises: symmetries, forces, smoothness. Exit code 1 if a threshold is exceeded."""
     from basinet.config import read_settings
     from basinet.evaluation.certificate import Thresholds
+    from basinet.models.checkpoint import load_ensemble
     from basinet.runs.certify import card_of, rows_of, write_card
     from basinet.runs.certify import certify as run
 
@@ -40,6 +41,8 @@ def certify(
     columns(
         f"certificate of {model}", ["check", "output", "largest error", "threshold", "verdict"], rows_of(certificate)
     )
+    if (n_members := len(load_ensemble(model).members)) > 1:
+        say(f"this is of the first of {n_members} members; certify the others before they are joined")
     card = card_of(model) if out is None else out
     write_card(certificate, model, card)
     n_faults = sum(check.verdict == "fault" for check in certificate.checks)

@@ -35,6 +35,7 @@ from basinet.cli.dynamics import simulate
 from basinet.cli.exchange import convert, export
 from basinet.cli.fetching import data_of, ensure_fetched
 from basinet.cli.infer import embed, predict
+from basinet.cli.info import ensemble, info
 from basinet.cli.watch import Watcher
 from basinet.errors import RunError
 from basinet.terminal import columns, errors, progress, say
@@ -55,6 +56,8 @@ app.command()(convert)
 app.command()(export)
 app.command()(simulate)
 app.command()(embed)
+app.command()(info)
+app.command()(ensemble)
 app.command()(predict)
 
 

@@ -36,6 +36,10 @@ def simulate(
         typer.Option("--format", help="Of the frames; hdf5 is one file for all replicas, for many of them."),
     ] = "extxyz",
     bond_tolerance: Annotated[float, typer.Option(help="A bond off by more than this is broken, Å.")] = 0.5,
+    stop_force_std: Annotated[
+        float | None,
+        typer.Option(help="Stop a replica where the models of an ensemble disagree about a force by more, eV/Å."),
+    ] = None,
     relax: Annotated[bool, typer.Option("--relax/--as-is", help="Go downhill (FIRE) before.")] = False,
     outside_scope: Annotated[
         Literal["error", "warn"], typer.Option(help="A start unlike what the model was trained on.")
@@ -66,6 +70,7 @@ def simulate(
         record_every=record_every,
         frames=frames,
         bond_tolerance=bond_tolerance,
+        stop_force_std=stop_force_std,
         relax=relax,
         outside_scope=outside_scope,
     )

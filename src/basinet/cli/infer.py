@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from basinet.cli.arguments import DataFile, Device, ModelFile
+from basinet.cli.arguments import DataFile, Device, ModelFile, Outside, OutsideScope
 from basinet.cli.fetching import ensure_fetched
 from basinet.terminal import progress, say
 
@@ -42,6 +42,7 @@ def predict(
         float | None, typer.Option(help="Of the intervals in a .csv; without it, as the model was trained (0.9).")
     ] = None,
     processes: Processes = None,
+    outside_scope: OutsideScope = Outside.ERROR,
     device: Device = "cpu",
 ) -> None:
     """Predict energies (eV) and forces (eV/Å), or the property, of the molecules of a file.
@@ -57,15 +58,29 @@ def predict(
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):
                 raise ValueError(f"--smiles, --conformers and --coverage are for a table of predictions; {out} is none")
-            count = predict_file(model, molecules, out, device, show=show, say=say)
-            failed = ""
+            done = predict_file(model, molecules, out, device, outside_scope=outside_scope.value, show=show, say=say)
         else:
-            given = {"smiles": smiles, "n_conformers": conformers, "coverage": coverage, "device": device}
-            workers = processes if is_table(molecules) else 1
-            done = predict_table(model, molecules, out, **given, processes=workers, show=show, say=say)
-            count = done.n_records
-            failed = f", {done.n_failed} of them without a prediction (see the column reason)" if done.n_failed else ""
-    say(f"{count} molecules written to {out}{failed}")
+            done = predict_table(
+                model,
+                molecules,
+                out,
+                smiles=smiles,
+                n_conformers=conformers,
+                coverage=coverage,
+                processes=processes if is_table(molecules) else 1,
+                device=device,
+                outside_scope=outside_scope.value,
+                show=show,
+                say=say,
+            )
+    failed = f", {done.n_failed} of them without a prediction (see the column reason)" if done.n_failed else ""
+    say(f"{done.n_records} molecules written to {out}{failed}")
+    _warn(done.n_outside)
+
+
+def _warn(n_outside: int) -> None:
+    if n_outside:
+        say(f"{n_outside} of them are unlike those the model was trained on; beside each stands in what")
 
 
 def embed(
@@ -77,6 +92,7 @@ def embed(
     smiles: Smiles = None,
     conformers: Annotated[int, typer.Option(help="Made of each SMILES of a table; their mean is taken.")] = 1,
     processes: Processes = None,
+    outside_scope: OutsideScope = Outside.ERROR,
     device: Device = "cpu",
 ) -> None:
     """Write what a model makes of molecules: its invariant features, for models and maps of your own.
@@ -100,8 +116,10 @@ def embed(
             pooling=pooling.value,
             table=table,
             device=device,
+            outside_scope=outside_scope.value,
             show=show,
             say=say,
         )
     failed = f", {done.n_failed} of them failed" if done.n_failed else ""
     say(f"{done.n_records} molecules written to {out}{failed}; what each row is: {index_path(out)}")
+    _warn(done.n_outside)

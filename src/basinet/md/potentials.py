@@ -10,20 +10,22 @@ from ase.calculators.calculator import Calculator, all_changes
 from torch import Tensor
 
 from basinet.md.integrators import Potential
+from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 
 
-def model_potential(model: Model) -> Potential:
-    """Return the energies and forces of a model, in evaluation mode; its parameters are not differentiated.
+def model_potential(model: Model | Committee) -> Potential:
+    """Return the energies and forces of a model, or the mean of several; its parameters are not differentiated.
 
     The model computes in the dtype of its weights, whatever that of the positions is.
     """
     model.eval()
     dtype = next(model.parameters()).dtype
+    options = {} if isinstance(model, Committee) else {"create_graph": False}  # a committee never has one
 
     def potential(batch: Batch) -> tuple[Tensor, Tensor]:
-        found = model(batch.to(dtype=dtype), ["energy", "forces"], create_graph=False)
+        found = model(batch.to(dtype=dtype), ["energy", "forces"], **options)
         return found["energy"].detach(), found["forces"].detach().to(batch.positions.dtype)
 
     return potential

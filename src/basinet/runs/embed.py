@@ -20,7 +20,7 @@ from basinet.models.ensemble import mean_over_conformers
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.runs.inference import load_any
 from basinet.runs.records import Record, TableOptions, count_records, read_records
-from basinet.runs.stream import Done, Say, Show, batch_of, hidden, place_of, silent, work_through
+from basinet.runs.stream import Done, OutsidePolicy, Say, Show, batch_of, hidden, place_of, silent, work_through
 from basinet.structures.batch import unbatch
 
 
@@ -53,6 +53,7 @@ def embed_file(
     pooling: Pooling = "mean",
     table: TableOptions | None = None,
     device: str = "cpu",
+    outside_scope: OutsidePolicy = "error",
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -60,7 +61,8 @@ def embed_file(
 
     Molecules: an array [n_records, n_features] (.npy), NaN where the index says "failed". Atoms: an archive (.npz) with
     ``features`` [n_atoms of all, n_features] and ``offsets`` [n_records + 1]; a failed record has no atoms. Of several
-    conformers the mean is taken. An interrupted run goes on by itself if input, model and options are the same.
+    conformers the mean is taken. A record unlike those in training fails, or (``outside_scope="warn"``) has the status
+    "outside". An interrupted run goes on by itself if input, model and options are the same.
 
     Raises:
         ValueError: the suffix does not fit, there are no molecules, or the output is the input.
@@ -73,7 +75,7 @@ def embed_file(
         raise ValueError(f"atoms have places in one conformer; got conformers={table.n_conformers}, expected 1")
     data = place_of(data, out, index_path(out))
     model = load_any(model_file, device)
-    options = {"level": level, "pooling": pooling, "table": table._replace(processes=None)}
+    options = {"level": level, "pooling": pooling, "table": table._replace(processes=None), "outside": outside_scope}
     names = [FEATURES, INDEX] + ([OFFSETS] if level == "atom" else [])
     journal = Journal(out, names, fingerprint_of([model_file, data], options))
     if journal.done:
@@ -87,8 +89,17 @@ def embed_file(
     def write(rows: Sequence[Row]) -> dict[str, bytes]:
         return _pieces(rows, level, n_features)
 
-    total = count_records(data)
-    done = work_through(records, compute, model, journal, write, total=total, show=show, say=say)
+    done = work_through(
+        records,
+        compute,
+        model,
+        journal,
+        write,
+        total=count_records(data),
+        outside_scope=outside_scope,
+        show=show,
+        say=say,
+    )
     if not done.n_records:
         journal.discard()
         raise ValueError(f"{data} holds no molecules")
@@ -117,10 +128,10 @@ def _pieces(rows: Sequence[Row], level: EmbeddingLevel, n_features: int) -> dict
     for record, found, reason in rows:
         if found is not None and not np.isfinite(found).all():
             found, reason = None, "the embedding is not finite"
+        status = "failed" if found is None else "outside" if reason else "ok"
         if found is None:
             found = np.full((1 if level == "molecule" else 0, n_features), np.nan, dtype=np.float32)
         n_atoms = record.conformers[0].n_atoms if record.conformers else 0
-        status = "failed" if reason else "ok"
         writer.writerow([record.number, record.name, record.smiles, n_atoms, status, reason])
         blocks.append(np.ascontiguousarray(found, dtype="<f4"))
     pieces = {FEATURES: b"".join(b.tobytes() for b in blocks), INDEX: text.getvalue().encode()}

@@ -11,7 +11,8 @@ from basinet.data.perception import with_perceived_bonds
 from basinet.data.readers import open_molecules
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
 from basinet.evaluation.properties import PropertyErrors
-from basinet.models.checkpoint import load_model, read_backbone
+from basinet.models.checkpoint import load_ensemble, load_model, read_backbone
+from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
@@ -60,16 +61,16 @@ def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Mol
     return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
 
 
-def _property_of(model: Model) -> str | None:
+def _property_of(model: Model | Committee) -> str | None:
     """Return the name of the property of a model; ``None`` if it has energies."""
-    if "energy" in model.heads:
+    if "energy" in model.offers:
         return None
     if len(model.properties) != 1:
         raise ValueError(f"expected a model of energies or of one property, got one of {sorted(model.offers)}")
     return next(iter(model.properties))
 
 
-def _batches(model: Model, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
+def _batches(model: Model | Committee, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
     for chunk in in_chunks(molecules):
         batch = collate(chunk).to(device)
         model.scope.check(batch)
@@ -84,7 +85,7 @@ def in_chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
 
 
 def load_any(path: Path, device: str) -> Model:
-    """Return a model in evaluation mode, whatever it was trained for.
+    """Return a model in evaluation mode, whatever it was trained for; of an ensemble, the first member.
 
     Raises:
         ValueError: there is no such device, or the file is no model.
@@ -99,13 +100,16 @@ def require_device(device: str) -> None:
         raise ValueError("no CUDA device here; leave --device out to use the CPU")
 
 
-def load_energy_or_property(path: Path, device: str) -> Model:
-    """Return a model that predicts something of a molecule.
+def load_energy_or_property(path: Path, device: str) -> Model | Committee:
+    """Return a model that predicts something of a molecule, in evaluation mode; several in one file are a committee.
 
     Raises:
-        ValueError: it has neither an energy in eV nor a property; see also :func:`load_any`.
+        ValueError: there is no such device, or the model has neither an energy in eV nor a property.
     """
-    return require_answers(path, load_any(path, device))
+    require_device(device)
+    members = load_ensemble(path).members
+    require_answers(path, members[0])
+    return (members[0] if len(members) == 1 else Committee(members)).to(device).eval()
 
 
 def require_answers(path: Path, model: Model) -> Model:
@@ -124,11 +128,11 @@ def require_answers(path: Path, model: Model) -> Model:
     return model
 
 
-def load_energy_model(path: Path, device: str) -> Model:
-    """Return a model that has energies and forces.
+def load_energy_model(path: Path, device: str) -> Model | Committee:
+    """Return a model that has energies and forces; several in one file are a committee.
 
     Raises:
-        ValueError: it has none; see also :func:`load_any`.
+        ValueError: it has none; see also :func:`load_energy_or_property`.
     """
     model = load_energy_or_property(path, device)
     if "forces" not in model.offers:

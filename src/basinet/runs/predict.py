@@ -19,7 +19,8 @@ from basinet.data.perception import with_perceived_bonds
 from basinet.data.readers import open_molecules
 from basinet.data.table import column_names, is_table
 from basinet.models.checkpoint import EnsembleFile, load_ensemble
-from basinet.models.ensemble import answers, joined
+from basinet.models.committee import Committee
+from basinet.models.ensemble import joined
 from basinet.models.model import Model
 from basinet.runs.halving import Halving
 from basinet.runs.inference import require_answers, require_device
@@ -27,6 +28,7 @@ from basinet.runs.records import Record, TableOptions, count_records, read_recor
 from basinet.runs.stream import (
     CHUNK_RECORDS,
     Done,
+    OutsidePolicy,
     Say,
     Show,
     batch_of,
@@ -38,6 +40,8 @@ from basinet.runs.stream import (
 from basinet.structures import Molecule
 from basinet.structures.batch import collate, unbatch
 
+OUTSIDE_KEY = "outside_scope"
+"""Under which a molecule of a prediction says in what it is unlike those in training."""
 COVERAGE = 0.9
 """Of intervals, if nobody says."""
 FRAMES, ROWS = "frames", "rows"
@@ -66,56 +70,76 @@ class Predictor(NamedTuple):
         """The first member: what it offers and knows, all do."""
         return self.members[0]
 
+    @property
+    def potential(self) -> Model | Committee:
+        """What says a mean and a spread if there are several."""
+        return self.first if len(self.members) == 1 else Committee(self.members)
+
 
 def predict_file(
-    model_file: Path, data: Path, out: Path, device: str = "cpu", *, show: Show = hidden, say: Say = silent
-) -> int:
-    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model, and return the number of molecules.
+    model_file: Path,
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    *,
+    outside_scope: OutsidePolicy = "error",
+    show: Show = hidden,
+    say: Say = silent,
+) -> Done:
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model.
 
-    A model of a property writes that by its name, and its unit as ``<name>_unit``; an ensemble the mean of its members.
-    Labels of the input are kept under ``REF_<name>``. Molecules stream: memory does not grow with the file. The output
-    appears when it is complete; an interrupted run goes on by itself if input and model are the same.
+    A model of a property writes that by its name, and its unit as ``<name>_unit``; an ensemble the mean of its members
+    and their spread as ``<name>_std`` (:class:`~basinet.models.committee.Committee`). Labels of the input are kept
+    under ``REF_<name>``. A molecule unlike those in training is refused, or answered with the reasons under
+    ``outside_scope``.
+    Molecules stream: memory does not grow with the file. The output appears when it is complete; an interrupted run
+    goes on by itself if input and model are the same.
     """
     data = place_of(data, out)
     predictor = Predictor.load(model_file, device)
-    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], {"kind": "extxyz"}))
+    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], {"kind": "extxyz", "outside": outside_scope}))
     if journal.done:
         say(f"going on after {journal.done} molecules")
     molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
     if needs_bonds(predictor.file.backbone):
         molecules = with_perceived_bonds(molecules)
-    rest: Iterator[Molecule] = islice(molecules, journal.done, None)
+    before, n_outside = journal.done, int(journal.notes.get("outside", 0))
+    rest: Iterator[Molecule] = islice(molecules, before, None)
 
     def compute(chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
-        return _results(predictor, chunk)
+        return _results(predictor, chunk, outside_scope)
 
     halved = Halving(compute, CHUNK_RECORDS, say)
     while chunk := list(islice(rest, CHUNK_RECORDS)):
-        text = "".join(frame_text(molecule, found) for molecule, found in zip(chunk, halved(chunk), strict=True))
-        journal.append({FRAMES: text.encode()}, len(chunk))
+        results = halved(chunk)
+        text = "".join(frame_text(molecule, found) for molecule, found in zip(chunk, results, strict=True))
+        n_outside += sum(OUTSIDE_KEY in found for found in results)
+        journal.append({FRAMES: text.encode()}, len(chunk), {"outside": n_outside})
         show(journal.done, None, "")
     count = journal.done
     if not count:
         journal.discard()
         raise ValueError(f"{data} holds no molecules")
     journal.finish({FRAMES: out})
-    return count
+    return Done(count, 0, before, n_outside)
 
 
-def _results(predictor: Predictor, chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
+def _results(predictor: Predictor, chunk: Sequence[Molecule], outside_scope: OutsidePolicy) -> list[dict[str, Any]]:
     """Return what the comment line and the columns of each molecule say."""
-    model = predictor.first
+    model, scope = predictor.potential, predictor.first.scope
+    outside = ["; ".join(scope.outside(molecule.atomic_numbers, molecule.charge)) for molecule in chunk]
+    if outside_scope == "error":
+        for molecule in chunk:
+            scope.check_molecule(molecule)
     batch = collate(chunk).to(predictor.device)
-    model.scope.check(batch)
     found = model(batch, model.offers & {"energy", "forces", *model.properties})
-    if len(predictor.members) > 1:
-        each = torch.arange(batch.n_molecules)
-        found |= {name: answers(predictor.members, batch, name, each, len(each)).value for name in model.properties}
-    rows: dict[str, Sequence[Any]] = {name: value.tolist() for name, value in found.items() if name != "forces"}
-    if "forces" in found:
-        rows["forces"] = [force.double().cpu().numpy() for force in unbatch(found["forces"], batch)]
+    rows: dict[str, Sequence[Any]] = {}
+    for name, values in found.items():
+        of_atoms = name.startswith("forces")
+        rows[name] = [v.double().cpu().numpy() for v in unbatch(values, batch)] if of_atoms else values.tolist()
     units = {f"{name}_unit": head.form.unit for name, head in model.properties.items()}
-    return [{name: values[i] for name, values in rows.items()} | units for i in range(len(chunk))]
+    marks = [{OUTSIDE_KEY: why} if why else {} for why in outside]
+    return [{name: values[i] for name, values in rows.items()} | units | marks[i] for i in range(len(chunk))]
 
 
 def predict_table(
@@ -128,14 +152,15 @@ def predict_table(
     coverage: float | None = None,
     processes: int | None = 1,
     device: str = "cpu",
+    outside_scope: OutsidePolicy = "error",
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
     """Write a table with a row for each row of a table, or each molecule of a file: its columns, and what is predicted.
 
     ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` if the model has been
-    calibrated; ``status`` and ``reason``. A row that fails keeps its place, with empty predictions. Everything streams,
-    and goes on after an interruption.
+    calibrated; ``status`` (ok, outside, failed) and ``reason``. A row that fails keeps its place, with empty
+    predictions. Everything streams, and goes on after an interruption.
 
     Args:
         model_file: energies or properties.
@@ -146,6 +171,7 @@ def predict_table(
         coverage: of the intervals; ``None``: as the model was trained.
         processes: that make conformers; ``None``: one for each core.
         device: cpu or cuda.
+        outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
         show: moves a progress bar.
         say: told about going on, and about batches that do not fit into memory.
     """
@@ -167,7 +193,7 @@ def predict_table(
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
-    options = {"kind": "table", "table": table._replace(processes=None), "coverage": level}
+    options = {"kind": "table", "table": table._replace(processes=None), "coverage": level, "outside": outside_scope}
     journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
     if journal.done:
         say(f"going on after {journal.done} rows")
@@ -179,8 +205,17 @@ def predict_table(
     def write(rows: Sequence[tuple[Record, Numbers | None, str]]) -> dict[str, bytes]:
         return {ROWS: _lines(rows, given, columns).encode()}
 
-    total = count_records(data)
-    done = work_through(records, compute, predictor.first, journal, write, total=total, show=show, say=say)
+    done = work_through(
+        records,
+        compute,
+        predictor.first,
+        journal,
+        write,
+        total=count_records(data),
+        outside_scope=outside_scope,
+        show=show,
+        say=say,
+    )
     if not done.n_records:
         journal.discard()
         raise ValueError(f"{data} holds no molecules")
@@ -233,7 +268,7 @@ def _lines(rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[s
         if numbers is not None and any(math.isnan(value) for value in numbers.values()):
             numbers, reason = None, "the prediction is not finite"
         predicted = [""] * len(columns) if numbers is None else [f"{numbers[name]:.8g}" for name in columns]
-        status = "failed" if reason else "ok"
+        status = "failed" if numbers is None else "outside" if reason else "ok"
         writer.writerow([*(cells[name] for name in given), *predicted, status, reason])
     return text.getvalue()
 

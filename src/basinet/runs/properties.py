@@ -17,6 +17,7 @@ from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.evaluation.properties import PropertyErrors, describe_baselines, property_errors
 from basinet.models.checkpoint import load_model
+from basinet.models.committee import Committee
 from basinet.models.model import Model, with_outputs
 from basinet.models.properties import PropertyForm, PropertyHead, build_property_head
 from basinet.models.standardize import Baseline, LabelSample, fit_scale, set_scale
@@ -135,7 +136,7 @@ def _compare(model: Model, label: str, store: MoleculeStore, split: Split) -> st
     return describe_baselines(baseline_maes(head, label, store, split, split.validation), head.form.unit)
 
 
-def errors_of_property(model: Model, label: str, batches: Iterator[Batch]) -> PropertyErrors:
+def errors_of_property(model: Model | Committee, label: str, batches: Iterator[Batch]) -> PropertyErrors:
     """Return the errors of a property on clean molecules, in evaluation mode."""
     device = next(model.parameters()).device
     was_training = model.training
@@ -145,7 +146,7 @@ def errors_of_property(model: Model, label: str, batches: Iterator[Batch]) -> Pr
     def predict(batch: Batch) -> Tensor:
         return model(batch, [label])[label]
 
-    errors = property_errors(predict, (b.to(device) for b in batches), label, model.property_head(label).form.unit)
+    errors = property_errors(predict, (b.to(device) for b in batches), label, model.properties[label].form.unit)
     model.train(was_training)
     return errors
 

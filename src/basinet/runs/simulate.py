@@ -18,8 +18,11 @@ from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
 from basinet.md.integrators import Potential
 from basinet.md.potentials import model_potential
-from basinet.md.running import DistanceCounts, Table, standard_quantities
+from basinet.md.running import DistanceCounts, Quantity, Table, standard_quantities
 from basinet.md.streams import replica_seeds
+from basinet.md.uncertainty import FORCES_APART, ForceSpread, SpreadLimit
+from basinet.models.committee import Committee
+from basinet.models.model import Model
 from basinet.recipe import read_yaml, save_recipe
 from basinet.runs.inference import load_energy_model
 from basinet.runs.simulation_start import Say, SimulateConfig, load_start, prepare_start, save_start
@@ -29,6 +32,8 @@ from basinet.training.interrupt import InterruptedRunError, stop_on_signals
 
 SETTINGS_FILE, START_FILE, STATE_FILE = "simulation.yaml", "start.npz", "state.pt"
 RECORDS_FILE, BAD_FILE = "records.csv", "bad_frames.extxyz"
+SPREAD_COLUMN = "force_std_eV_A"
+"""The largest spread of a force of a replica, if there are several models."""
 SAVE_SECONDS = 30.0
 """Between saved states."""
 
@@ -85,7 +90,8 @@ def simulate_file(
     replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
     bonds = reference_bonds(replicas).to(device)
     batch = collate(replicas, torch.float64).to(device)
-    dynamics, distances = _dynamics(config, potential, batch, bonds, out, stop_when)
+    further, limits = _spread_of(config, model)
+    dynamics, distances = _dynamics(config, potential, batch, bonds, out, {**limits, **(stop_when or {})}, further)
     if resume and (out / STATE_FILE).exists():
         dynamics.load(out / STATE_FILE)
         say(f"going on at {dynamics.time / 1000:.4g} ps")
@@ -100,13 +106,14 @@ def _dynamics(
     batch: Batch,
     bonds: Bonds,
     out: Path,
-    stop_when: Mapping[str, StopWhen] | None,
+    stop_when: Mapping[str, StopWhen],
+    further: Mapping[str, Quantity],
 ) -> tuple[Dynamics, DistanceCounts]:
     integrator = config.integrator()
     state = start(potential, batch, integrator, config.temperature, replica_seeds(config.seed, batch.n_molecules))
     distances = DistanceCounts(batch, half=config.picoseconds * 500)
     observers = [
-        Table(out / RECORDS_FILE, standard_quantities(batch, bonds)),
+        Table(out / RECORDS_FILE, {**standard_quantities(batch, bonds), **further}),
         frame_writer(config.frames, out, batch),
         BadFrames(out / BAD_FILE, batch),
         distances,
@@ -117,10 +124,25 @@ def _dynamics(
         integrator,
         record_every=config.record_every,
         temperature_range=(0.0, config.hottest),
-        stop_when={STRETCHED: BondStretch(bonds, config.bond_tolerance), **(stop_when or {})},
+        stop_when={STRETCHED: BondStretch(bonds, config.bond_tolerance), **stop_when},
         observers=observers,
     )
     return dynamics, distances
+
+
+def _spread_of(config: SimulateConfig, model: Model | Committee) -> tuple[dict[str, Quantity], dict[str, StopWhen]]:
+    """Return the column of the spread of forces and the limit of it, if there are several models."""
+    if isinstance(model, Model):
+        if config.stop_force_std is not None:
+            raise ValueError(
+                f"a limit of the spread of forces needs several models, and {config.model} is one; join some that "
+                "were trained with different seeds (basinet ensemble A B C OUT)"
+            )
+        return {}, {}
+    spread = ForceSpread(model)
+    column: dict[str, Quantity] = {SPREAD_COLUMN: lambda record: spread(record.state.batch)}
+    limit = config.stop_force_std
+    return column, {} if limit is None else {FORCES_APART: SpreadLimit(spread, limit)}
 
 
 def _advance(dynamics: Dynamics, config: SimulateConfig, out: Path, on_record: Callable[[Record], Any]) -> None:

@@ -12,7 +12,7 @@ from basinet.data.files import write_text
 from basinet.evaluation.report import Table
 from basinet.evaluation.simulation import SimulationSeries, read_records, write_simulation_report
 from basinet.md.observables import HISTOGRAM_RANGE, normalised
-from basinet.runs.simulate import RECORDS_FILE, Simulation
+from basinet.runs.simulate import RECORDS_FILE, SPREAD_COLUMN, Simulation
 
 SUMMARY_FILE = "summary.json"
 DAY = 86400.0
@@ -54,7 +54,8 @@ def summarise(done: Simulation, out: Path) -> SimulationSummary:
     """Write the summary and the report of a simulation into its directory."""
     series = _series(done, out)
     replicas = _replicas(done, series)
-    rows = _rows(done, replicas)
+    spreads = series.columns.get(SPREAD_COLUMN)
+    rows = _rows(done, replicas, None if spreads is None else float(np.nanmax(spreads)))
     content = {
         "units": "ps, K, meV/atom/ps, Angstrom",
         "picoseconds": done.config.picoseconds,
@@ -129,7 +130,7 @@ def _replicas(done: Simulation, series: SimulationSeries) -> list[ReplicaSummary
     return found
 
 
-def _rows(done: Simulation, replicas: Sequence[ReplicaSummary]) -> dict[str, str]:
+def _rows(done: Simulation, replicas: Sequence[ReplicaSummary], spread: float | None) -> dict[str, str]:
     config, n = done.config, len(replicas)
     failed = [r for r in replicas if r.reason]
     reasons = sorted({r.reason for r in failed})
@@ -145,6 +146,8 @@ def _rows(done: Simulation, replicas: Sequence[ReplicaSummary]) -> dict[str, str
         "largest bond deviation": f"{max(r.largest_deviation for r in replicas):.3f} Å",
         "RMSD to the start": f"{_mean(np.array([r.rmsd for r in replicas])):.3f} Å (mean, at the end)",
     }
+    if spread is not None:
+        rows["forces of members apart"] = f"{spread:.3g} eV/Å at most (standard deviation)"
     if failed:
         rows["first to stop"] = f"replica {min(failed, key=lambda r: r.stable_ps).replica} at " + (
             f"{min(r.stable_ps for r in failed):.4g} ps"

@@ -20,6 +20,7 @@ from basinet.md.integrators import Integrator, LangevinBAOAB, Potential, Velocit
 from basinet.md.nose_hoover import NoseHoover
 from basinet.md.relax import relax
 from basinet.models.checkpoint import read_backbone
+from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
@@ -65,6 +66,8 @@ class SimulateConfig:
     """What the frames are written as."""
     bond_tolerance: float = BOND_TOLERANCE
     """A replica stops when a bond deviates more from its length at the start, Å."""
+    stop_force_std: float | None = None
+    """A replica stops when the models of an ensemble disagree about a force by more than this, eV/Å."""
     relax: bool = False
     """Whether to go downhill before."""
     outside_scope: Literal["error", "warn"] = "error"
@@ -78,6 +81,8 @@ class SimulateConfig:
         for name in ("picoseconds", "dt", "friction", "bond_tolerance"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if self.stop_force_std is not None and not self.stop_force_std > 0:
+            raise ValueError(f"stop_force_std must be positive (eV/Å), got {self.stop_force_std}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be zero or positive (K), got {self.temperature}")
         if self.picoseconds * 1000 < self.dt:
@@ -104,7 +109,9 @@ class SimulateConfig:
                 return VelocityVerlet(dt=self.dt)
 
 
-def prepare_start(config: SimulateConfig, model: Model, potential: Potential, device: str, say: Say) -> list[Molecule]:
+def prepare_start(
+    config: SimulateConfig, model: Model | Committee, potential: Potential, device: str, say: Say
+) -> list[Molecule]:
     """Read the start, check it, and relax it if asked."""
     molecules = _read_start(config, say)
     for molecule in molecules:
@@ -210,6 +217,7 @@ def save_start(path: Path, molecules: list[Molecule]) -> None:
         arrays |= {f"z{i}": m.atomic_numbers, f"x{i}": m.positions, f"name{i}": np.array(m.name)}
         if m.bonds is not None:
             arrays[f"bonds{i}"] = m.bonds
+        arrays |= {f"charge{i}": np.array(m.charge), f"smiles{i}": np.array(m.smiles or "")}
         if m.bond_orders is not None:
             arrays[f"orders{i}"] = m.bond_orders
     np.savez(path, **arrays)
@@ -224,6 +232,8 @@ def load_start(path: Path) -> list[Molecule]:
                 positions=file[f"x{i}"],
                 bonds=file.get(f"bonds{i}"),
                 bond_orders=file.get(f"orders{i}"),
+                charge=int(file[f"charge{i}"]),
+                smiles=str(file[f"smiles{i}"]),
                 name=str(file[f"name{i}"]),
             )
             for i in range(int(file["n"]))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Int64
@@ -25,6 +25,8 @@ CHUNK_RECORDS = 64
 Result = TypeVar("Result")
 Show = Callable[[int, int | None, str], None]
 Say = Callable[[str], None]
+OutsidePolicy = Literal["error", "warn"]
+"""What to do with molecules unlike those in training: refuse them, or answer and say in what."""
 
 
 class Done(NamedTuple):
@@ -34,6 +36,8 @@ class Done(NamedTuple):
     n_failed: int
     n_before: int
     """Records that an interrupted run had done already."""
+    n_outside: int = 0
+    """Answered though they are unlike those in training."""
 
 
 def silent(line: str) -> None:
@@ -52,6 +56,7 @@ def work_through(
     write: Callable[[Sequence[tuple[Record, Result | None, str]]], dict[str, bytes]],
     *,
     total: int | None,
+    outside_scope: OutsidePolicy = "error",
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -60,29 +65,34 @@ def work_through(
     Args:
         records: those that follow what the journal has.
         compute: gives a result for each record.
-        model: whose scope the molecules must be in.
+        model: whose scope the molecules should be in.
         journal: where the results go.
-        write: makes pieces of files of records with their result, or the reason why there is none.
+        write: makes pieces of files of records with their result, and the reason why there is none or why not to
+            trust it.
         total: records, if it is known.
+        outside_scope: whether records outside of the scope of the model fail, or are computed with a reason.
         show: moves a progress bar.
         say: told when batches are cut in half.
     """
     before = journal.done
-    n_failed = int(journal.notes.get("failed", 0))
+    n_failed, n_outside = (int(journal.notes.get(key, 0)) for key in ("failed", "outside"))
     halved = Halving(compute, CHUNK_RECORDS, say)
     while chunk := list(islice(records, CHUNK_RECORDS)):
-        rows = _results(chunk, halved, model)
-        n_failed += sum(bool(reason) for _, _, reason in rows)
-        journal.append(write(rows), len(chunk), {"failed": n_failed})
+        outside = [_outside(model, record) for record in chunk]
+        refused = outside if outside_scope == "error" else [""] * len(chunk)
+        found = _results(chunk, halved, [r.reason or why for r, why in zip(chunk, refused, strict=True)])
+        rows = [(r, result, reason or why) for (r, result, reason), why in zip(found, outside, strict=True)]
+        n_failed += sum(result is None for _, result, _ in rows)
+        n_outside += sum(result is not None and bool(reason) for _, result, reason in rows)
+        journal.append(write(rows), len(chunk), {"failed": n_failed, "outside": n_outside})
         show(journal.done, total, f"{n_failed} failed" if n_failed else "")
-    return Done(journal.done, n_failed, before)
+    return Done(journal.done, n_failed, before, n_outside)
 
 
 def _results(
-    chunk: Sequence[Record], halved: Halving[Record, Result], model: Model
+    chunk: Sequence[Record], halved: Halving[Record, Result], reasons: Sequence[str]
 ) -> list[tuple[Record, Result | None, str]]:
-    """Return each record with its result or a reason."""
-    reasons = [record.reason or _outside(model, record) for record in chunk]
+    """Return each record with its result or a reason; those that have a reason already are not computed."""
     good = [record for record, reason in zip(chunk, reasons, strict=True) if not reason]
     size = halved.size
     try:
@@ -113,12 +123,9 @@ def _alone(record: Record, halved: Halving[Record, Result], message: str) -> tup
 
 
 def _outside(model: Model, record: Record) -> str:
-    """Return why the model may not be asked about a record; empty if it may."""
-    try:
-        model.scope.check(batch_of([record])[0])
-    except ValueError as error:
-        return str(error)
-    return ""
+    """Return in what a record is unlike those in training; empty if it is not."""
+    reasons = [model.scope.outside(m.atomic_numbers, m.charge) for m in record.conformers[:1]]
+    return f"unlike the molecules in training: {'; '.join(reasons[0])}" if any(reasons) else ""
 
 
 def batch_of(records: Sequence[Record]) -> tuple[Batch, Int64[Tensor, " n_conformers"]]:
