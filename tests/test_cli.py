@@ -1,14 +1,11 @@
 """What a person types, and the one line they get back when it cannot work."""
 
-import io
 import json
 import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import ase.io
 import numpy as np
@@ -17,29 +14,11 @@ from ase import Atoms
 from ase.build import molecule as g2
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from basinet.cli import main
+from typed import basinet
 
 TINY = ("model.n_features=8", "model.n_layers=1", "model.n_heads=2", "model.n_basis=8", "launch.accelerator=cpu")
 FEW = ("training.n_steps=4", "training.validate_every=2", "training.save_every=2", "training.batch_size=4")
 EXIT_USER = 2
-
-
-class Done(NamedTuple):
-    """How a command ended."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def basinet(*arguments: object) -> Done:
-    """Run a command in this process: starting a new one for each takes seconds."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    with redirect_stdout(stdout), redirect_stderr(stderr), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["basinet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    return Done(ended.value.code if isinstance(ended.value.code, int) else 0, stdout.getvalue(), stderr.getvalue())
 
 
 def springs(atoms: Atoms, energy_unit: float = 1.0, sign: float = 1.0) -> Atoms:
