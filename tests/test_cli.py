@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.build import molecule as g2
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from typed import basinet
+from typed import Done, basinet
 
 TINY = ("model.n_features=8", "model.n_layers=1", "model.n_heads=2", "model.n_basis=8", "launch.accelerator=cpu")
 FEW = ("training.n_steps=4", "training.validate_every=2", "training.save_every=2", "training.batch_size=4")

@@ -6,7 +6,6 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from md_potentials import at, chain, free, morse, named
 from scipy.stats import chi2, kstest
 
 from basinet.data.readers import read_molecules
@@ -21,6 +20,7 @@ from basinet.md.running import DistanceCounts, Table, rmsd, standard_quantities
 from basinet.md.streams import BLOCK, Streams, replica_seeds
 from basinet.structures.batch import collate
 from basinet.units import BOLTZMANN
+from md_potentials import at, chain, free, morse, named
 from molecules import ETHANOL, SMALL, random_orthogonal
 from small_runs import tiny_model
 

@@ -2,7 +2,6 @@ import math
 
 import pytest
 import torch
-from md_potentials import at, free, morse, named, trap
 from scipy.stats import chi2, kstest
 
 from basinet.md.integrators import (
@@ -19,6 +18,7 @@ from basinet.md.streams import replica_seeds
 from basinet.structures.batch import Batch, collate
 from basinet.structures.segment import sum_per_molecule
 from basinet.units import ACCELERATION, BOLTZMANN
+from md_potentials import at, free, morse, named, trap
 
 SMALL = ("H2O", "CH4", "CO", "C2H6")
 ROUNDING = 1e-10

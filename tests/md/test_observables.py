@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from md_potentials import at, named
 from torch import Tensor
 
 from basinet.md.bonds import Bonds, bonds_by_distance, reference_bonds
@@ -19,6 +18,7 @@ from basinet.md.observables import (
 from basinet.md.simulate import Trajectory
 from basinet.structures.batch import collate
 from basinet.structures.molecule import Molecule
+from md_potentials import at, named
 
 CHAIN = at((0, 0, 0), (1.4, 0, 0), (2.8, 0, 0))
 """Three atoms in a row, bonds of 1.4 Å."""

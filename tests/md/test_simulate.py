@@ -3,12 +3,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from md_potentials import free, morse, named
 from torch import Tensor
 
 from basinet.md.integrators import LangevinBAOAB, Potential, VelocityVerlet
 from basinet.md.simulate import Trajectory, simulate
 from basinet.structures.batch import Batch, collate
+from md_potentials import free, morse, named
 
 PAIR = collate([named("CO"), named("H2O")], torch.float64)
 
