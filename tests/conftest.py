@@ -1,5 +1,7 @@
 """Shared by all tests; it also puts this directory on the path, so that every test can import ``molecules``."""
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -9,6 +11,8 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.models.model import Model, build_model
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 
 settings.register_profile("basinet", deadline=None, derandomize=True, database=None)
 settings.load_profile("basinet")

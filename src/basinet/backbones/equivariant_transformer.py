@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
+from basinet.kernels.differentiable import EdgeStage, differentiable
+from basinet.kernels.edge_stage import EdgeInputs
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import Neighbors
+from basinet.structures.neighbors import DenseNeighbors, Neighbors
 
 N_ELEMENTS = 100
 """Rows of the element tables, as published; row 0 is unused."""
@@ -101,6 +103,15 @@ class EquivariantTransformer(Backbone):
             scalar, vector = layer(scalar, vector, neighbors, radial)
         return NodeFeatures(self.scalar_norm(scalar), self.vector_norm(vector))
 
+    def use_edge_stage(self, edge_stage: EdgeStage | None) -> None:
+        """Compute messages in the dense layout by another implementation; ``None``: as written here.
+
+        It is no part of the model: it is not saved.
+        """
+        for layer in self.layers:
+            assert isinstance(layer, AttentionLayer)
+            layer.edge_stage = edge_stage
+
     def stages(self) -> Sequence[nn.Module]:
         """Return both embeddings as one, then the layers."""
         return [nn.ModuleList([self.embedding, self.neighbor_embedding]), *self.layers]
@@ -138,6 +149,16 @@ class NeighborEmbedding(nn.Module):
         return self.combine(torch.cat([scalar, gathered], dim=-1))
 
 
+class AtomMaps(NamedTuple):
+    """The linear maps of the scalars of atoms that a layer starts with."""
+
+    query: Float[Tensor, "n_atoms F"]
+    key: Float[Tensor, "n_atoms F"]
+    value_x: Float[Tensor, "n_atoms F"]
+    value_a: Float[Tensor, "n_atoms F"]
+    value_b: Float[Tensor, "n_atoms F"]
+
+
 class AttentionLayer(nn.Module):
     """One update of scalars and vectors (figure 2 of the paper).
 
@@ -154,6 +175,7 @@ class AttentionLayer(nn.Module):
         n = config.n_features
         self.n_features, self.n_heads = n, config.n_heads
         self.vector_cutoff = config.vector_cutoff
+        self.edge_stage: EdgeStage | None = None
         self.norm = nn.LayerNorm(n)
         self.query_key_value = xavier(n, n, n, 3 * n)
         self.filters = xavier(config.n_basis, n, 3 * n)
@@ -169,16 +191,54 @@ class AttentionLayer(nn.Module):
     ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
         """Return the new scalars and vectors."""
         n = self.n_features
-        query, key, value_x, value_a, value_b = self.query_key_value(self.norm(scalar)).split(n, dim=-1)
-        filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self._filters(radial))
-        weights = self._attend(filter_x, query, key, filter_k, neighbors)  # [edges, F]
-        message = neighbors.weighted_sum(weights, value_x)  # [N, F]
-        vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])  # [N, 3, F]
-        vector_message = vector_message + neighbors.directed_sum(filter_b * neighbors.of_sender(value_b))
+        of_atoms = AtomMaps(*self.query_key_value(self.norm(scalar)).split(n, dim=-1))
+        if self.edge_stage is not None and isinstance(neighbors, DenseNeighbors):
+            message, vector_message = self._fused_messages(self.edge_stage, of_atoms, vector, neighbors, radial)
+        else:
+            message, vector_message = self._messages(of_atoms, vector, neighbors, radial)
         vector_1, vector_2, vector_3 = self.vector_projection(vector).split(n, dim=-1)
         out_1, out_2, out_3 = self.output(message).split(n, dim=-1)
         scalar = scalar + (vector_1 * vector_2).sum(1) * out_2 + out_3
         return scalar, vector + vector_3 * out_1[:, None] + vector_message
+
+    def _messages(
+        self, of_atoms: AtomMaps, vector: Float[Tensor, "n_atoms 3 F"], neighbors: Neighbors, radial: RadialFeatures
+    ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
+        """Return the sums over neighbours."""
+        query, key, value_x, value_a, value_b = of_atoms
+        filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self._filters(radial))
+        weights = self._attend(filter_x, query, key, filter_k, neighbors)  # [edges, F]
+        message = neighbors.weighted_sum(weights, value_x)  # [N, F]
+        vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])  # [N, 3, F]
+        return message, vector_message + neighbors.directed_sum(filter_b * neighbors.of_sender(value_b))
+
+    def _fused_messages(
+        self,
+        edge_stage: EdgeStage,
+        of_atoms: AtomMaps,
+        vector: Float[Tensor, "n_atoms 3 F"],
+        neighbors: DenseNeighbors,
+        radial: RadialFeatures,
+    ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
+        """Return the same sums, with the cutoffs of all filters in one product and no tensor of the edges."""
+        padding, mask, unit = neighbors.edge_blocks
+        near = mask.to(radial.fade)
+        fade = near * radial.fade
+        fade_vector = fade if self.vector_cutoff else near
+        fades = torch.stack([near, fade, fade_vector, fade_vector], dim=-1)  # [B, P, 4]
+        filters = F.silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
+        query, key, value_x, value_a, value_b = of_atoms
+        inputs = EdgeInputs(
+            query=padding.pad(query),
+            key=padding.pad(key),
+            scalar=padding.pad(value_x),
+            vector=padding.pad(vector * value_a[:, None]),
+            directed=padding.pad(value_b),
+            filters=filters,
+            unit=unit,
+        )
+        messages = differentiable(edge_stage, inputs, self.n_heads)
+        return padding.unpad(messages.message), padding.unpad(messages.vector_message)
 
     def _filters(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
         """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""

@@ -5,16 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from basinet.cli.arguments import (
-    BuildCommand,
-    DataFile,
-    EnergyKey,
-    EnergyUnit,
-    ForcesKey,
-    GenerateCommand,
-    LengthUnit,
-    RecipeArguments,
-)
+from basinet.cli.arguments import BuildCommand, DataFile, EnergyUnit, GenerateCommand, LengthUnit, RecipeArguments
 from basinet.cli.fetching import ensure_fetched, fetch_shown, show_fetched
 from basinet.terminal import findings, progress, say, table
 
@@ -138,8 +129,6 @@ def info(
     store: DataFile,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
     perceive_bonds: Annotated[
         bool, typer.Option("--perceive-bonds/--file-bonds", help="Find bonds where there are none on record.")
     ] = False,
@@ -149,13 +138,10 @@ def info(
     from basinet.data.readers import load_store, located
 
     ensure_fetched([store])
-    found, report = load_store(
-        store, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
-    )
+    found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
     lines = [str(report)] if located(store).is_file() else []
     if perceive_bonds:
-        with progress("bonds") as show:
-            found, bonds = perception.perceive_bonds(found, on_progress=show)
+        found, bonds = perception.perceive_bonds(found)
         lines.append(str(bonds))
     _show_store(store, found)
     for line in lines:
@@ -169,8 +155,8 @@ def check(
     page: Annotated[Path | None, typer.Option(help="Page with figures to write: a .html file or a directory.")] = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
+    energy_key: Annotated[str | None, typer.Option(help="Where the energies are in the file.")] = None,
+    forces_key: Annotated[str | None, typer.Option(help="Where the forces are in the file.")] = None,
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
     from basinet.runs.check_data import check_data

@@ -23,6 +23,7 @@ from basinet.models.model import Model, build_model, with_outputs, without_pretr
 from basinet.objectives.config import property_settings
 from basinet.recipe import FinetuneRecipe
 from basinet.runs import common
+from basinet.runs.kernels import use_kernels
 from basinet.runs.plugin import objective_of
 from basinet.runs.properties import SCRATCH, errors_of_property, property_record, start_property
 from basinet.runs.replay_data import fit_scope, read_replay
@@ -83,6 +84,7 @@ def finetune(
         speak(replay.describe())
         fit_scope(model, replay, is_fresh=recipe.start == SCRATCH)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
+    use_kernels(model.backbone, recipe.launch, fabric.device, speak)
     result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
     label = None if target is None else target.label
     test = _test(out, label, data.store, data.split, fabric) if fabric.is_global_zero else None

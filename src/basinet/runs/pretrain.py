@@ -12,6 +12,7 @@ from basinet.models.checkpoint import load_model, n_parameters
 from basinet.models.model import Model, build_model, with_outputs
 from basinet.recipe import PretrainRecipe
 from basinet.runs import common
+from basinet.runs.kernels import use_kernels
 from basinet.runs.plugin import objective_of
 from basinet.runs.sources import mixture_statistics
 from basinet.runs.train import OnProgress, RunData, Say, read_run_data, silent, train
@@ -52,6 +53,7 @@ def pretrain(
     torch.manual_seed(recipe.training.seed)
     model, backbone = _model(recipe, objective.requires, data)
     speak(f"{n_parameters(model):,} parameters; loss: {' + '.join(f'{w:g} {k}' for k, w in objective.weights.items())}")
+    use_kernels(model.backbone, recipe.launch, fabric.device, speak)
     result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
     return PretrainResult(out / common.MODEL_FILE, result, fabric.is_global_zero)
 

@@ -117,6 +117,16 @@ class Padding:
         return flat if self.is_full else flat[self.slot]
 
 
+class EdgeBlocks(NamedTuple):
+    """The dense layout, laid open."""
+
+    padding: Padding
+    mask: Bool[Tensor, "n_molecules n_pairs"]
+    """Of :attr:`Neighbors.distances`: whether atoms are neighbours. In the last column, each is its own."""
+    unit: Float[Tensor, "n_molecules n_max 3 n_max"]
+    """From receivers to senders."""
+
+
 class DenseNeighbors(Neighbors):
     """Every pair of a padded block ``[n_molecules, n_max, n_max]``; static shapes, no scatter."""
 
@@ -139,6 +149,11 @@ class DenseNeighbors(Neighbors):
         self._mask = torch.cat([is_near, is_near.new_ones(len(is_near), 1)], dim=1)  # [B, P + 1]
         self._mask_without_self = torch.cat([is_near, is_near.new_zeros(len(is_near), 1)], dim=1)
         self._unit = self._odd_to_edges(vector / distance[..., None])
+
+    @property
+    def edge_blocks(self) -> EdgeBlocks:
+        """What kernels that compute whole blocks read."""
+        return EdgeBlocks(self._padding, self._mask, self._unit)
 
     def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it receives on: ``[n_molecules, n_max, 1, ...]``."""

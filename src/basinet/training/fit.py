@@ -23,6 +23,7 @@ from basinet.structures.batch import Batch
 from basinet.training.failure import BeforeStep, stop_for_failure
 from basinet.training.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from basinet.training.log import MetricsLog
+from basinet.training.matmul import MatmulPrecision, matmul_precision
 from basinet.training.optim import OptimizerConfig, Schedule, averaged, build_optimizer
 from basinet.training.state import STATE_FILE, TrainState
 
@@ -53,6 +54,9 @@ class TrainingConfig:
     """Steps between saved states: what a killed run loses at most."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimiser and learning rate."""
+    matmul_precision: MatmulPrecision = "highest"
+    """Of products of float32 matrices. highest: float32; high: TF32 on GPUs that have it, 10 bits in place of 23;
+    medium: bfloat16, 7 bits. All else stays as it is. Compare the force error with that of highest before use."""
     tensorboard: bool = False
     """Whether to write TensorBoard events too."""
 
@@ -139,7 +143,7 @@ def fit(
     log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
     start = time.monotonic()
     try:
-        with stop_on_signals() as request:
+        with stop_on_signals() as request, matmul_precision(config.matmul_precision):
             run.loop(validate, save_best, log, on_progress, request)
     finally:
         if log is not None:

@@ -1,0 +1,78 @@
+"""What a run does that is asked for GPU kernels."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from basinet.backbones.egnn import EGNN, EGNNConfig
+from basinet.backbones.equivariant_transformer import AttentionLayer, EquivariantTransformer
+from basinet.errors import RunError
+from basinet.kernels.differentiable import PLAIN, EdgeStage
+from basinet.recipe import LaunchConfig
+from basinet.runs import kernels
+from basinet.runs.finetune import finetune
+from small_runs import ON_CPU, TINY, finetune_recipe, frames, make_store, training
+
+ASKED = LaunchConfig(kernels="triton")
+
+
+def edge_stage_of(backbone: EquivariantTransformer) -> EdgeStage | None:
+    layer = backbone.layers[0]
+    assert isinstance(layer, AttentionLayer)
+    return layer.edge_stage
+
+
+def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", frames())
+    said: list[str] = []
+    losses = []
+    for asked in ("off", "triton"):
+        launch = LaunchConfig(accelerator="cpu", threads=1, kernels=asked)
+        recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
+        losses.append(finetune(recipe, tmp_path / asked, say=said.append).fit.best)
+    assert [line for line in said if "kernels" in line] == [
+        "launch.kernels=triton: the kernels need a CUDA device, and this run is on cpu; going on without"
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_nothing_is_said_where_nothing_was_asked() -> None:
+    said: list[str] = []
+    kernels.use_kernels(EquivariantTransformer(TINY), ON_CPU, torch.device("cuda"), said.append)
+    assert said == []
+
+
+def test_another_network_has_no_kernels() -> None:
+    said: list[str] = []
+    backbone = EGNN(EGNNConfig(n_features=8, n_layers=1))
+    kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
+    assert said == [
+        "launch.kernels=triton: there are kernels for the Equivariant Transformer, and the network is EGNN; going on "
+        "without"
+    ]
+
+
+def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    said: list[str] = []
+    backbone = EquivariantTransformer(TINY)
+    kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
+    assert said == ['launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); going on without']
+    assert edge_stage_of(backbone) is None
+
+
+def test_kernels_that_compute_something_else_are_refused() -> None:
+    wrong = PLAIN._replace(forward=lambda inputs, n_heads: PLAIN.forward(inputs._replace(query=inputs.key), n_heads))
+    backbone = EquivariantTransformer(TINY)
+    with pytest.raises(RunError, match=r"off by .* on cpu, expected less than 0.0001; use launch.kernels=off"):
+        kernels.use_checked(backbone, wrong, torch.device("cpu"))
+    assert edge_stage_of(backbone) is None
+
+
+def test_kernels_that_pass_the_check_are_used_by_every_layer() -> None:
+    backbone = EquivariantTransformer(TINY)
+    assert kernels.use_checked(backbone, PLAIN, torch.device("cpu")) < kernels.TOLERANCE
+    assert edge_stage_of(backbone) is PLAIN
