@@ -14,7 +14,7 @@ from basinet.config import settings
 from basinet.nn.linear import xavier
 from basinet.nn.radial import cosine_cutoff
 from basinet.structures.batch import Batch
-from basinet.structures.hops import hop_blocks
+from basinet.structures.hops import count_hops
 from basinet.structures.neighbors import Neighbors
 
 N_ELEMENTS = 100
@@ -144,7 +144,7 @@ def _graph(config: BondGraph | RadiusGraph, batch: Batch, neighbors: Neighbors) 
     distance = neighbors.distances[..., None]
     match config:
         case BondGraph():
-            hops = neighbors.of_blocks(hop_blocks(batch, config.max_hops))
+            hops = neighbors.of_blocks(count_hops(neighbors.bonded(), config.max_hops))
             codes, fade = F.one_hot(hops, config.max_hops + 1).to(distance.dtype), torch.ones_like(distance)
         case RadiusGraph():
             codes, fade = distance[..., :0], cosine_cutoff(distance, config.cutoff)

@@ -8,15 +8,17 @@ Every atom is its own neighbour too, at distance zero and with a zero unit vecto
 to itself). There is no cap on the number of neighbours.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from basinet.structures.batch import Batch
+from basinet.structures.blocks import adjacency_blocks
 
 DENSE_LIMIT = 64
 """Atoms. Batches whose largest molecule is above this use the sparse layout."""
@@ -66,6 +68,14 @@ class Neighbors(ABC):
         """
 
     @abstractmethod
+    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
+        """Return which atoms of each molecule are bonded, in padded blocks.
+
+        Raises:
+            ValueError: the bonds of a molecule are unknown.
+        """
+
+    @abstractmethod
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         r"""Return :math:`\sum_j m_{ij}`; the messages must carry a factor from :meth:`to_edges`."""
 
@@ -86,6 +96,15 @@ def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:
     return DenseNeighbors(batch, cutoff) if largest <= DENSE_LIMIT else SparseNeighbors(batch, cutoff)
 
 
+class Blocks(NamedTuple):
+    """What is known of a batch that is padded already, so that its shapes say nothing about its molecules."""
+
+    is_atom: Bool[Tensor, "n_blocks n_max"]
+    """Whether a place is that of an atom; the batch has an atom in every place."""
+    bonded: Bool[Tensor, "n_blocks n_max n_max"] | None
+    """Which atoms are bonded; ``None``: nobody asks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Padding:
     """The map between atoms laid end to end and atoms padded to the largest molecule."""
@@ -103,6 +122,13 @@ class Padding:
         first = torch.cumsum(count, 0) - count
         within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
         return Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
+
+    @staticmethod
+    def whole(blocks: Blocks) -> "Padding":
+        """Return the map of a batch that has an atom in every place of its blocks."""
+        n_blocks, n_max = blocks.is_atom.shape
+        slot = torch.arange(n_blocks * n_max, device=blocks.is_atom.device)
+        return Padding(slot, n_blocks, n_max, is_full=True)
 
     def pad(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
         """Lay atoms out in blocks, with zeros where a molecule has fewer than the largest."""
@@ -128,17 +154,25 @@ class EdgeBlocks(NamedTuple):
 
 
 class DenseNeighbors(Neighbors):
-    """Every pair of a padded block ``[n_molecules, n_max, n_max]``; static shapes, no scatter."""
+    """Every pair of a padded block ``[n_molecules, n_max, n_max]``; static shapes, no scatter.
 
-    def __init__(self, batch: Batch, cutoff: float | None) -> None:
+    Args:
+        batch: molecules of any sizes, or an atom in every place of ``blocks``.
+        cutoff: Å.
+        blocks: of a batch that is padded already.
+    """
+
+    def __init__(self, batch: Batch, cutoff: float | None, blocks: Blocks | None = None) -> None:
         self.cutoff = cutoff
-        self._padding = Padding.of(batch)
+        self._batch, self._blocks = batch, blocks
+        self._padding = Padding.of(batch) if blocks is None else Padding.whole(blocks)
         self._n_max = n = self._padding.n_max
         self._first, self._second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
         first, second = self._first, self._second
-        self._edge_to_pair = _edge_to_pair(n, first, second)
+        self._edge_to_pair = _edge_to_pair(n, batch.positions.device)
+        self._pair_to_edges = torch.cat([first * n + second, second * n + first])
         positions = self._padding.pad(batch.positions)
-        is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0
+        is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0 if blocks is None else blocks.is_atom
         is_pair = is_atom[:, first] & is_atom[:, second]  # [B, P]
         vector = positions[:, second] - positions[:, first]  # [B, P, 3]
         # Padding puts atoms on top of each other, where the distance has no gradient: move them to (1, 1, 1).
@@ -169,11 +203,19 @@ class DenseNeighbors(Neighbors):
         """Bring a quantity of pairs to the edges, zero where atoms are not neighbours."""
         mask = self._mask if self_edges else self._mask_without_self
         table = torch.where(mask[..., None], x, torch.zeros_like(x))  # [B, P + 1, K]
-        return table.index_select(1, self._edge_to_pair).unflatten(1, (self._n_max, self._n_max))
+        return self._spread(table).unflatten(1, (self._n_max, self._n_max))
 
     def of_blocks(self, x: Shaped[Tensor, "n_molecules n_max n_max"]) -> Shaped[Tensor, "*pairs"]:
         """Take the upper triangle of each block."""
         return torch.cat([x[:, self._first, self._second], x.new_zeros(len(x), 1)], dim=1)
+
+    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
+        """Return which atoms of each molecule are bonded."""
+        if self._blocks is None:
+            return adjacency_blocks(self._batch)
+        if self._blocks.bonded is None:
+            raise ValueError("these blocks came without bonds; give them with the bonds of every molecule")
+        return self._blocks.bonded
 
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         """Sum over senders."""
@@ -193,24 +235,55 @@ class DenseNeighbors(Neighbors):
         """Sum over senders as one small matrix product per receiver."""
         return self._padding.unpad(torch.matmul(self._unit, weights))
 
+    def _spread(self, table: Float[Tensor, "n_molecules n_rows n_features"]) -> Tensor:
+        return cast(Tensor, _Spread.apply(table, self._edge_to_pair, self._pair_to_edges))
+
     def _odd_to_edges(
         self, of_pairs: Float[Tensor, "n_molecules n_pairs 3"]
     ) -> Float[Tensor, "n_molecules n_max 3 n_max"]:
         """Return [molecule, receiver, xyz, sender] of a quantity that changes sign with the direction of the edge."""
         n = self._n_max
         of_self = of_pairs.new_zeros(len(of_pairs), 1, 3)
-        edges = torch.cat([of_pairs, of_self], dim=1).index_select(1, self._edge_to_pair)
+        edges = self._spread(torch.cat([of_pairs, of_self], dim=1))
         upper = torch.triu(of_pairs.new_ones(n, n))
         return (edges * (upper - upper.T).flatten()[:, None]).unflatten(1, (n, n)).transpose(2, 3)
 
 
-def _edge_to_pair(n: int, first: Int[Tensor, " n_pairs"], second: Int[Tensor, " n_pairs"]) -> Int[Tensor, " n_edges"]:
+def _edge_to_pair(n: int, device: torch.device) -> Int[Tensor, " n_edges"]:
     """Return the row in the table of pairs of each edge of an n x n block; the last row is an atom with itself."""
-    index = torch.full((n, n), len(first), dtype=torch.int64, device=first.device)
-    pair = torch.arange(len(first), device=first.device)
-    index[first, second] = pair
-    index[second, first] = pair
-    return index.flatten()
+    atoms = torch.arange(n, device=device)
+    first, second = torch.minimum(atoms[:, None], atoms), torch.maximum(atoms[:, None], atoms)
+    row = first * n - first * (first + 1) // 2 + second - first - 1
+    return torch.where(first == second, n * (n - 1) // 2, row).flatten()
+
+
+class _Spread(torch.autograd.Function):
+    """From the table of pairs to edges. Its derivative gathers where that of indexing would add, which is slower."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:
+        ctx.save_for_backward(edge_to_pair, pair_to_edges)
+        return table.index_select(1, edge_to_pair)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return cast(Tensor, _Collect.apply(gradients[0], *ctx.saved_tensors)), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """The transpose of :class:`_Spread`: adds both directions of each pair, and all edges of an atom to itself."""
+
+    @staticmethod
+    def forward(ctx: Any, edges: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:
+        ctx.save_for_backward(edge_to_pair, pair_to_edges)
+        there, back = pair_to_edges.chunk(2)
+        of_pairs = edges.index_select(1, there) + edges.index_select(1, back)
+        n = math.isqrt(edges.shape[1])
+        return torch.cat([of_pairs, edges[:, :: n + 1].sum(1, keepdim=True)], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return cast(Tensor, _Spread.apply(gradients[0], *ctx.saved_tensors)), None, None
 
 
 class SparseNeighbors(Neighbors):
@@ -252,6 +325,10 @@ class SparseNeighbors(Neighbors):
         molecule = self._batch.molecule[first]
         start = self._batch.first_atom[molecule]
         return torch.cat([x[molecule, first - start, second - start], x.new_zeros(1)])
+
+    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
+        """Return which atoms of each molecule are bonded."""
+        return adjacency_blocks(self._batch)
 
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         """Sum over senders by index."""
