@@ -139,7 +139,7 @@ def test_unknown_element_is_named(tuned: Path, tmp_path: Path) -> None:
     path = tmp_path / "ammonia.extxyz"
     ase.io.write(path, frames(12, name="NH3"))
     model = tuned / "model.safetensors"
-    one_line(basinet("predict", model, path, tmp_path / "out.extxyz"), "knows the elements H O", "N")
+    one_line(basinet("predict", model, path, tmp_path / "out.extxyz"), "elements N, the model knows H O")
     one_line(basinet("finetune", path, f"from={model}", *FEW, "--out", tmp_path / "run"), "knows the elements H O")
     assert not (tmp_path / "out.extxyz").exists()
 

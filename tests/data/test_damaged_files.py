@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from damage import isolated_outcomes, outcomes
+from damage import as_file, isolated_outcomes, outcomes
 from data_files import FORMATS, conformations, write_file
 
 FEW, MANY = 25, 500
@@ -35,6 +35,6 @@ def test_no_damage_crashes_or_hangs_a_reader(kind, tmp_path):
     path, options = write_file(tmp_path, kind, conformations())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = isolated_outcomes(path, MANY, 2, options)
+        found = isolated_outcomes(path, MANY, 2, as_file(options))
     print(f"\n{kind}: " + ", ".join(f"{count} {what}" for what, count in sorted(found.items())))
     assert set(found) <= allowed(kind), found

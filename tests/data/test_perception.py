@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from basinet.data.perception import lacks_bonds, perceive_bonds, with_perceived_bonds
+from basinet.data.perception import Perceiver, lacks_bonds, perceive_bonds, with_perceived_bonds
 from basinet.data.readers import load_store
 from basinet.data.store import MoleculeStore
 from basinet.structures.molecule import Molecule
@@ -114,3 +114,33 @@ def test_published_trajectories_have_the_graph_of_their_compound(name: str, n_ro
     perceived, report = perceive_bonds(few)
     assert (report.n_graphs, report.n_other, report.n_failed) == (1, 0, 0)
     assert {len(rotors(m)) for m in perceived} == {n_rotors}
+
+
+def test_a_stream_that_begins_with_a_stretched_bond_has_the_bonds_of_its_later_frames() -> None:
+    still = molecule(WATER.atomic_numbers, WATER.positions)
+    positions = WATER.positions.copy()
+    positions[1] += 0.48 * (positions[1] - positions[0])
+    stretched = molecule(WATER.atomic_numbers, positions, name="first")
+    with pytest.raises(ValueError, match="first has no bonds on record"):
+        list(with_perceived_bonds(iter([stretched])))
+    for labels in ({}, {"energy": 0.0}):
+        frames_in_time = [stretched, dataclasses.replace(still, labels=labels)]
+        assert [len(bonds_of(m)) for m in with_perceived_bonds(iter(frames_in_time))] == [2, 2]
+
+
+def test_isomers_that_take_turns_in_a_stream_keep_their_own_bonds() -> None:
+    ether = from_smiles("COC")
+    order = [0, 2, 1, *range(3, 9)]
+    ether = molecule(ether.atomic_numbers[order], ether.positions[order])
+    alcohol = molecule(ETHANOL.atomic_numbers, ETHANOL.positions)
+    found = [bonds_of(m) for m in with_perceived_bonds(iter([ether, alcohol] * 200))]
+    assert found == [bonds_of(perceive_bonds(MoleculeStore.from_molecules([m]))[0][0]) for m in (ether, alcohol)] * 200
+    assert found[0] != found[1]
+
+
+def test_a_stream_may_go_on_without_the_bonds_that_cannot_be_told() -> None:
+    perceiver = Perceiver()
+    bare = molecule(ETHANOL.atomic_numbers, ETHANOL.positions)
+    found = list(with_perceived_bonds(iter([BROKEN, bare, ETHANOL]), perceiver))
+    assert [m.bonds is None for m in found] == [True, False, False]
+    assert (perceiver.report.n_failed, perceiver.report.n_perceived, perceiver.report.on_record) == (1, 1, 1)

@@ -254,7 +254,7 @@ def test_molecules_stream_through_a_prediction(
 
         return molecules(), None
 
-    monkeypatch.setattr(predict_module, "open_molecules", many)
+    monkeypatch.setattr(predict_module, "open_unlabelled", many)
     data = make_xyz(tmp_path / "in.xyz", frames()[:1])
     done = predict_file(
         force_field, data, tmp_path / "out.xyz", show=lambda done, total, note: written.__setitem__(0, done)

@@ -22,6 +22,10 @@ Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 EnergyUnit = Annotated[
     str | None, typer.Option(help="Unit of the energies in the file: eV, meV, Ha, kcal/mol, kJ/mol.")
 ]
+EnergyKey = Annotated[str | None, typer.Option(help="Where the energies are in the file.")]
+ForcesKey = Annotated[
+    str | None, typer.Option(help="Where the forces are in the file; with a minus before it, they are gradients.")
+]
 PropertyKey = Annotated[
     str | None, typer.Option(help="Column of the property in the file; without it, the name of the property.")
 ]

@@ -16,8 +16,10 @@ from basinet.cli.arguments import (
     CompareCommand,
     DataFile,
     Device,
+    EnergyKey,
     EnergyUnit,
     FinetuneCommand,
+    ForcesKey,
     LengthUnit,
     ModelFile,
     Out,
@@ -107,6 +109,8 @@ def evaluate(
     molecules: DataFile,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
     property_key: PropertyKey = None,
     property_unit: PropertyUnit = None,
     device: Device = "cpu",
@@ -128,7 +132,12 @@ def evaluate(
 
     ensure_fetched([molecules])
     units = UnitsConfig(
-        energy_unit=energy_unit, length_unit=length_unit, property_key=property_key, property_unit=property_unit
+        energy_unit=energy_unit,
+        length_unit=length_unit,
+        energy_key=energy_key,
+        forces_key=forces_key,
+        property_key=property_key,
+        property_unit=property_unit,
     )
     if force_correlation:
         curves, read = correlate_file(model, molecules, units, device)

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from basinet.cli.arguments import BuildCommand, DataFile, EnergyUnit, GenerateCommand, LengthUnit, RecipeArguments
+from basinet.cli.arguments import (
+    BuildCommand,
+    DataFile,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    GenerateCommand,
+    LengthUnit,
+    RecipeArguments,
+)
 from basinet.cli.fetching import ensure_fetched, fetch_shown, show_fetched
 from basinet.terminal import findings, progress, say, table
 
@@ -129,6 +138,8 @@ def info(
     store: DataFile,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
     perceive_bonds: Annotated[
         bool, typer.Option("--perceive-bonds/--file-bonds", help="Find bonds where there are none on record.")
     ] = False,
@@ -138,10 +149,13 @@ def info(
     from basinet.data.readers import load_store, located
 
     ensure_fetched([store])
-    found, report = load_store(store, energy_unit=energy_unit, length_unit=length_unit)
+    found, report = load_store(
+        store, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
+    )
     lines = [str(report)] if located(store).is_file() else []
     if perceive_bonds:
-        found, bonds = perception.perceive_bonds(found)
+        with progress("bonds") as show:
+            found, bonds = perception.perceive_bonds(found, on_progress=show)
         lines.append(str(bonds))
     _show_store(store, found)
     for line in lines:
@@ -155,8 +169,8 @@ def check(
     page: Annotated[Path | None, typer.Option(help="Page with figures to write: a .html file or a directory.")] = None,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
-    energy_key: Annotated[str | None, typer.Option(help="Where the energies are in the file.")] = None,
-    forces_key: Annotated[str | None, typer.Option(help="Where the forces are in the file.")] = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
     from basinet.runs.check_data import check_data

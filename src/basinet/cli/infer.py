@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from basinet.cli.arguments import DataFile, Device, ModelFile, Outside, OutsideScope
+from basinet.cli.arguments import (
+    DataFile,
+    Device,
+    EnergyKey,
+    EnergyUnit,
+    ForcesKey,
+    LengthUnit,
+    ModelFile,
+    Outside,
+    OutsideScope,
+)
 from basinet.cli.fetching import ensure_fetched
 from basinet.terminal import progress, say
 
@@ -43,6 +53,10 @@ def predict(
     ] = None,
     processes: Processes = None,
     outside_scope: OutsideScope = Outside.ERROR,
+    energy_unit: EnergyUnit = None,
+    length_unit: LengthUnit = None,
+    energy_key: EnergyKey = None,
+    forces_key: ForcesKey = None,
     device: Device = "cpu",
 ) -> None:
     """Predict energies (eV) and forces (eV/Å), or the property, of the molecules of a file.
@@ -51,14 +65,25 @@ def predict(
     molecules with what is predicted. A run that was interrupted goes on if it is typed again.
     """
     from basinet.data.table import is_table
+    from basinet.recipe import UnitsConfig
     from basinet.runs import predict_file, predict_table
 
     ensure_fetched([molecules])
+    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
     with progress("predicting") as show:
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):
                 raise ValueError(f"--smiles, --conformers and --coverage are for a table of predictions; {out} is none")
-            done = predict_file(model, molecules, out, device, outside_scope=outside_scope.value, show=show, say=say)
+            done = predict_file(
+                model,
+                molecules,
+                out,
+                device,
+                units=units,
+                outside_scope=outside_scope.value,
+                show=show,
+                say=say,
+            )
         else:
             done = predict_table(
                 model,
@@ -69,6 +94,7 @@ def predict(
                 coverage=coverage,
                 processes=processes if is_table(molecules) else 1,
                 device=device,
+                units=units,
                 outside_scope=outside_scope.value,
                 show=show,
                 say=say,

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -12,6 +13,15 @@ from jaxtyping import Shaped
 
 TEMPORARY = ".tmp-"
 """What the names of unfinished files begin with."""
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """What can be read."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, or all."""
+        ...
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,8 +2,9 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,9 @@ from basinet.structures import Molecule
 
 MAX_GRAPHS = 8
 """Different graphs remembered of the same atoms in the same order; more are compounds rather than a trajectory."""
+LOOK_AHEAD = 256
+"""Molecules of a stream that are looked at together."""
+SHOWN_EVERY = 100
 N_NAMED = 3
 """Molecules named in a report."""
 
@@ -84,14 +88,9 @@ class Perceiver:
 
     def __call__(self, molecule: Molecule) -> ChemicalGraph | None:
         """Return the bonds, or ``None``; the report says why."""
-        key = molecule.atomic_numbers.tobytes(), molecule.charge, molecule.smiles
-        known = self._known.setdefault(key, [])
-        self.report.n_sequences = len(self._known)
-        for number, graph in enumerate(known):
-            if agrees(graph, molecule):
-                self.report.n_other += number > 0
-                self.report.sources[graph.source] += 1
-                return graph
+        known = self._known_of(molecule)
+        if (graph := self.recall(molecule)) is not None:
+            return graph
         self.report.n_other += bool(known)
         try:
             graph = perceive(molecule)
@@ -105,6 +104,21 @@ class Perceiver:
         if len(known) < MAX_GRAPHS:
             known.append(graph)
         return graph
+
+    def recall(self, molecule: Molecule) -> ChemicalGraph | None:
+        """Return the bonds of an earlier molecule that this one agrees with, or ``None``."""
+        for number, graph in enumerate(self._known_of(molecule)):
+            if agrees(graph, molecule):
+                self.report.n_other += number > 0
+                self.report.sources[graph.source] += 1
+                return graph
+        return None
+
+    def _known_of(self, molecule: Molecule) -> list[ChemicalGraph]:
+        key = molecule.atomic_numbers.tobytes(), molecule.charge, molecule.smiles
+        known = self._known.setdefault(key, [])
+        self.report.n_sequences = len(self._known)
+        return known
 
     def bonded(self, molecule: Molecule) -> Molecule:
         """Return a molecule with its bonds, perceived if there are none on record.
@@ -145,7 +159,9 @@ def find_bonds(
     return store, ""
 
 
-def perceive_bonds(store: MoleculeStore, *, anew: bool = False) -> tuple[MoleculeStore, BondReport]:
+def perceive_bonds(
+    store: MoleculeStore, *, anew: bool = False, on_progress: Callable[[int, int], None] | None = None
+) -> tuple[MoleculeStore, BondReport]:
     """Return a store in memory in which the molecules without bonds have those that can be perceived, and a report.
 
     Minima come first, then conformations by rising energy: the bonds of a trajectory are those of its frame of lowest
@@ -154,13 +170,16 @@ def perceive_bonds(store: MoleculeStore, *, anew: bool = False) -> tuple[Molecul
     Args:
         store: any molecules.
         anew: perceive the bonds of all molecules, also of those that have them on record.
+        on_progress: called now and then with the number of molecules looked at, and of all.
     """
     arrays = concatenate(store.shards)
     energy = np.where(arrays.has["energy"], arrays.labels["energy"], np.inf) if "energy" in arrays.has else None
     order = np.lexsort([np.zeros(len(store)) if energy is None else energy, ~arrays.is_equilibrium])
     perceiver = Perceiver()
     graphs: dict[int, ChemicalGraph | None] = {}
-    for index in order.tolist():
+    for done, index in enumerate(order.tolist()):
+        if on_progress is not None and done % SHOWN_EVERY == 0:
+            on_progress(done, len(store))
         if arrays.has_bonds[index] and not anew:
             perceiver.report.on_record += 1
         else:
@@ -171,12 +190,53 @@ def perceive_bonds(store: MoleculeStore, *, anew: bool = False) -> tuple[Molecul
     return store.with_arrays(found, bonds=perceiver.report.to_record()), perceiver.report
 
 
-def with_perceived_bonds(molecules: Iterator[Molecule]) -> Iterator[Molecule]:
-    """Yield molecules as they come, with bonds perceived where there are none.
+def with_perceived_bonds(molecules: Iterator[Molecule], perceiver: Perceiver | None = None) -> Iterator[Molecule]:
+    """Yield molecules in their order, with bonds perceived where there are none.
+
+    Some are looked at together (``LOOK_AHEAD``), minima and low energies first: where a trajectory begins with a bond
+    that is stretched, its bonds are those of a later frame, as those of a store are.
+
+    Args:
+        molecules: Any.
+        perceiver: Counts what is found; then molecules whose bonds cannot be told come without. By default they are an
+            error.
 
     Raises:
-        ValueError: they cannot be perceived; the message names the molecule.
+        ValueError: bonds cannot be perceived; the message names the molecule.
     """
-    perceiver = Perceiver()
-    for molecule in molecules:
-        yield perceiver.bonded(molecule)
+    required, perceiver = perceiver is None, perceiver or Perceiver()
+    while block := list(islice(molecules, LOOK_AHEAD)):
+        graphs: dict[int, ChemicalGraph | None] = {}
+        for index in sorted(range(len(block)), key=lambda i: _strain(block[i])):
+            if block[index].bonds is not None:
+                perceiver.report.on_record += 1
+            else:
+                graphs[index] = perceiver(block[index])
+        for index, molecule in enumerate(block):
+            if molecule.bonds is not None:
+                yield molecule
+                continue
+            graph = graphs[index] or (perceiver.recall(molecule) if required else None)
+            if graph is not None:
+                yield dataclasses.replace(molecule, bonds=graph.bonds, bond_orders=graph.orders)
+            elif required:
+                raise ValueError(_without_bonds(molecule))
+            else:
+                yield molecule
+
+
+def _strain(molecule: Molecule) -> tuple[bool, float]:
+    """Return what molecules are sorted by: minima first, then low energies."""
+    return not molecule.is_equilibrium, float(molecule.labels.get("energy", np.inf))
+
+
+def _without_bonds(molecule: Molecule) -> str:
+    try:
+        perceive(molecule)
+        reason = "they agree with no other frame"
+    except PerceptionError as error:
+        reason = str(error)
+    return (
+        f"{molecule.name or 'molecule'} has no bonds on record, which this model needs, and none can be perceived from "
+        f"its coordinates ({reason}); read it from an SDF"
+    )

@@ -196,6 +196,7 @@ def load_store(
         forces_key=forces_key,
         columns=columns,
         skip_invalid=skip_invalid,
+        processes=processes,
     )
     if not path.is_dir():
         level = level_of_theory or report.level_of_theory

@@ -48,6 +48,9 @@ class ReadReport:
     skipped_records: list[SkippedRecord] = field(default_factory=list)
     """All of them."""
 
+    notes: list[str] = field(default_factory=list)
+    """Further lines about what was read."""
+
     def skip(self, name: str, reason: str) -> None:
         """Note that a record gives no molecule."""
         self.skipped[reason] += 1
@@ -73,7 +76,7 @@ class ReadReport:
         return (
             f"{self.path}: {self.n_molecules} molecules, lengths in {self.length_unit}; "
             f"energies ({self.energy_unit}): {energies}; forces ({self.energy_unit}/{self.length_unit}): {forces}"
-            f"{properties}{skipped}"
+            f"{properties}{skipped}" + "".join(f"\n{note}" for note in self.notes)
         )
 
 

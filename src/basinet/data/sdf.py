@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from basinet.data.columns import PropertyColumn, read_properties
+from basinet.data.files import Stream
 from basinet.data.report import ReadReport, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
@@ -32,36 +33,27 @@ def read_sdf(
     Raises:
         StructureError: a record cannot be read, lacks hydrogens, or is a drawing (2D).
     """
-    chem = import_rdkit()
-    n_records = 0
-
-    def counted(mols: Iterable[Any]) -> Iterator[Any]:
-        nonlocal n_records
-        for mol in mols:
-            n_records += 1
-            yield mol
-
     with open(path, "rb") as file:
-        mols = counted(chem.ForwardSDMolSupplier(file, removeHs=False))
-        yield from read_records(mols, path.name, report, is_equilibrium, energy_key, columns)
-    _require_whole_records(path, n_records)
+        yield from read_records(file, path.name, report, is_equilibrium, energy_key, columns)
 
 
 def read_records(
-    mols: Iterable[Any],
+    file: Stream,
     where: str,
     report: ReadReport,
     is_equilibrium: bool,
     energy_key: str | None = None,
     columns: Sequence[PropertyColumn] = (),
 ) -> Iterator[Molecule]:
-    """Yield the molecules of RDKit's records, ``None`` where it could not read one; ``name`` is ``where:17``.
+    """Yield the molecules of an open file; ``name`` is ``where:17``.
 
     Raises:
         StructureError: as :func:`read_sdf`.
     """
     chem = import_rdkit()
-    for record, mol in enumerate(mols):
+    n_records, is_last_read, records = 0, True, RecordStream(file)
+    for record, mol in enumerate(chem.ForwardSDMolSupplier(records, removeHs=False)):
+        n_records, is_last_read = record + 1, mol is not None
         name = f"{where}:{record}"
         if mol is None and report.skip_invalid:
             report.skip(name, "RDKit cannot read this record")
@@ -72,6 +64,7 @@ def read_records(
             yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
         except UnicodeDecodeError:
             raise StructureError(f"{name}: its properties are not text in UTF-8") from None
+    records.require_whole(where, n_records, is_last_read)
 
 
 def import_rdkit() -> Any:
@@ -151,19 +144,51 @@ def _energy(mol: Any, name: str, key: str) -> float:
         raise StructureError(f"{name}: property {key!r} must be one number, got {mol.GetProp(key)!r}") from None
 
 
-def _require_whole_records(path: Path, n_records: int) -> None:
-    """RDKit drops a record whose end is cut off or damaged, so the records are counted by their ends."""
-    n_ends, n_blocks, n_counts, is_open = 0, 0, 0, False
-    with open(path, "rb") as file:
-        for line in file:
+class RecordStream:
+    """What RDKit reads records from: counts the ends of records as they go by, and keeps an error of reading.
+
+    RDKit drops a record whose end is cut off or damaged, and cannot pass on an error of the stream under it.
+
+    Args:
+        stream: The file.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._rest = b""
+        self._error: Exception | None = None
+        self._n_ends, self._n_blocks, self._n_counts, self._is_open = 0, 0, 0, False
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, or all; none after an error."""
+        try:
+            content = b"" if self._error is not None else self._stream.read(size)
+        except Exception as error:
+            self._error, content = error, b""
+        *lines, self._rest = (self._rest + content).split(b"\n")
+        self._count(lines)
+        return content
+
+    def _count(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
             ends = line.startswith(b"$$$$")
-            n_ends += ends
-            n_blocks += line.startswith(b"M  END")
-            n_counts += line.rstrip().endswith((b"V2000", b"V3000"))
-            is_open = not ends and (is_open or bool(line.strip()))
-    if n_ends + is_open != n_records:
-        raise StructureError(f"{path.name}:{n_records}: the file ends inside the record; it is truncated")
-    if max(n_blocks, n_counts) > n_records:
-        raise StructureError(
-            f"{path.name}: has {max(n_blocks, n_counts)} molecules in {n_records} records; a line $$$$ is damaged"
-        )
+            self._n_ends += ends
+            self._n_blocks += line.startswith(b"M  END")
+            self._n_counts += line.rstrip().endswith((b"V2000", b"V3000"))
+            self._is_open = not ends and (self._is_open or bool(line.strip()))
+
+    def require_whole(self, where: str, n_records: int, is_last_read: bool) -> None:
+        """Raise what went wrong, or a ``StructureError`` if RDKit gave fewer records than there are."""
+        while self.read(2**20):
+            pass
+        self._count([self._rest])
+        self._rest = b""
+        if self._error is not None:
+            raise self._error
+        if self._n_ends + self._is_open != n_records or (self._is_open and not is_last_read):
+            raise StructureError(f"{where}:{n_records}: the file ends inside the record; it is truncated")
+        if max(self._n_blocks, self._n_counts) > n_records:
+            raise StructureError(
+                f"{where}: has {max(self._n_blocks, self._n_counts)} molecules in {n_records} records; a line $$$$ is "
+                "damaged"
+            )

@@ -1,7 +1,7 @@
 """``basinet data build``: files and stores of any kind, read one molecule at a time, become one store."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,17 @@ from basinet.config import dump_settings, settings
 from basinet.data.build import Built, Input, OnProgress, write_store
 from basinet.data.columns import PropertyColumn, property_units
 from basinet.data.manifest import UNITS
+from basinet.data.perception import Perceiver, with_perceived_bonds
 from basinet.data.readers import located, open_molecules
+from basinet.data.report import ReadReport
 from basinet.data.store import MoleculeStore
+from basinet.data.workers import available_cores
 from basinet.recipe import UnitsConfig
 from basinet.runs.properties import property_columns
+from basinet.structures import Molecule
+
+NOT_KEPT = frozenset({"data", "processes"})
+"""Options that the store does not keep: inputs are kept by their hashes, and the processes change nothing."""
 
 
 @settings
@@ -30,12 +37,18 @@ class BuildRecipe:
     """Whether the geometries in the files are minima of the energy; stores say so themselves."""
     skip_invalid: bool = False
     """Leave out molecules that are not valid and count them; without it, the first one is an error."""
+    perceive_bonds: bool = False
+    """Find bonds where there are none on record, and keep them: runs that need bonds then need not find them."""
+    processes: int | None = None
+    """That make conformers from SMILES; null takes all cores. The store is the same whatever their number."""
 
     def __post_init__(self) -> None:
         """Refuse what is no column, and perceiving bonds, which runs do for themselves."""
         self.columns(())
         if self.units.bonds != "auto":
-            raise ValueError("units.bonds is an option of runs; a store keeps the bonds that its files have")
+            raise ValueError("units.bonds is an option of runs; to find bonds for a store, give perceive_bonds=true")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
 
     def columns(self, of_file: Sequence[PropertyColumn]) -> tuple[PropertyColumn, ...]:
         """Return the columns to read from a file, after those that are given."""
@@ -80,18 +93,27 @@ def build(recipe: BuildRecipe, out: Path, on_progress: OnProgress | None = None)
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; choose another path for the store")
     opened = [_open(path, recipe) for path in recipe.data]
+    inputs = [one.input for one in opened]
+    if recipe.perceive_bonds:
+        inputs = [i._replace(molecules=_bonded(i.molecules, i.report)) for i in inputs]
     return write_store(
-        [one.input for one in opened],
+        inputs,
         out,
         level_of_theory=_joint_level(opened),
         source=", ".join(path.name for path in recipe.data),
         settings={
             "inputs": [one.identity for one in opened],
-            **{k: v for k, v in dump_settings(recipe).items() if k != "data"},
+            **{k: v for k, v in dump_settings(recipe).items() if k not in NOT_KEPT},
         },
         units=_joint_units(opened),
         on_progress=on_progress,
     )
+
+
+def _bonded(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Molecule]:
+    perceiver = Perceiver()
+    yield from with_perceived_bonds(molecules, perceiver)
+    report.notes.append(str(perceiver.report))
 
 
 def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
@@ -113,6 +135,7 @@ def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
         is_equilibrium=recipe.is_equilibrium,
         columns=columns,
         skip_invalid=recipe.skip_invalid,
+        processes=recipe.processes or available_cores(),
     )
     with open(path, "rb") as file:
         identity = {"name": path.name, "sha256": file_digest(file, "sha256").hexdigest()}

@@ -16,15 +16,15 @@ from basinet.data.extxyz import frame_text
 from basinet.data.files import replacing
 from basinet.data.journal import Journal, fingerprint_of
 from basinet.data.perception import with_perceived_bonds
-from basinet.data.readers import open_molecules
 from basinet.data.table import column_names, is_table
 from basinet.models.checkpoint import EnsembleFile, load_ensemble
 from basinet.models.committee import Committee
 from basinet.models.ensemble import joined
 from basinet.models.model import Model
+from basinet.recipe import UnitsConfig
 from basinet.runs.halving import Halving
 from basinet.runs.inference import require_answers, require_device
-from basinet.runs.records import Record, TableOptions, count_records, read_records
+from basinet.runs.records import AS_WRITTEN, Record, TableOptions, count_records, open_unlabelled, read_records
 from basinet.runs.stream import (
     CHUNK_RECORDS,
     Done,
@@ -82,6 +82,7 @@ def predict_file(
     out: Path,
     device: str = "cpu",
     *,
+    units: UnitsConfig = AS_WRITTEN,
     outside_scope: OutsidePolicy = "error",
     show: Show = hidden,
     say: Say = silent,
@@ -97,10 +98,11 @@ def predict_file(
     """
     data = place_of(data, out)
     predictor = Predictor.load(model_file, device)
-    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], {"kind": "extxyz", "outside": outside_scope}))
+    about = {"kind": "extxyz", "outside": outside_scope, "units": units}
+    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
     if journal.done:
         say(f"going on after {journal.done} molecules")
-    molecules, _ = open_molecules(data, energy_unit="eV" if data.suffix == ".npz" else None)
+    molecules, _ = open_unlabelled(data, units)
     if needs_bonds(predictor.file.backbone):
         molecules = with_perceived_bonds(molecules)
     before, n_outside = journal.done, int(journal.notes.get("outside", 0))
@@ -153,6 +155,7 @@ def predict_table(
     processes: int | None = 1,
     device: str = "cpu",
     outside_scope: OutsidePolicy = "error",
+    units: UnitsConfig = AS_WRITTEN,
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -172,6 +175,7 @@ def predict_table(
         processes: that make conformers; ``None``: one for each core.
         device: cpu or cuda.
         outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
+        units: and names, of a file of molecules.
         show: moves a progress bar.
         say: told about going on, and about batches that do not fit into memory.
     """
@@ -193,11 +197,12 @@ def predict_table(
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
-    options = {"kind": "table", "table": table._replace(processes=None), "coverage": level, "outside": outside_scope}
+    about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "units": units}
+    options = {"kind": "table", **about}
     journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
     if journal.done:
         say(f"going on after {journal.done} rows")
-    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone))
+    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone), units)
 
     def compute(chunk: Sequence[Record]) -> list[Numbers]:
         return predict_records(predictor, chunk, level)

@@ -9,8 +9,13 @@ from typing import NamedTuple
 from basinet.data.compounds import ConformerTask, Fragments, conformer_sets
 from basinet.data.perception import Perceiver
 from basinet.data.readers import open_molecules
+from basinet.data.report import ReadReport
 from basinet.data.table import is_table, read_rows, smiles_column
+from basinet.recipe import UnitsConfig
 from basinet.structures import Molecule
+
+AS_WRITTEN = UnitsConfig()
+"""Units and names as the format has them."""
 
 
 class Record(NamedTuple):
@@ -40,7 +45,9 @@ class TableOptions(NamedTuple):
     processes: int | None = 1
 
 
-def read_records(path: Path, options: TableOptions, first: int, needs_bonds: bool) -> Iterator[Record]:
+def read_records(
+    path: Path, options: TableOptions, first: int, needs_bonds: bool, units: UnitsConfig = AS_WRITTEN
+) -> Iterator[Record]:
     """Yield the records of a file from number ``first`` on, one at a time.
 
     Args:
@@ -48,11 +55,12 @@ def read_records(path: Path, options: TableOptions, first: int, needs_bonds: boo
         options: for a table.
         first: records before are not made; of a table their conformers neither.
         needs_bonds: whether bonds that are missing are perceived.
+        units: and names, of a file of molecules.
     """
     if is_table(path):
         yield from _of_table(path, options, first)
     else:
-        yield from islice(_of_molecules(path, needs_bonds), first, None)
+        yield from islice(_of_molecules(path, needs_bonds, units), first, None)
 
 
 def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]:
@@ -64,9 +72,22 @@ def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]
         yield Record(number, f"{path.name}:{number}", row[column], row, made, reason)
 
 
-def _of_molecules(path: Path, needs_bonds: bool) -> Iterator[Record]:
-    unit = "eV" if path.suffix == ".npz" else None
-    molecules, report = open_molecules(path, energy_unit=unit, skip_invalid=True)
+def open_unlabelled(
+    path: Path, units: UnitsConfig = AS_WRITTEN, *, skip_invalid: bool = False
+) -> tuple[Iterator[Molecule], ReadReport]:
+    """Open molecules whose labels do not matter: an array file that does not say the unit of its energies is read."""
+    return open_molecules(
+        path,
+        energy_unit=units.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None),
+        length_unit=units.length_unit,
+        energy_key=units.energy_key,
+        forces_key=units.forces_key,
+        skip_invalid=skip_invalid,
+    )
+
+
+def _of_molecules(path: Path, needs_bonds: bool, units: UnitsConfig) -> Iterator[Record]:
+    molecules, report = open_unlabelled(path, units, skip_invalid=True)
     perceiver = Perceiver() if needs_bonds else None
     n_skipped = 0
     number = 0

@@ -9,22 +9,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from tarfile import EOFHeaderError, HeaderError, ReadError, TarFile, TarInfo  # pyright: ignore[reportAttributeAccessIssue]
 
-from basinet.data.files import replacing
+from basinet.data.files import Stream, replacing
 from basinet.structures import StructureError
 
 EXTRACTED = "extracted"
 """Directory beside an archive for what was taken out of it."""
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """What can be read."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return so many bytes, or all."""
-        ...
 
 
 def extract(archive: Path, members: Sequence[str]) -> list[Path]:
@@ -60,18 +51,38 @@ def walk(archive: Path) -> Iterator[tuple[str, Stream]]:
         StructureError: the archive is damaged.
     """
     with damage_named(archive):
-        if zipfile.is_zipfile(archive):
+        if _is_zip(archive):
             with zipfile.ZipFile(archive) as file:
                 for info in file.infolist():
                     if not info.is_dir():
                         with file.open(info) as stream:
                             yield info.filename, stream
             return
-        with tarfile.open(archive, "r|*") as file:
+        with tarfile.open(archive, "r|*", tarinfo=StrictHeader) as file:
             for member in file:
                 stream = file.extractfile(member) if member.isreg() else None
                 if stream is not None:
                     yield member.name, stream
+
+
+def _is_zip(archive: Path) -> bool:
+    """Look at the beginning: ``zipfile.is_zipfile`` looks at the end, where a tar may hold an .npz."""
+    with open(archive, "rb") as file:
+        return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+class StrictHeader(TarInfo):
+    """A header of a tar archive; one that is damaged or missing is no end of the archive, as it is to ``tarfile``."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> TarInfo:
+        """Return the next header, or raise what is wrong with it."""
+        try:
+            return super().fromtarfile(tarfile)
+        except EOFHeaderError:
+            raise
+        except HeaderError as error:
+            raise ReadError(f"a header is damaged or missing: {error}") from None
 
 
 @contextmanager

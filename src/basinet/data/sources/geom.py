@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from basinet.data.files import Stream
 from basinet.data.report import ReadReport, counted, valid
 from basinet.data.sources.archives import damage_named, walk
 from basinet.data.sources.source import Files, Opened
@@ -71,12 +72,30 @@ def _compounds(archive: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for name, stream in walk(archive):
             if not name.endswith(".msgpack"):
                 continue
-            unpacker = msgpack.Unpacker(stream, raw=False, max_buffer_size=MAX_OBJECT)
+            counted_stream = _Counted(stream)
+            unpacker = msgpack.Unpacker(counted_stream, raw=False, max_buffer_size=MAX_OBJECT)
+            end = 0
             try:
                 for compounds in unpacker:
+                    end = unpacker.tell()
                     yield from compounds.items()
+                if end < counted_stream.n_bytes:  # its iterator ends in silence where an object is cut off
+                    raise ValueError(f"an object of it is cut off after {counted_stream.n_bytes - end} bytes")
             except (ValueError, AttributeError, msgpack.exceptions.UnpackException) as error:
                 raise StructureError(f"{archive.name}: {name} is no MessagePack of GEOM ({error!r})") from None
+
+
+class _Counted:
+    """Knows how many bytes were read."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.n_bytes = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, or all."""
+        content = self.stream.read(size)
+        self.n_bytes += len(content)
+        return content
 
 
 def _import_msgpack() -> Any:

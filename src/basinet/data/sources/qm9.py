@@ -19,7 +19,8 @@ U0_atom ... G_atom          Ha                the same less the atoms: U0 - sum 
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,9 +29,10 @@ import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 from jaxtyping import Int64
 
+from basinet.data.files import Stream
 from basinet.data.report import ReadReport, counted, valid
 from basinet.data.sdf import import_rdkit, quiet_rdkit
-from basinet.data.sources.archives import Stream, damage_named, extract, walk
+from basinet.data.sources.archives import damage_named, extract, walk
 from basinet.data.sources.source import Files, Opened
 from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor, property_unit
@@ -62,6 +64,8 @@ REFERENCES: Mapping[str, Mapping[int, float]] = MappingProxyType(
 """Energies of the free atoms, Ha: ``atomref.txt`` of QM9."""
 LABEL_UNITS = {name: property_unit(unit) for name, unit in FILE_UNITS.items()} | {f"{e}_atom": "eV" for e in REFERENCES}
 
+MISSING: Any = object()
+"""Stands for a record or a row that is not there; a record that RDKit cannot read is ``None``."""
 _MEMBER = re.compile(r"dsgdb9nsd_(\d+)\.xyz")
 
 
@@ -154,9 +158,13 @@ def _in_order(items: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
 
 def _of_sdf(sdf: Path, table: Path, out: frozenset[int], report: ReadReport) -> Iterator[Molecule]:
     chem = import_rdkit()
-    with open(sdf, "rb") as records, open(table, encoding="utf-8", newline="") as rows:
+    with open(sdf, "rb") as records, open(table, encoding="utf-8", errors="replace", newline="") as rows:
         supplier = chem.ForwardSDMolSupplier(records, sanitize=False, removeHs=False)
-        for mol, row in zip(supplier, csv.DictReader(rows), strict=True):
+        for place, (mol, row) in enumerate(zip_longest(supplier, _rows(rows, table), fillvalue=MISSING)):
+            if mol is MISSING or row is MISSING:
+                raise StructureError(
+                    f"{table}: there are more molecules in it or in {sdf.name} than the other's {place}"
+                )
             number = _number_of(row, table)
             if number in out:
                 report.skip(f"gdb9:{number}", "uncharacterized: failed the consistency check of the authors")
@@ -164,6 +172,13 @@ def _of_sdf(sdf: Path, table: Path, out: frozenset[int], report: ReadReport) -> 
             if mol is None:
                 raise StructureError(f"gdb9:{number}: RDKit cannot read this record of {sdf.name}")
             yield from _molecule(number, report, _of_row(row, number), **_of_record(chem, mol, report))
+
+
+def _rows(lines: Iterable[str], table: Path) -> Iterator[Any]:
+    try:
+        yield from csv.DictReader(lines)
+    except csv.Error as error:
+        raise StructureError(f"{table}: cannot be read as CSV ({error})") from None
 
 
 def _number_of(row: Mapping[str, str], table: Path) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from basinet.data.report import ReadReport, counted
-from basinet.data.sdf import import_rdkit, read_records
+from basinet.data.sdf import read_records
 from basinet.data.sources.archives import damage_named, extract, walk
 from basinet.data.sources.source import Files, Opened, Read
 from basinet.structures import Molecule
@@ -38,9 +38,7 @@ def minima_of_sdf_archive(files: Files) -> list[Opened]:
 
 
 def _streamed(archive: Path, report: ReadReport) -> Iterator[Molecule]:
-    chem = import_rdkit()
     with damage_named(archive):
         for name, stream in walk(archive):
             if name.endswith(".sdf"):
-                mols = chem.ForwardSDMolSupplier(stream, removeHs=False)
-                yield from read_records(mols, Path(name).name, report, is_equilibrium=True)
+                yield from read_records(stream, Path(name).name, report, is_equilibrium=True)
