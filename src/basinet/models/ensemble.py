@@ -42,7 +42,10 @@ def joined(
 ) -> Answers:
     """Return the mean over conformers and then members, and the deviation of the members (n - 1)."""
     of_members = mean_over_conformers(values, compound, n_compounds)
-    return Answers(of_members.mean(0), of_members.std(0) if len(values) > 1 else None)
+    mean = of_members.mean(0)
+    if len(values) == 1:
+        return Answers(mean, None)
+    return Answers(mean, of_members.std(0) if n_compounds else mean)  # torch warns of the deviation of nothing
 
 
 def mean_over_conformers(

@@ -14,6 +14,7 @@ from basinet.data.journal import Journal
 from basinet.data.readers import open_molecules
 from basinet.data.sources.names import locate
 from basinet.models.model import Model
+from basinet.models.scope import Scope
 from basinet.runs.halving import Halving, OutOfMemoryError
 from basinet.runs.records import Record
 from basinet.structures import Batch
@@ -78,10 +79,10 @@ def work_through(
     n_failed, n_outside = (int(journal.notes.get(key, 0)) for key in ("failed", "outside"))
     halved = Halving(compute, CHUNK_RECORDS, say)
     while chunk := list(islice(records, CHUNK_RECORDS)):
-        outside = [_outside(model, record) for record in chunk]
-        refused = outside if outside_scope == "error" else [""] * len(chunk)
+        unlike = [outside(model.scope, record) for record in chunk]
+        refused = unlike if outside_scope == "error" else [""] * len(chunk)
         found = _results(chunk, halved, [r.reason or why for r, why in zip(chunk, refused, strict=True)])
-        rows = [(r, result, reason or why) for (r, result, reason), why in zip(found, outside, strict=True)]
+        rows = [(r, result, reason or why) for (r, result, reason), why in zip(found, unlike, strict=True)]
         n_failed += sum(result is None for _, result, _ in rows)
         n_outside += sum(result is not None and bool(reason) for _, result, reason in rows)
         journal.append(write(rows), len(chunk), {"failed": n_failed, "outside": n_outside})
@@ -122,9 +123,9 @@ def _alone(record: Record, halved: Halving[Record, Result], message: str) -> tup
         return record, None, message
 
 
-def _outside(model: Model, record: Record) -> str:
+def outside(scope: Scope, record: Record) -> str:
     """Return in what a record is unlike those in training; empty if it is not."""
-    reasons = [model.scope.outside(m.atomic_numbers, m.charge) for m in record.conformers[:1]]
+    reasons = [scope.outside(m.atomic_numbers, m.charge) for m in record.conformers[:1]]
     return f"unlike the molecules in training: {'; '.join(reasons[0])}" if any(reasons) else ""
 
 

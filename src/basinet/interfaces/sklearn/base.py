@@ -1,0 +1,95 @@
+"""What both estimators share: SMILES of any container in, rows that fail told apart."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from basinet.data.compounds import ConformerTask, Fragments, conformer_sets
+from basinet.models.scope import Scope
+from basinet.runs.records import Record
+from basinet.runs.stream import OutsidePolicy, outside
+
+try:
+    from sklearn.base import BaseEstimator
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        'scikit-learn is not installed; pip install "basinet[sklearn,rdkit]"', name="sklearn"
+    ) from missing
+
+
+class FailedMoleculesWarning(UserWarning):
+    """Some molecules have no features or no prediction; their rows are NaN."""
+
+
+class OfSmiles(BaseEstimator):
+    """What takes SMILES: a list, a column of a table, an array of text; anything missing is a row that fails."""
+
+    failures_: dict[int, str]
+    """Why rows of the last call are NaN, by their number."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.no_validation = True
+        return tags
+
+    def note(self, failures: dict[int, str], smiles: Sequence[str]) -> None:
+        """Keep why rows failed, and warn if some did."""
+        self.failures_ = failures
+        if failures:
+            row, reason = next(iter(failures.items()))
+            warnings.warn(
+                f"{len(failures)} of {len(smiles)} molecules failed, the first of them in row {row} ({smiles[row]!r}: "
+                f"{reason}); their rows are NaN, see failures_",
+                FailedMoleculesWarning,
+                3,
+            )
+
+
+def as_smiles(given: Any) -> list[str]:
+    """Return SMILES as a list of text, a missing one as an empty text.
+
+    Args:
+        given: a sequence of text, an array, or one column of a table.
+
+    Raises:
+        ValueError: it is one text, or has several columns.
+        TypeError: an entry is neither text nor missing.
+    """
+    if isinstance(given, str):
+        raise ValueError(f"expected a list of SMILES, got one text, {given!r}; put it into a list")
+    array = np.asarray(given, dtype=object)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"expected a list of SMILES or one column of them, got an array of {array.shape}")
+    found: list[str] = []
+    for row, text in enumerate(array.tolist()):
+        missing = text is None or (isinstance(text, float) and np.isnan(text))
+        if not missing and not isinstance(text, str):
+            raise TypeError(f"expected SMILES, got {type(text).__name__} {text!r} in row {row}")
+        found.append("" if missing else str(text).strip())
+    return found
+
+
+def records_of(
+    smiles: Sequence[str], n_conformers: int, seed: int, fragments: Fragments, processes: int | None
+) -> Iterator[Record]:
+    """Yield a record for each SMILES, with its conformers or the reason why there are none."""
+    tasks = (ConformerTask(text, n_conformers, seed, fragments) for text in smiles)
+    for number, (text, found) in enumerate(zip(smiles, conformer_sets(tasks, processes), strict=True)):
+        failed = isinstance(found, str)
+        yield Record(number, "", text, {}, [] if failed else found, found if failed else "")
+
+
+def refusal(record: Record, scope: Scope, policy: OutsidePolicy) -> str:
+    """Return why a record is not computed; empty if it is."""
+    return record.reason or (outside(scope, record) if policy == "error" else "")
+
+
+def quiet(line: str) -> None:
+    """Batches that are cut in half are no news here."""
