@@ -29,8 +29,9 @@ test: check  ## everything that runs in minutes
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-bench: install
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/store_rate.py
+bench: install  ## beside the peers, into docs/performance.md; some 20 minutes
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]" -c constraints.txt
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py
 
 clean:
 	rm -rf $(VENV) quickstart build dist

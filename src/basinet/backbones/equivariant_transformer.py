@@ -1,10 +1,11 @@
 """TorchMD-NET's Equivariant Transformer (Thölke and De Fabritiis, ICLR 2022)."""
 
 from collections.abc import Sequence
+from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from basinet.kernels.edge_stage import EdgeInputs
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
+from basinet.nn.table import Function, RadialTable
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import DenseNeighbors, Neighbors
 
@@ -22,12 +24,23 @@ N_ELEMENTS = 100
 """Rows of the element tables, as published; row 0 is unused."""
 
 
-class RadialFeatures(NamedTuple):
-    """The functions of the distance that every layer starts from, once per pair."""
+class RadialFeatures:
+    """The functions of the distance that every layer starts from, once per pair and when they are first asked for."""
 
-    basis: Float[Tensor, "*pairs n_basis"]
-    fade: Float[Tensor, "*pairs"]
-    """The cosine cutoff: 1 at distance zero, 0 from the cutoff on."""
+    def __init__(self, distance: Float[Tensor, "*pairs"], basis: ExponentialNormalBasis) -> None:
+        self.distance = distance
+        """Å."""
+        self._basis = basis
+
+    @cached_property
+    def basis(self) -> Float[Tensor, "*pairs n_basis"]:
+        """The radial functions."""
+        return self._basis(self.distance)
+
+    @cached_property
+    def fade(self) -> Float[Tensor, "*pairs"]:
+        """The cosine cutoff: 1 at distance zero, 0 from the cutoff on."""
+        return cosine_cutoff(self.distance, self._basis.cutoff)
 
 
 @settings
@@ -95,7 +108,7 @@ class EquivariantTransformer(Backbone):
 
     def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
         """Return scalars [n_atoms, F] and vectors [n_atoms, 3, F]."""
-        radial = RadialFeatures(self.basis(neighbors.distances), cosine_cutoff(neighbors.distances, self.config.cutoff))
+        radial = RadialFeatures(neighbors.distances, self.basis)
         scalar = self.embedding(batch.atomic_numbers)
         scalar = self.neighbor_embedding(scalar, batch.atomic_numbers, neighbors, radial)
         vector = scalar.new_zeros(len(scalar), 3, self.n_vector)
@@ -108,13 +121,33 @@ class EquivariantTransformer(Backbone):
 
         It is no part of the model: it is not saved.
         """
-        for layer in self.layers:
-            assert isinstance(layer, AttentionLayer)
+        for layer in self._attention_layers():
             layer.edge_stage = edge_stage
+
+    def filter_functions(self) -> list[Function]:
+        """Return the filters of the embedding and of each layer as functions of the distance, in float64."""
+        basis, embedding = self.basis.double(), self.neighbor_embedding.double()
+        layers = [layer.double() for layer in self._attention_layers()]
+        of_layers = [partial(_joined_filters, layer, basis) for layer in layers]
+        return [lambda distance: embedding.filters_of(RadialFeatures(distance, basis)), *of_layers]
+
+    def use_tables(self, tables: Sequence[RadialTable]) -> None:
+        """Look filters up, as :meth:`filter_functions` lists them, from now on; tables are not saved with the model."""
+        for module, table in zip([self.neighbor_embedding, *self._attention_layers()], tables, strict=True):
+            module.table = table
+
+    def _attention_layers(self) -> list["AttentionLayer"]:
+        return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
     def stages(self) -> Sequence[nn.Module]:
         """Return both embeddings as one, then the layers."""
         return [nn.ModuleList([self.embedding, self.neighbor_embedding]), *self.layers]
+
+
+def _joined_filters(
+    layer: "AttentionLayer", basis: ExponentialNormalBasis, distance: Float[Tensor, "*pairs"]
+) -> Float[Tensor, "*pairs n_filters"]:
+    return torch.cat(layer.filters_of(RadialFeatures(distance, basis)), dim=-1)
 
 
 def _vector_norm(config: EquivariantTransformerConfig) -> nn.Module:
@@ -135,6 +168,7 @@ class NeighborEmbedding(nn.Module):
         self.embedding = nn.Embedding(N_ELEMENTS, n_features)
         self.filter = xavier(n_basis, n_features)
         self.combine = xavier(2 * n_features, n_features)
+        self.table: RadialTable | None = None
 
     def forward(
         self,
@@ -144,9 +178,15 @@ class NeighborEmbedding(nn.Module):
         radial: RadialFeatures,
     ) -> Float[Tensor, "n_atoms F"]:
         """Return the new scalars."""
-        filters = neighbors.to_edges(self.filter(radial.basis) * radial.fade[..., None], self_edges=False)
+        filters = neighbors.to_edges(self.filters_of(radial), self_edges=False)
         gathered = neighbors.weighted_sum(filters, self.embedding(atomic_numbers))
         return self.combine(torch.cat([scalar, gathered], dim=-1))
+
+    def filters_of(self, radial: RadialFeatures) -> Float[Tensor, "*pairs F"]:
+        """Return the filter of each pair."""
+        if self.table is not None:
+            return self.table(radial.distance)
+        return self.filter(radial.basis) * radial.fade[..., None]
 
 
 class AtomMaps(NamedTuple):
@@ -181,6 +221,7 @@ class AttentionLayer(nn.Module):
         self.filters = xavier(config.n_basis, n, 3 * n)
         self.vector_projection = xavier(n, 3 * n, bias=False)
         self.output = xavier(n, 3 * n)
+        self.table: RadialTable | None = None
 
     def forward(
         self,
@@ -206,7 +247,7 @@ class AttentionLayer(nn.Module):
     ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
         """Return the sums over neighbours."""
         query, key, value_x, value_a, value_b = of_atoms
-        filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self._filters(radial))
+        filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self.filters_of(radial))
         weights = self._attend(filter_x, query, key, filter_k, neighbors)  # [edges, F]
         message = neighbors.weighted_sum(weights, value_x)  # [N, F]
         vector_message = neighbors.weighted_sum(filter_a, vector * value_a[:, None])  # [N, 3, F]
@@ -222,11 +263,6 @@ class AttentionLayer(nn.Module):
     ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
         """Return the same sums, with the cutoffs of all filters in one product and no tensor of the edges."""
         padding, mask, unit = neighbors.edge_blocks
-        near = mask.to(radial.fade)
-        fade = near * radial.fade
-        fade_vector = fade if self.vector_cutoff else near
-        fades = torch.stack([near, fade, fade_vector, fade_vector], dim=-1)  # [B, P, 4]
-        filters = F.silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
         query, key, value_x, value_a, value_b = of_atoms
         inputs = EdgeInputs(
             query=padding.pad(query),
@@ -234,14 +270,28 @@ class AttentionLayer(nn.Module):
             scalar=padding.pad(value_x),
             vector=padding.pad(vector * value_a[:, None]),
             directed=padding.pad(value_b),
-            filters=filters,
+            filters=self._masked_filters(radial, mask),
             unit=unit,
         )
         messages = differentiable(edge_stage, inputs, self.n_heads)
         return padding.unpad(messages.message), padding.unpad(messages.vector_message)
 
-    def _filters(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
+    def _masked_filters(
+        self, radial: RadialFeatures, mask: Bool[Tensor, "*pairs"]
+    ) -> Float[Tensor, "*pairs 4 n_features"]:
+        """Return the filters k, x, a and b, zero where atoms are not neighbours."""
+        near = mask.to(radial.distance)
+        if self.table is not None:
+            return self.table(radial.distance).unflatten(-1, (4, -1)) * near[..., None, None]
+        fade = near * radial.fade
+        fade_vector = fade if self.vector_cutoff else near
+        fades = torch.stack([near, fade, fade_vector, fade_vector], dim=-1)  # [B, P, 4]
+        return F.silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
+
+    def filters_of(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
         """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""
+        if self.table is not None:
+            return self.table(radial.distance).split(self.n_features, dim=-1)
         for_key, for_scalar, for_a, for_b = F.silu(self.filters(radial.basis)).split(self.n_features, dim=-1)
         fade = radial.fade[..., None]
         if self.vector_cutoff:

@@ -1,0 +1,1 @@
+"""The rows of the table of `benchmarks/peers.py`, and what they share."""
