@@ -12,7 +12,7 @@ from basinet.backbones.egnn import EGNN, BondGraph, element_features
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from basinet.structures.hops import hop_blocks
-from basinet.structures.neighbors import all_pairs
+from basinet.structures.pairs import all_pairs
 
 
 class PublishedEGNN(nn.Module):

@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.neighborlist import neighbor_list
 from torch import Tensor
 
-from basinet.structures import neighbors as module
+from basinet.structures import pairs as module
 from basinet.structures.batch import Batch, collate, unbatch
 from basinet.structures.neighbors import (
     DENSE_LIMIT,
@@ -167,9 +167,13 @@ def test_the_search_in_chunks_finds_the_same_pairs(monkeypatch: pytest.MonkeyPat
         assert pairs_of(SparseNeighbors(batch, 5.0)) == at_once
 
 
-def test_the_layout_suits_the_largest_molecule() -> None:
-    assert isinstance(neighbors_of(cloud(DENSE_LIMIT, 3, edge=20.0), 5.0), DenseNeighbors)
-    assert isinstance(neighbors_of(cloud(DENSE_LIMIT + 1, 3, edge=20.0), 5.0), SparseNeighbors)
+def test_the_layout_suits_the_molecules() -> None:
+    compact = 1.5
+    assert isinstance(neighbors_of(cloud(DENSE_LIMIT, edge=compact), 5.0), DenseNeighbors)
+    assert isinstance(neighbors_of(cloud(DENSE_LIMIT + 1, edge=compact), 5.0), SparseNeighbors)
+    assert isinstance(neighbors_of(cloud(8, 8, 8, edge=compact), 5.0), DenseNeighbors)
+    assert isinstance(neighbors_of(cloud(20, 3, 3, edge=compact), None), SparseNeighbors)  # mostly padding
+    assert isinstance(neighbors_of(cloud(30, edge=40.0), 5.0), SparseNeighbors)  # mostly beyond the cutoff
     assert isinstance(neighbors_of(cloud(3, edge=3.0).select([]), 5.0), DenseNeighbors)
 
 

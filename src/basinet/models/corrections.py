@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from basinet.config import settings
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import place_in_molecule
-from basinet.structures.neighbors import pairs_within
+from basinet.structures.pairs import pairs_within
 from basinet.structures.segment import sum_per_molecule
 from basinet.units import BOHR, HARTREE
 

@@ -13,7 +13,7 @@ from basinet.nn.equivariant import GatedEquivariantBlock
 from basinet.nn.exact import ExactBuffers
 from basinet.noise.ladder import N_LEVELS
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import AtomPairs
+from basinet.structures.pairs import AtomPairs
 from basinet.structures.segment import sum_per_molecule
 
 HeadKind = Literal[

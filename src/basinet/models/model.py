@@ -28,7 +28,8 @@ from basinet.models.properties import PropertyForm, PropertyHead, build_property
 from basinet.models.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import AtomPairs, Neighbors, neighbors_of
+from basinet.structures.neighbors import Neighbors, neighbors_of
+from basinet.structures.pairs import AtomPairs
 from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 
 HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead, "distance_score": DistanceScoreHead}

@@ -9,7 +9,7 @@ from basinet.noise.base import Perturbation
 from basinet.noise.ladder import NoiseLadder
 from basinet.objectives.base import Objective
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import AtomPairs, all_pairs
+from basinet.structures.pairs import AtomPairs, all_pairs
 
 
 class DistanceDenoising(Objective):

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import adjacency_blocks
+from basinet.structures.pairs import AtomPairs, pairs_within
 
+EDGE_COST = 1.5
+"""Time for an edge of a list in times for a pair of a block, on a CPU: 1.0 to 1.9 with the Equivariant Transformer."""
 DENSE_LIMIT = 64
 """Atoms. Batches whose largest molecule is above this use the sparse layout."""
-
-PAIRS_PER_CHUNK = 20_000_000
-"""Candidate pairs tested at once in the neighbour search: bounds its memory to about 1 GB."""
 
 
 class Neighbors(ABC):
@@ -91,9 +91,20 @@ class Neighbors(ABC):
 
 
 def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:
-    """Return the neighbours within ``cutoff`` Å in the layout that suits the largest molecule of the batch."""
+    """Return the neighbours within ``cutoff`` Å in the layout that suits the molecules of the batch.
+
+    Blocks up to :data:`DENSE_LIMIT` atoms; on a CPU a list of edges also where most of the blocks would be padding or
+    pairs beyond the cutoff: molecules of different sizes, or long ones.
+    """
     largest = int(batch.atoms_per_molecule.max()) if batch.n_molecules else 0
-    return DenseNeighbors(batch, cutoff) if largest <= DENSE_LIMIT else SparseNeighbors(batch, cutoff)
+    if largest > DENSE_LIMIT:
+        return SparseNeighbors(batch, cutoff)
+    if batch.positions.device.type == "cpu":
+        pairs = pairs_within(batch, cutoff)
+        n_edges = 2 * len(pairs.first) + batch.n_atoms
+        if batch.n_molecules * largest**2 > EDGE_COST * n_edges:
+            return SparseNeighbors(batch, cutoff, pairs)
+    return DenseNeighbors(batch, cutoff)
 
 
 class Blocks(NamedTuple):
@@ -287,11 +298,17 @@ class _Collect(torch.autograd.Function):
 
 
 class SparseNeighbors(Neighbors):
-    """A list of edges: each pair in both directions, then each atom with itself."""
+    """A list of edges: each pair in both directions, then each atom with itself.
 
-    def __init__(self, batch: Batch, cutoff: float | None) -> None:
+    Args:
+        batch: molecules.
+        cutoff: Å; ``None``: all pairs of a molecule.
+        pairs: those within the cutoff, if they are known.
+    """
+
+    def __init__(self, batch: Batch, cutoff: float | None, pairs: AtomPairs | None = None) -> None:
         self.cutoff = cutoff
-        first, second = _pairs_within(batch, cutoff)
+        first, second = pairs_within(batch, cutoff) if pairs is None else pairs
         atoms = torch.arange(batch.n_atoms, device=batch.positions.device)
         self._batch = batch
         self.n_atoms = batch.n_atoms
@@ -347,53 +364,3 @@ class SparseNeighbors(Neighbors):
 
     def _sum(self, messages: Float[Tensor, " n_edges *rest"]) -> Float[Tensor, " n_atoms *rest"]:
         return messages.new_zeros((self.n_atoms, *messages.shape[1:])).index_add(0, self.receiver, messages)
-
-
-class AtomPairs(NamedTuple):
-    """Pairs of atoms of one molecule, each once."""
-
-    first: Int[Tensor, " n_pairs"]
-    second: Int[Tensor, " n_pairs"]
-
-    def distances(self, positions: Float[Tensor, "n_atoms 3"]) -> Float[Tensor, " n_pairs"]:
-        """Return the distance of each pair, Å."""
-        return torch.linalg.vector_norm(positions[self.second] - positions[self.first], dim=-1)
-
-
-def all_pairs(batch: Batch) -> AtomPairs:
-    """Return all pairs of atoms of each molecule, however far apart."""
-    return AtomPairs(*_pairs_within(batch, None))
-
-
-def pairs_within(batch: Batch, cutoff: float) -> AtomPairs:
-    """Return the pairs of atoms of each molecule that are closer than ``cutoff`` Å."""
-    return AtomPairs(*_pairs_within(batch, cutoff))
-
-
-def _pairs_within(batch: Batch, cutoff: float | None) -> tuple[Int[Tensor, " n_pairs"], Int[Tensor, " n_pairs"]]:
-    """Return all pairs ``first < second`` of one molecule that are closer than ``cutoff``, in chunks of atoms."""
-    positions = batch.positions.detach()
-    count = batch.atoms_per_molecule
-    last = torch.cumsum(count, 0)[batch.molecule] if batch.n_molecules else batch.molecule
-    atoms = torch.arange(batch.n_atoms, device=positions.device)
-    n_candidates = last - atoms - 1
-    chunk = torch.cumsum(n_candidates, 0) // PAIRS_PER_CHUNK
-    found: list[tuple[Tensor, Tensor]] = []
-    for members in torch.split(atoms, torch.bincount(chunk).tolist()) if batch.n_atoms else []:
-        repeats = n_candidates[members]
-        first = torch.repeat_interleave(members, repeats)
-        start = torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
-        second = first + 1 + torch.arange(len(first), device=positions.device) - start
-        keep = _closer(positions, first, second, cutoff)
-        found.append((first[keep], second[keep]))
-    if not found:
-        return atoms, atoms
-    return torch.cat([f for f, _ in found]), torch.cat([s for _, s in found])
-
-
-def _closer(
-    positions: Float[Tensor, "n_atoms 3"], first: Tensor, second: Tensor, cutoff: float | None
-) -> Bool[Tensor, " n_pairs"]:
-    if cutoff is None:
-        return torch.ones_like(first, dtype=torch.bool)
-    return torch.linalg.vector_norm(positions[second] - positions[first], dim=-1) < cutoff
