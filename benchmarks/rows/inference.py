@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import ET_128
+from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from rows import molecules
@@ -13,6 +15,8 @@ from rows.stock import ET_128X8, fresh_et, nequip_of, torchmd_net_of
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
 PEER = "torchmd-net ET, eager"
+EAGER, TABLES, COMPILED, BOTH = "eager", "tables", "compiled", "tables, compiled"
+"""Forms of ours."""
 Call = Callable[[], Tensor]
 NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
     "nequip, 4 layers, l_max 1, 32 features": ("1", 5.0, {"num_layers": 4, "l_max": 1, "num_features": 32}),
@@ -28,7 +32,8 @@ NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
 
 def energy_forces(rounds: int) -> list[Line]:
     """Time energies and forces of a batch."""
-    what, reach = "energy + forces, ET 128x8, 32 x 20 atoms", {"eager": "1.3"}
+    what = "energy + forces, ET 128x8, 32 x 20 atoms"
+    reach = {EAGER: "1.3", TABLES: "", COMPILED: "2 (5)", BOTH: "3 (5)"}
     batch = molecules.batch_of(molecules.of_size(20, 32))
     model = fresh_et(ET_128X8, ["energy", "forces"]).eval()
     try:
@@ -39,7 +44,7 @@ def energy_forces(rounds: int) -> list[Line]:
     def theirs() -> Tensor:
         return stock(batch.atomic_numbers, batch.positions.detach().clone(), batch.molecule)[1]
 
-    calls = forms(model, batch)
+    calls = {form: potential(form, model, batch) for form in reach}
     times = race(calls | {PEER: theirs}, rounds)
     return [
         compared(Line(what, form, PEER, target, note=apart(calls[form], theirs)), times[form], times[PEER])
@@ -54,7 +59,7 @@ def against_nequip(rounds: int) -> list[Line]:
     for name, chosen in {"QM9-sized x 64": molecules.qm9_sized(64), "one aspirin": [molecules.aspirin()]}.items():
         batch = molecules.batch_of(chosen)
         what = f"energy + forces, ET 128x6, {name}"
-        calls, why = forms(model, batch), ""
+        calls, why = {form: potential(form, model, batch) for form in (EAGER, BOTH)}, ""
         ours = list(calls)
         for peer, (_, cutoff, sizes) in NEQUIPS.items():
             try:
@@ -73,9 +78,11 @@ def against_nequip(rounds: int) -> list[Line]:
     return lines
 
 
-def forms(model: Model, batch: Batch) -> dict[str, Call]:
-    """Return each form of ours as a call that gives forces."""
-    return {"eager": lambda: model(batch, ["energy", "forces"])["forces"]}
+def potential(form: str, model: Model, batch: Batch) -> Call:
+    """Return a form of ours as a call that gives forces."""
+    compiler = compiler_for(torch.device("cpu")) if form in (COMPILED, BOTH) else None
+    fast = FastPotential(model, batch, tables=form in (TABLES, BOTH), compiler=compiler)
+    return lambda: fast(batch).forces
 
 
 def apart(ours: Call, theirs: Call) -> str:

@@ -1,34 +1,63 @@
-"""Print by how many MiB the resident memory grows over a force-training step: `peak.py ours` or `peak.py stock`."""
+"""Print by how many MiB the resident memory grows over a force-training step: `peak.py stock|ours|compiled|parts`."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
+from basinet.models.compiled import CompiledNetwork, Shapes  # noqa: E402
+from basinet.models.joint import inductor  # noqa: E402
+from basinet.structures.batch import Batch  # noqa: E402
 from rows import molecules, training  # noqa: E402
 from rows.stock import ET_256X8, fresh_et, torchmd_net_of  # noqa: E402
 
-N_MOLECULES, N_ATOMS = 64, 18
+N_MOLECULES, N_ATOMS, N_PARTS = 64, 18, 4
 FREE_GIB = 13
 """Memory that has to be free, or the step would push other programs out."""
 
 
 def main() -> None:
-    """Do a tiny step, so that libraries are loaded, then the step itself."""
+    """Do a small step, so that libraries are loaded and code is compiled, then the step itself."""
     torch.set_num_threads(1)
     if _status("/proc/meminfo", "MemAvailable") < FREE_GIB * 1024:
         sys.exit(f"less than {FREE_GIB} GiB of memory are free")
-    model = fresh_et(ET_256X8, ["energy", "forces"]).train()
-    loss = training.our_forces
-    if sys.argv[1] == "stock":
-        model, loss = torchmd_net_of(model).train(), training.stock_forces
     chosen = molecules.of_size(N_ATOMS, N_MOLECULES)
-    training.step(model, loss, training.labelled(molecules.batch_of(chosen[:1])))
+    step = _step(sys.argv[1])
+    step(training.labelled(molecules.batch_of(chosen[: training.CHUNK])))
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = _status("/proc/self/status", "VmHWM")
-    training.step(model, loss, training.labelled(molecules.batch_of(chosen)))
+    step(training.labelled(molecules.batch_of(chosen)))
     print(_status("/proc/self/status", "VmHWM") - before)
+
+
+def _step(side: str) -> Callable[[Batch], None]:
+    model = fresh_et(ET_256X8, ["energy", "forces"]).train()
+    match side:
+        case "stock":
+            stock = torchmd_net_of(model).train()
+            return lambda batch: training.step(stock, training.stock_forces, batch)
+        case "ours":
+            return lambda batch: training.step(model, training.our_forces, batch)
+        case "compiled":
+            network = CompiledNetwork(model, Shapes(training.CHUNK, (N_ATOMS,)), inductor())
+
+            def compiled(batch: Batch) -> None:
+                with model.evaluated_by(network):
+                    training.step(model, training.our_forces, batch)
+
+            return compiled
+        case "parts":
+
+            def parts(batch: Batch) -> None:
+                for part in batch.split([batch.n_molecules // N_PARTS] * N_PARTS):
+                    training.our_forces(model, part).backward()
+
+            return parts
+        case _:
+            sys.exit(f"stock, ours, compiled or parts, got {side}")
 
 
 def _status(path: str, key: str) -> float:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,20 @@ from ase.md.verlet import VelocityVerlet as ASEVerlet
 
 from basinet.md.dynamics import Dynamics, start
 from basinet.md.integrators import VelocityVerlet
-from basinet.md.potentials import model_potential
 from basinet.md.streams import replica_seeds
+from basinet.models.fast import FastPotential, compiler_for
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import collate
 from rows import molecules
-from rows.inference import apart
+from rows.inference import BOTH, EAGER, apart
 from rows.stock import ET_128X8, fresh_et, peer_module, torchmd_net_calculator
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
 N_REPLICAS = 32
 TIME_STEP = 0.5
 """fs."""
+MEMORY_FORMS = {"eager": "ours", "compiled": "compiled", "eager, in 4 parts (training.accumulate)": "parts"}
+"""Forms of ours, and what the script for it calls them."""
 TEMPERATURE = 100.0
 """K."""
 N_NOISED = 256
@@ -41,11 +44,14 @@ def peak_memory(rounds: int) -> list[Line]:
     what, peer, reach = "peak memory, force-training step, ET 256x8, 64 x 18 atoms", "torchmd-net ET", "2 (3)"
     try:
         peer_module("torchmdnet.models.model")
-        ours, theirs = _peak("ours"), _peak("stock")
+        theirs = _peak("stock")
+        of_forms = {form: _peak(side) for form, side in MEMORY_FORMS.items()}
     except NotMeasured as why:
         return [not_measured(what, "eager", peer, reach, why)]
+    note = "growth of the peak of resident memory over one step"
     return [
-        Line(what, "eager", peer, reach, ours, theirs, theirs / ours, unit="MiB", note="growth of VmHWM over one step")
+        Line(what, form, peer, reach, ours, theirs, theirs / ours, unit="MiB", note=note)
+        for form, ours in of_forms.items()
     ]
 
 
@@ -73,17 +79,23 @@ def batched_dynamics(rounds: int) -> list[Line]:
     theirs = ASEVerlet(atoms, timestep=TIME_STEP * units.fs)
     integrator = VelocityVerlet(dt=TIME_STEP)
     batch = collate([one] * N_REPLICAS)
-    potential = model_potential(model)
-    begin = start(potential, batch, integrator, TEMPERATURE, replica_seeds(0, N_REPLICAS))
-    ours = Dynamics(potential, begin, integrator, record_every=1000)
-    times = race(
-        {"eager": lambda: ours.run(ours.state.step + 1), peer: lambda: theirs.run(1)},
-        rounds,
-    )
-    if ours.failures:
-        raise NotMeasured(f"replicas failed: {ours.failures[0]}")
+    runs: dict[str, Dynamics] = {}
+    for form in (EAGER, BOTH):
+        compiler = compiler_for(batch.positions.device) if form == BOTH else None
+        potential = FastPotential(model, batch, tables=form == BOTH, compiler=compiler)
+        begin = start(potential, batch, integrator, TEMPERATURE, replica_seeds(0, N_REPLICAS))
+        runs[form] = Dynamics(potential, begin, integrator, record_every=1000)
+    ours = {form: partial(_one_step, dynamics) for form, dynamics in runs.items()}
+    times = race(ours | {peer: lambda: theirs.run(1)}, rounds)
+    for dynamics in runs.values():
+        if dynamics.failures:
+            raise NotMeasured(f"replicas failed: {dynamics.failures[0]}")
     of_all = [N_REPLICAS * t for t in times[peer]]
-    return [compared(Line(what, "eager", peer, reach, note=note), times["eager"], of_all)]
+    return [compared(Line(what, form, peer, reach, note=note), times[form], of_all) for form in runs]
+
+
+def _one_step(dynamics: Dynamics) -> None:
+    dynamics.run(dynamics.state.step + 1)
 
 
 def rotor_noise(rounds: int) -> list[Line]:

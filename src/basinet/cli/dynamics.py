@@ -41,6 +41,12 @@ def simulate(
         typer.Option(help="Stop a replica where the models of an ensemble disagree about a force by more, eV/Å."),
     ] = None,
     relax: Annotated[bool, typer.Option("--relax/--as-is", help="Go downhill (FIRE) before.")] = False,
+    tables: Annotated[
+        bool, typer.Option("--tables/--no-tables", help="Look filters up in tables; their error is said.")
+    ] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compiled/--no-compiled", help="Compile the network first, for long runs.")
+    ] = False,
     outside_scope: Annotated[
         Literal["error", "warn"], typer.Option(help="A start unlike what the model was trained on.")
     ] = "error",
@@ -72,6 +78,8 @@ def simulate(
         bond_tolerance=bond_tolerance,
         stop_force_std=stop_force_std,
         relax=relax,
+        tables=tables,
+        compiled=compiled,
         outside_scope=outside_scope,
     )
     with progress("simulating") as show:

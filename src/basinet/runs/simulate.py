@@ -22,6 +22,7 @@ from basinet.md.running import DistanceCounts, Quantity, Table, standard_quantit
 from basinet.md.streams import replica_seeds
 from basinet.md.uncertainty import FORCES_APART, ForceSpread, SpreadLimit
 from basinet.models.committee import Committee
+from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.model import Model
 from basinet.recipe import read_yaml, save_recipe
 from basinet.runs.inference import load_energy_model
@@ -91,6 +92,8 @@ def simulate_file(
     bonds = reference_bonds(replicas).to(device)
     batch = collate(replicas, torch.float64).to(device)
     further, limits = _spread_of(config, model)
+    if config.tables or config.compiled:
+        potential = _fast_potential(config, model, batch, say)
     dynamics, distances = _dynamics(config, potential, batch, bonds, out, {**limits, **(stop_when or {})}, further)
     if resume and (out / STATE_FILE).exists():
         dynamics.load(out / STATE_FILE)
@@ -98,6 +101,18 @@ def simulate_file(
     begin, first = time.monotonic(), dynamics.state.step
     _advance(dynamics, config, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
     return Simulation(config, dynamics, distances, replicas, time.monotonic() - begin, dynamics.state.step - first)
+
+
+def _fast_potential(config: SimulateConfig, model: Model | Committee, batch: Batch, say: Say) -> Potential:
+    if isinstance(model, Committee):
+        raise ValueError(f"--tables and --compiled are for one model, and {config.model} holds several; leave them out")
+    compiler = compiler_for(batch.positions.device) if config.compiled else None
+    fast = FastPotential(model, batch, tables=config.tables, compiler=compiler)
+    for note in fast.notes:
+        say(note)
+    if config.compiled:
+        say("compiling the network for these molecules: it takes up to some minutes, once on a machine")
+    return fast
 
 
 def _dynamics(

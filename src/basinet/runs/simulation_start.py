@@ -70,6 +70,10 @@ class SimulateConfig:
     """A replica stops when the models of an ensemble disagree about a force by more than this, eV/Å."""
     relax: bool = False
     """Whether to go downhill before."""
+    tables: bool = False
+    """Whether the filters of the network are looked up in tables, whose error is said."""
+    compiled: bool = False
+    """Whether the network is compiled first, which takes minutes."""
     outside_scope: Literal["error", "warn"] = "error"
     """What to do with a start that is unlike the molecules the model was trained on."""
 

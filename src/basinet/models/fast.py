@@ -1,0 +1,110 @@
+"""Energies and forces of a trained model, faster: filters from tables, and a network compiled for the sizes at hand."""
+
+import copy
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from basinet.models.compiled import CompiledNetwork, Graph, Shapes
+from basinet.models.evaluator import What
+from basinet.models.joint import Compiler, inductor, missing_compiler
+from basinet.models.model import Model
+from basinet.models.tabulated import tabulated
+from basinet.structures.batch import Batch
+
+MOST_SIZES = 4
+"""Graphs that are compiled at most, each for one number of atoms; compiling takes up to minutes."""
+CHUNK = 16
+"""Molecules in a graph at most: more do not make it faster, and need more memory."""
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
+"""Largest difference of a compiled graph from the network, relative to the largest value."""
+
+
+class EnergyForces(NamedTuple):
+    """What is asked of a potential."""
+
+    energy: Float[Tensor, " n_molecules"]
+    """eV, float64."""
+    forces: Float[Tensor, "n_atoms 3"]
+    """eV/Å."""
+
+
+class FastPotential:
+    """Energies and forces of a copy of a model, for inference alone.
+
+    A graph is compiled when a batch first asks for its size, and compared with the network before it is used; molecules
+    larger than all of ``like``, and what does not fill half a graph, are computed by the network itself.
+
+    Args:
+        model: trained, with an energy in eV.
+        like: molecules like those to come: tables are certified on them, and graphs are compiled for their sizes and
+            their number.
+        tables: whether filters are looked up (:mod:`basinet.models.tabulated`).
+        compiler: of the network (:func:`compiler_for`); ``None``: it stays as it is.
+
+    Raises:
+        ValueError: the model has no energy in eV, its network has no filters for tables, or those are not good enough.
+        RuntimeError: when it is called, if what was compiled is not the network.
+    """
+
+    def __init__(self, model: Model, like: Batch, *, tables: bool = False, compiler: Compiler | None = None) -> None:
+        if "energy" not in model.offers or model.has_pooled_energy:
+            raise ValueError(
+                f"a potential has an energy in eV, and the model offers {sorted(model.offers)} without one"
+            )
+        weights = next(model.parameters())
+        self.dtype, self.device = weights.dtype, weights.device
+        self.notes: list[str] = []
+        """What was found out about the tables."""
+        if tables:
+            model, certificate = tabulated(model, like)
+            self.notes.append(str(certificate))
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.network: CompiledNetwork | None = None
+        if compiler is not None:
+            self.network = CompiledNetwork(self.model, shapes_for(like), compiler, _compare)
+
+    def __call__(self, batch: Batch) -> EnergyForces:
+        """Return energies and forces, these in the dtype of the positions."""
+        dtype = batch.positions.dtype
+        batch = batch.to(device=self.device, dtype=self.dtype)
+        with self.model.evaluated_by(self.network), torch.enable_grad():
+            found = self.model(batch, ["energy", "forces"], create_graph=self.network is not None)
+        return EnergyForces(found["energy"].detach(), found["forces"].detach().to(dtype))
+
+
+def shapes_for(batch: Batch) -> Shapes:
+    """Return the shapes that fit a batch: its sizes, or a few that are not far above them."""
+    sizes = sorted(set(batch.atoms_per_molecule.tolist()))
+    if len(sizes) > MOST_SIZES:
+        step = math.ceil(len(sizes) / MOST_SIZES)
+        sizes = sorted({sizes[min(i + step, len(sizes)) - 1] for i in range(0, len(sizes), step)})
+    return Shapes(min(batch.n_molecules, CHUNK), tuple(sizes))
+
+
+def compiler_for(device: torch.device) -> Compiler:
+    """Return PyTorch's compiler for a device.
+
+    Raises:
+        RuntimeError: it lacks something.
+    """
+    missing = missing_compiler(device)
+    if missing is not None:
+        raise RuntimeError(
+            f"a network cannot be compiled for {device.type} here: {missing} is missing; leave compiling out"
+        )
+    return inductor()
+
+
+def _compare(network: CompiledNetwork, what: What, graph: Graph, batch: Batch) -> None:
+    """Raise a ``RuntimeError`` unless a graph says what the network says."""
+    for found, expected in zip(network.by_graph(what, graph, batch), network.eager(what, batch), strict=True):
+        size, apart = float(expected.detach().abs().max()), float((found - expected).detach().abs().max())
+        if not apart <= TOLERANCE[batch.positions.dtype] * max(size, 1.0):
+            raise RuntimeError(
+                f"the compiled network is {apart:.1e} from the network itself, of {size:.1e} at most; it is not used. "
+                "Leave compiling out, and please report this with your versions of torch and of the compiler"
+            )
