@@ -30,6 +30,7 @@ from basinet.cli.arguments import (
     Resume,
 )
 from basinet.cli.assay import finetune_table, is_assay
+from basinet.cli.benchmark import benchmark
 from basinet.cli.certify import certify
 from basinet.cli.compare import compare
 from basinet.cli.data import data
@@ -52,6 +53,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data, name="data")
+app.add_typer(benchmark, name="benchmark")
 app.command(cls=CompareCommand)(compare)
 app.command()(certify)
 app.command()(convert)

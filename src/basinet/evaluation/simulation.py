@@ -187,8 +187,19 @@ def write_simulation_report(
     lead: str,
     summary: Mapping[str, str],
     replicas: Table,
+    further: Sequence[Section] = (),
 ) -> Path:
-    """Write ``report.html`` and its pictures, and return the path of the former."""
+    """Write ``report.html`` and its pictures, and return the path of the former.
+
+    Args:
+        directory: where to.
+        series: what was recorded.
+        title: of the page.
+        lead: its first lines.
+        summary: what to say first.
+        replicas: a row for each.
+        further: sections after the summary.
+    """
     report = Report(title=title, lead=lead)
     report.add(
         Section(
@@ -197,6 +208,8 @@ def write_simulation_report(
             tables=[Table(header=["", "value"], rows=[list(row) for row in summary.items()]), replicas],
         )
     )
+    for section in further:
+        report.add(section)
     energy = "The sum of potential and kinetic energy and of that given to the bath should stay where it is."
     pictures = [
         ("Energy", energy, "energy", energy_figure),

@@ -94,7 +94,7 @@ def finetune(
 def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
     """Divide the data; a random division leaves single atoms out, which have no forces to learn."""
     if recipe.split is not None:
-        return _given_split(recipe.split, store, recipe.data)
+        return given_split(recipe.split, store, recipe.data)
     fewest = 2 if property_settings(recipe.objective) is None else 1
     several = np.flatnonzero(store.atoms_per_molecule >= fewest)
     n = len(several)
@@ -116,7 +116,7 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
     return Split(train=whole.train[:n_train], validation=whole.validation, test=test)
 
 
-def _given_split(given: Path, store: MoleculeStore, data: Path) -> Split:
+def given_split(given: Path, store: MoleculeStore, data: Path) -> Split:
     """Return a split that came with the data, a published one by its name, or that of a file."""
     with_data = saved_splits(located(data))
     if str(given) in with_data:

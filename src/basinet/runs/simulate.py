@@ -8,7 +8,7 @@ A directory of a simulation holds ``simulation.yaml`` (what was asked for), ``st
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
@@ -78,7 +78,7 @@ def simulate_file(
         InterruptedRunError: asked to stop by a signal; the state is saved.
         ValueError: the start cannot be simulated, or the directory holds another simulation.
     """
-    _check_directory(config, out, resume)
+    check_directory(config, out, resume)
     model = load_energy_model(config.model, device)
     potential = model_potential(model)
     if resume:
@@ -99,7 +99,7 @@ def simulate_file(
         dynamics.load(out / STATE_FILE)
         say(f"going on at {dynamics.time / 1000:.4g} ps")
     begin, first = time.monotonic(), dynamics.state.step
-    _advance(dynamics, config, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
+    advance(dynamics, config.n_steps, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
     return Simulation(config, dynamics, distances, replicas, time.monotonic() - begin, dynamics.state.step - first)
 
 
@@ -160,26 +160,41 @@ def _spread_of(config: SimulateConfig, model: Model | Committee) -> tuple[dict[s
     return column, {} if limit is None else {FORCES_APART: SpreadLimit(spread, limit)}
 
 
-def _advance(dynamics: Dynamics, config: SimulateConfig, out: Path, on_record: Callable[[Record], Any]) -> None:
-    """Run to the end, save now and then, and stop when asked to."""
+def advance(dynamics: Dynamics, n_steps: int, out: Path, on_record: Callable[[Record], Any]) -> None:
+    """Run to the end, save now and then into ``out``, and stop when asked to.
+
+    Raises:
+        InterruptedRunError: asked to stop by a signal; the state is saved.
+    """
     saved = time.monotonic()
     with stop_on_signals() as request:
-        while dynamics.state.step < config.n_steps and not dynamics.all_failed and not request.is_set:
-            until = min(config.n_steps, dynamics.state.step + config.record_every)
+        while dynamics.state.step < n_steps and not dynamics.all_failed and not request.is_set:
+            until = min(n_steps, dynamics.state.step + dynamics.record_every)
             dynamics.run(until, stop=lambda: request.is_set, on_record=on_record)
             if time.monotonic() - saved > SAVE_SECONDS:
                 dynamics.save(out / STATE_FILE)
                 saved = time.monotonic()
         dynamics.save(out / STATE_FILE)
-        if request.is_set and dynamics.state.step < config.n_steps:
+        if request.is_set and dynamics.state.step < n_steps:
+            length = n_steps * dynamics.integrator.dt / 1000
             raise InterruptedRunError(
-                f"stopped at {dynamics.time / 1000:.4g} of {config.picoseconds:g} ps; everything is saved, and the "
+                f"stopped at {dynamics.time / 1000:.4g} of {length:g} ps; everything is saved, and the "
                 "same command with --resume goes on"
             )
 
 
-def _check_directory(config: SimulateConfig, out: Path, resume: bool) -> None:
-    """Refuse a directory that holds something else."""
+@runtime_checkable
+class Lasting(Protocol):
+    """Settings of what can be made longer."""
+
+    @property
+    def picoseconds(self) -> float:
+        """How long."""
+        ...
+
+
+def check_directory(config: Lasting, out: Path, resume: bool) -> None:
+    """Refuse a directory that holds something else than what ``config`` began, or something longer."""
     has_run = (out / SETTINGS_FILE).exists()
     if not resume:
         if has_run:
@@ -189,7 +204,7 @@ def _check_directory(config: SimulateConfig, out: Path, resume: bool) -> None:
         return
     if not has_run:
         raise ValueError(f"{out} holds no simulation to resume; leave --resume out to start one")
-    old = dump_settings(read_settings(SimulateConfig, read_yaml(out / SETTINGS_FILE), str(out / SETTINGS_FILE)))
+    old = dump_settings(read_settings(type(config), read_yaml(out / SETTINGS_FILE), str(out / SETTINGS_FILE)))
     new = dump_settings(config)
     changed = [f"{k} was {old[k]}, now {new[k]}" for k in new if k != "picoseconds" and new[k] != old[k]]
     if changed:

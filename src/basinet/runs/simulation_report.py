@@ -52,8 +52,8 @@ class SimulationSummary(NamedTuple):
 
 def summarise(done: Simulation, out: Path) -> SimulationSummary:
     """Write the summary and the report of a simulation into its directory."""
-    series = _series(done, out)
-    replicas = _replicas(done, series)
+    series = series_of(done, out)
+    replicas = replicas_of(done, series)
     spreads = series.columns.get(SPREAD_COLUMN)
     rows = _rows(done, replicas, None if spreads is None else float(np.nanmax(spreads)))
     content = {
@@ -62,7 +62,7 @@ def summarise(done: Simulation, out: Path) -> SimulationSummary:
         "reached_ps": done.dynamics.time / 1000,
         "n_replicas": len(replicas),
         "n_failed": sum(bool(r.reason) for r in replicas),
-        "replicas": [_plain(one._asdict()) for one in replicas],
+        "replicas": [plain(one._asdict()) for one in replicas],
     }
     write_text(out / "summary.json", json.dumps(content, indent=2) + "\n")
     header = ["replica", "whole (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
@@ -93,7 +93,8 @@ def replica_cells(one: ReplicaSummary) -> list[str]:
     ]
 
 
-def _series(done: Simulation, out: Path) -> SimulationSeries:
+def series_of(done: Simulation, out: Path) -> SimulationSeries:
+    """Return what was recorded of a simulation, for figures."""
     times, columns = read_records(out / RECORDS_FILE, len(done.molecules))
     integrator, batch = done.dynamics.integrator, done.dynamics.state.batch
     return SimulationSeries(
@@ -109,7 +110,8 @@ def _series(done: Simulation, out: Path) -> SimulationSeries:
     )
 
 
-def _replicas(done: Simulation, series: SimulationSeries) -> list[ReplicaSummary]:
+def replicas_of(done: Simulation, series: SimulationSeries) -> list[ReplicaSummary]:
+    """Return how each replica fared."""
     failures = {f.molecule: f for f in done.dynamics.failures}
     found: list[ReplicaSummary] = []
     for i, n_atoms in enumerate(series.n_atoms):
@@ -170,5 +172,6 @@ def _slope(times: np.ndarray, values: np.ndarray) -> float:
     return float(np.polyfit(times, values, 1)[0]) if len(times) > 1 else math.nan
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Return numbers that are not finite as ``None``, which JSON can hold."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
