@@ -13,6 +13,7 @@ from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
 from basinet.nn.linear import xavier
 from basinet.nn.radial import cosine_cutoff
+from basinet.nn.silu import silu
 from basinet.structures.batch import Batch
 from basinet.structures.hops import count_hops
 from basinet.structures.neighbors import Neighbors
@@ -194,7 +195,7 @@ class Messages(nn.Module):
     ) -> Float[Tensor, "*edges F"]:
         """Return the messages."""
         edges = torch.cat([squared_distance, graph.codes], dim=-1)
-        message = F.silu(self.second(F.silu(self.first(scalar, edges, neighbors))))  # [edges, F]
+        message = silu(self.second(silu(self.first(scalar, edges, neighbors))))  # [edges, F]
         return message * (torch.sigmoid(self.gate(message)) * graph.fade)
 
 
@@ -210,7 +211,7 @@ class NodeUpdate(nn.Module):
         self, scalar: Float[Tensor, "n_atoms F"], received: Float[Tensor, "n_atoms F"]
     ) -> Float[Tensor, "n_atoms F"]:
         """Return the new scalars."""
-        return scalar + self.second(F.silu(self.first(torch.cat([scalar, received], dim=-1))))
+        return scalar + self.second(silu(self.first(torch.cat([scalar, received], dim=-1))))
 
 
 class InvariantLayer(nn.Module):

@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
@@ -16,6 +15,7 @@ from basinet.kernels.edge_stage import EdgeInputs
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
+from basinet.nn.silu import silu
 from basinet.nn.table import Function, RadialTable
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import DenseNeighbors, Neighbors
@@ -286,13 +286,13 @@ class AttentionLayer(nn.Module):
         fade = near * radial.fade
         fade_vector = fade if self.vector_cutoff else near
         fades = torch.stack([near, fade, fade_vector, fade_vector], dim=-1)  # [B, P, 4]
-        return F.silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
+        return silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
 
     def filters_of(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
         """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""
         if self.table is not None:
             return self.table(radial.distance).split(self.n_features, dim=-1)
-        for_key, for_scalar, for_a, for_b = F.silu(self.filters(radial.basis)).split(self.n_features, dim=-1)
+        for_key, for_scalar, for_a, for_b = silu(self.filters(radial.basis)).split(self.n_features, dim=-1)
         fade = radial.fade[..., None]
         if self.vector_cutoff:
             for_a, for_b = for_a * fade, for_b * fade
@@ -307,4 +307,4 @@ class AttentionLayer(nn.Module):
         # elements would cost more than half of the step on a CPU.
         of_head = torch.eye(self.n_heads, dtype=product.dtype, device=product.device)
         of_head = of_head.repeat_interleave(self.n_features // self.n_heads, dim=1)  # [H, F]
-        return filter_x * (F.silu(product @ of_head.T) @ of_head)
+        return filter_x * (silu(product @ of_head.T) @ of_head)

@@ -3,9 +3,9 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from basinet.nn.linear import xavier
+from basinet.nn.silu import silu
 
 
 class GatedEquivariantBlock(nn.Module):
@@ -33,8 +33,8 @@ class GatedEquivariantBlock(nn.Module):
         """Return the new scalars and vectors."""
         for_norm, for_output = self.vector_projection(vector).split([self.n_in, self.n_out], dim=-1)
         features = torch.cat([scalar, safe_norm(for_norm)], dim=-1)
-        out, gate = self.gates(F.silu(self.hidden(features))).split(self.n_out, dim=-1)
-        return (F.silu(out) if self.activate else out), gate[:, None] * for_output
+        out, gate = self.gates(silu(self.hidden(features))).split(self.n_out, dim=-1)
+        return (silu(out) if self.activate else out), gate[:, None] * for_output
 
 
 SMALL_NORM = 1e-3
