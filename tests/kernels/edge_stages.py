@@ -7,6 +7,7 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformer, Eq
 from basinet.kernels.differentiable import EdgeStage
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch
+from basinet.structures.neighbors import DenseNeighbors
 
 CONFIGS = {
     "own": EquivariantTransformerConfig(n_features=8, n_layers=2, n_heads=2, n_basis=8),
@@ -29,8 +30,8 @@ def model_of(config: EquivariantTransformerConfig, edge_stage: EdgeStage | None)
 
 
 def force_training(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Return energies, forces, and what a loss on both and the noise gives each parameter."""
-    found = model(batch, ["energy", "forces", "noise"])
+    """Return energies, forces and noise in the dense layout, and what a loss on them gives each parameter."""
+    found = model(batch, ["energy", "forces", "noise"], layout=DenseNeighbors)
     torch.stack([value.square().sum() for value in found.values()]).sum().backward()
     gradients = {f"gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {name: value.detach() for name, value in found.items()} | gradients

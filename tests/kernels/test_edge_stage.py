@@ -8,15 +8,19 @@ from edge_stages import CONFIGS, EXACT, force_training, model_of
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.kernels import chunked
 from basinet.kernels.check import largest_error, random_inputs
+from basinet.kernels.chunked import IN_CHUNKS
 from basinet.kernels.differentiable import PLAIN, EdgeStage, differentiable
 from basinet.kernels.edge_stage import EdgeInputs, EdgeOutputs, forward
 from basinet.models.derivatives import hessian
 from basinet.structures.batch import collate
+from basinet.structures.molecule import Molecule
 from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
 from molecules import ETHANOL, HELIUM, SMALL, WATER, apart
 
 SIZES = {"one atom": 1, "two atoms": 2, "four atoms": 4}
+STAGES = {"plain": PLAIN, "in chunks": IN_CHUNKS}
 HEADS = {"one head": 1, "two heads": 2, "heads of one feature": 6}
 
 
@@ -101,15 +105,26 @@ def test_filters_that_are_zero_leave_nothing(generator: torch.Generator) -> None
     assert all(bool((x == 0).all()) for x in forward(silent, 2))
 
 
+@pytest.mark.parametrize("n_molecules", [1, 5])
+def test_chunks_of_molecules_give_the_same(n_molecules: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"n_molecules": n_molecules, "n": 3, "n_features": 4, "n_heads": 2}
+    for numbers in (1, 2 * 3 * 3 * 4, 10**9):  # one molecule, two, all
+        monkeypatch.setattr(chunked, "CHUNK", numbers)
+        assert largest_error(IN_CHUNKS, **sizes, device=torch.device("cpu"), dtype=torch.float64) < EXACT
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize(
     "batch",
     [SMALL, [HELIUM], [apart(WATER, HELIUM, 20.0), ETHANOL], []],
     ids=["padded", "one atom", "no neighbours", "nothing"],
 )
-def test_a_network_trains_on_forces_as_with_autograd(config: EquivariantTransformerConfig, batch: list) -> None:
+def test_a_network_trains_on_forces_as_with_autograd(
+    config: EquivariantTransformerConfig, batch: list[Molecule], stage: EdgeStage
+) -> None:
     molecules = collate(batch, dtype=torch.float64) if batch else collate(SMALL, dtype=torch.float64).select([])
-    expected, ours = (force_training(model_of(config, stage), molecules) for stage in (None, PLAIN))
+    expected, ours = (force_training(model_of(config, s), molecules) for s in (None, stage))
     assert expected.keys() == ours.keys()
     for key, value in expected.items():
         assert torch.allclose(ours[key], value, rtol=1e-11, atol=1e-11), key
@@ -120,7 +135,7 @@ def test_a_network_without_forces_needs_no_gradient_of_directions() -> None:
     gradients = []
     for stage in (None, PLAIN):
         model = model_of(CONFIGS["own"], stage)
-        model(batch, ["noise"])["noise"].square().sum().backward()
+        model(batch, ["noise"], layout=DenseNeighbors)["noise"].square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
     assert all(torch.allclose(a, b, rtol=1e-11, atol=1e-11) for a, b in zip(*gradients, strict=True))
@@ -128,7 +143,7 @@ def test_a_network_without_forces_needs_no_gradient_of_directions() -> None:
 
 def test_the_hessian_is_the_same() -> None:
     batch = collate([WATER], dtype=torch.float64)
-    expected, ours = (hessian(model_of(CONFIGS["own"], stage), batch) for stage in (None, PLAIN))
+    expected, ours = (hessian(model_of(CONFIGS["own"], stage), batch, layout=DenseNeighbors) for stage in (None, PLAIN))
     assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -33,9 +33,19 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
         recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
         losses.append(finetune(recipe, tmp_path / asked, say=said.append).fit.best)
     assert [line for line in said if "kernels" in line] == [
-        "launch.kernels=triton: the kernels need a CUDA device, and this run is on cpu; going on without"
+        "launch.kernels=triton needs a CUDA device, and this run is on cpu; going on as with launch.kernels=off"
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_run_in_chunks_learns_the_same(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "store", frames())
+    losses = []
+    for asked in ("off", "chunked"):
+        launch = LaunchConfig(accelerator="cpu", threads=1, kernels=asked)
+        recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
+        losses.append(finetune(recipe, tmp_path / asked).fit.best)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
 def test_nothing_is_said_where_nothing_was_asked() -> None:
@@ -49,8 +59,8 @@ def test_another_network_has_no_kernels() -> None:
     backbone = EGNN(EGNNConfig(n_features=8, n_layers=1))
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
-        "launch.kernels=triton: there are kernels for the Equivariant Transformer, and the network is EGNN; going on "
-        "without"
+        "launch.kernels=triton is for the Equivariant Transformer, and the network is EGNN; going on as with "
+        "launch.kernels=off"
     ]
 
 
@@ -60,7 +70,10 @@ def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytes
     said: list[str] = []
     backbone = EquivariantTransformer(TINY)
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
-    assert said == ['launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); going on without']
+    assert said == [
+        'launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); going on as with '
+        "launch.kernels=off"
+    ]
     assert edge_stage_of(backbone) is None
 
 

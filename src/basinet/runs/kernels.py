@@ -1,4 +1,4 @@
-"""Whether a run uses kernels written for a GPU."""
+"""Who computes the edges of the network in a run."""
 
 from importlib.util import find_spec
 
@@ -8,41 +8,44 @@ from basinet.backbones.base import Backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformer
 from basinet.errors import RunError
 from basinet.kernels.check import largest_error
+from basinet.kernels.chunked import IN_CHUNKS
 from basinet.kernels.differentiable import EdgeStage
 from basinet.recipe import LaunchConfig
 from basinet.runs.train import Say
 
 TOLERANCE = 1e-4
 """Of kernels in float32 against the formulas in float64, relative: rounding gives some 1e-6."""
+WITHOUT = "going on as with launch.kernels=off"
 
 
 def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, say: Say) -> None:
-    """Have a backbone computed by the kernels that were asked for, or say why the ordinary path is taken.
+    """Have the edges of a backbone computed as asked for, or say why the ordinary path is taken.
 
     Raises:
         RunError: the kernels do not compute what they should on this device.
     """
     if launch.kernels == "off":
         return
-    lacking = _lacking(backbone, device)
-    if lacking is not None:
-        say(f"launch.kernels=triton: {lacking}; going on without")
+    if not isinstance(backbone, EquivariantTransformer):
+        kind = type(backbone).__name__
+        say(f"launch.kernels={launch.kernels} is for the Equivariant Transformer, and the network is {kind}; {WITHOUT}")
+    elif launch.kernels == "chunked":
+        backbone.use_edge_stage(IN_CHUNKS)
+    else:
+        _use_triton(backbone, device, say)
+
+
+def _use_triton(backbone: EquivariantTransformer, device: torch.device, say: Say) -> None:
+    if device.type != "cuda":
+        say(f"launch.kernels=triton needs a CUDA device, and this run is on {device.type}; {WITHOUT}")
         return
-    assert isinstance(backbone, EquivariantTransformer)
+    if find_spec("triton") is None:
+        say(f'launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); {WITHOUT}')
+        return
     from basinet.kernels.edge_triton import IN_TRITON
 
     error = use_checked(backbone, IN_TRITON, device)
     say(f"Triton kernels for the edges of dense batches, within {error:.0e} of the formulas on this device")
-
-
-def _lacking(backbone: Backbone, device: torch.device) -> str | None:
-    if not isinstance(backbone, EquivariantTransformer):
-        return f"there are kernels for the Equivariant Transformer, and the network is {type(backbone).__name__}"
-    if device.type != "cuda":
-        return f"the kernels need a CUDA device, and this run is on {device.type}"
-    if find_spec("triton") is None:
-        return 'Triton is not installed (pip install "basinet[triton]")'
-    return None
 
 
 def use_checked(backbone: EquivariantTransformer, edge_stage: EdgeStage, device: torch.device) -> float:
