@@ -197,6 +197,8 @@ def test_what_cannot_be_meant_is_refused_in_a_line_and_nothing_is_left(data, mod
     refused("0 of 2 frames have forces", data=make_xyz(tmp_path / "bare.xyz", bare))
     other = make_xyz(tmp_path / "hcn.xyz", [spring_molecule("HCN", 0.05, seed=k) for k in range(5)])
     refused("was not trained for CHN: elements N", data=other)
+    atom = Molecule(atomic_numbers=np.array([6]), positions=np.zeros((1, 3)), labels={"forces": np.zeros((1, 3))})
+    refused("a single atom", data=make_xyz(tmp_path / "atom.xyz", [atom]))
     Split(train=np.arange(20), validation=np.arange(20, 30), test=np.arange(0)).save(tmp_path / "none.json")
     refused("has no test frames", split=str(tmp_path / "none.json"))
     refused("cannot be imported", model=None, calculator="nowhere:make")

@@ -202,6 +202,8 @@ def _read(config: MDBenchmarkConfig, say: Say) -> tuple[MoleculeStore, Int64[np.
         forces_key=units.forces_key,
     )
     say(str(report))
+    if store[0].n_atoms < 2:
+        raise ValueError(f"{config.data}: a single atom has neither bonds nor distances to examine")
     if store.label_counts.get("forces", 0) != len(store):
         raise ValueError(f"{config.data}: {store.label_counts.get('forces', 0)} of {len(store)} frames have forces")
     if config.model is not None and needs_bonds(read_backbone(config.model)):
