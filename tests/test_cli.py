@@ -1,6 +1,7 @@
 """What a person types, and the one line they get back when it cannot work."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from ase import Atoms
 from ase.build import molecule as g2
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from basinet.cli.commands import ORDER
 from typed import Done, basinet
 
 TINY = ("model.n_features=8", "model.n_layers=1", "model.n_heads=2", "model.n_basis=8", "launch.accelerator=cpu")
@@ -80,7 +82,8 @@ def test_help_answers_without_loading_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     listed = subprocess.run([sys.executable, "-m", "basinet", "--help"], capture_output=True, text=True, check=False)
-    assert listed.returncode == 0 and "quickstart" in listed.stdout, listed.stderr
+    assert listed.returncode == 0, listed.stderr
+    assert [name for name in re.findall(r"^│ (\w+) ", listed.stdout, re.MULTILINE)] == ORDER
 
 
 @pytest.mark.parametrize(

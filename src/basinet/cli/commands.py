@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from basinet import __version__
 from basinet.cli.arguments import (
@@ -46,7 +47,37 @@ from basinet.terminal import columns, errors, progress, say
 EXIT_STOPPED = 2
 """Wrong input, a run that cannot go on, and Ctrl-C."""
 
+ORDER = [
+    "quickstart",
+    "data",
+    "pretrain",
+    "finetune",
+    "compare",
+    "evaluate",
+    "predict",
+    "embed",
+    "simulate",
+    "certify",
+    "info",
+    "ensemble",
+    "convert",
+    "export",
+    "benchmark",
+    "replay",
+]
+"""Of the commands in the help: as a person meets them."""
+
+
+class InOrder(TyperGroup):
+    """Commands in :data:`ORDER`; any other after them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(super().list_commands(ctx), key=lambda name: [*ORDER, name].index(name))
+
+
 app = typer.Typer(
+    cls=InOrder,
     help="Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules.",
     no_args_is_help=True,
     add_completion=False,
