@@ -11,7 +11,12 @@ from torch import Tensor, fx
 
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import BondGraph, EGNNConfig, RadiusGraph
-from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.backbones.equivariant_transformer import (
+    AttentionLayer,
+    EquivariantTransformer,
+    EquivariantTransformerConfig,
+)
+from basinet.kernels.chunked import IN_CHUNKS
 from basinet.models.compiled import CompiledNetwork, Shapes, cut
 from basinet.models.corrections import ZBLConfig
 from basinet.models.joint import capture, inductor, interpreted
@@ -209,6 +214,18 @@ def test_weights_that_changed_and_parameters_that_are_frozen() -> None:
             for parameter in model.parameters():
                 parameter.mul_(1.1)
     assert len(network.graphs) == 1
+
+
+def test_what_is_recorded_is_as_written() -> None:
+    model = model_of(ET)
+    backbone = model.backbone
+    assert isinstance(backbone, EquivariantTransformer)
+    backbone.use_edge_stage(IN_CHUNKS)
+    network = CompiledNetwork(model, Shapes(2, (9,)), interpreted())
+    batch = batch_of(2)
+    assert compare(model, network, lambda: model(batch, ["forces"])["forces"].square().sum()) < EXACT
+    layers = [layer for layer in backbone.layers if isinstance(layer, AttentionLayer)]
+    assert all(layer.edge_stage is IN_CHUNKS for layer in layers)
 
 
 def test_what_nobody_compiled_goes_the_eager_way() -> None:

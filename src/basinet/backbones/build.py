@@ -1,5 +1,6 @@
 """From settings to a backbone."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated
 
 from pydantic import Field
@@ -20,6 +21,11 @@ def needs_bonds(config: EquivariantTransformerConfig | EGNNConfig) -> bool:
 def reads_bonds(backbone: Backbone) -> bool:
     """Return whether a backbone that was built reads bonds."""
     return isinstance(backbone, EGNN) and needs_bonds(backbone.config)
+
+
+def as_written(backbone: Backbone) -> AbstractContextManager[None]:
+    """Have a backbone compute everything by its formulas for a while, whatever else it may use."""
+    return backbone.plain_edges() if isinstance(backbone, EquivariantTransformer) else nullcontext()
 
 
 def build_backbone(config: EquivariantTransformerConfig | EGNNConfig) -> Backbone:

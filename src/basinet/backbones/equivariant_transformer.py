@@ -1,6 +1,7 @@
 """TorchMD-NET's Equivariant Transformer (Thölke and De Fabritiis, ICLR 2022)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Literal, NamedTuple
 
@@ -123,6 +124,18 @@ class EquivariantTransformer(Backbone):
         """
         for layer in self._attention_layers():
             layer.edge_stage = edge_stage
+
+    @contextmanager
+    def plain_edges(self) -> Iterator[None]:
+        """Compute messages as written here for a while: what is recorded is to be compiled as a whole."""
+        layers = self._attention_layers()
+        before = [layer.edge_stage for layer in layers]
+        self.use_edge_stage(None)
+        try:
+            yield
+        finally:
+            for layer, edge_stage in zip(layers, before, strict=True):
+                layer.edge_stage = edge_stage
 
     def filter_functions(self) -> list[Function]:
         """Return the filters of the embedding and of each layer as functions of the distance, in float64."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from basinet.backbones.base import NodeFeatures
-from basinet.backbones.build import reads_bonds
+from basinet.backbones.build import as_written, reads_bonds
 from basinet.models.evaluator import Evaluator, Said, What
 from basinet.models.joint import Compiler, Function, capture
 from basinet.models.model import Layout, Model
@@ -136,8 +136,13 @@ class Graph(NamedTuple):
     run: Function
 
 
-Check = Callable[["CompiledNetwork", What, Graph, Batch], None]
-"""Looks at a graph before its first use, with the molecules of that use; raises if it is wrong."""
+Accept = Callable[["CompiledNetwork", What, Batch, Callable[[], Graph]], Graph | None]
+"""Makes a graph, with a batch of its first use at hand, and decides whether it may be used; ``None``: eager PyTorch."""
+
+
+def accept_all(network: "CompiledNetwork", what: What, batch: Batch, make: Callable[[], Graph]) -> Graph:
+    """Make a graph and trust it."""
+    return make()
 
 
 class CompiledNetwork(Evaluator):
@@ -148,13 +153,13 @@ class CompiledNetwork(Evaluator):
             ``requires_grad`` may not.
         shapes: that batches are cut to.
         compiler: of the graphs.
-        check: called with each graph before it is used.
+        accept: decides about each graph before it is used.
     """
 
-    def __init__(self, model: Model, shapes: Shapes, compiler: Compiler, check: Check | None = None) -> None:
+    def __init__(self, model: Model, shapes: Shapes, compiler: Compiler, accept: Accept = accept_all) -> None:
         self.network = Network(model)
-        self.shapes, self.graphs = shapes, dict[tuple[What, int], Graph]()
-        self._compiler, self._check = compiler, check
+        self.shapes, self.graphs = shapes, dict[tuple[What, int], Graph | None]()
+        self._compiler, self._accept = compiler, accept
         self._bonds = reads_bonds(model.backbone)
         tensors = dict(self.network.named_parameters()) | dict(self.network.named_buffers())
         self._names, self._tensors = list(tensors), list(tensors.values())
@@ -200,13 +205,10 @@ class CompiledNetwork(Evaluator):
     def _of_chunk(self, what: What, batch: Batch, size: int | None) -> tuple[Tensor, ...]:
         if size is None:
             return self.eager(what, batch)
-        graph = self.graphs.get((what, size))
-        if graph is None:
-            graph = self._make(what, batch, size)
-            if self._check is not None:
-                self._check(self, what, graph, batch)
-            self.graphs[what, size] = graph
-        return self.by_graph(what, graph, batch)
+        if (what, size) not in self.graphs:
+            self.graphs[what, size] = self._accept(self, what, batch, lambda: self._make(what, batch, size))
+        graph = self.graphs[what, size]
+        return self.eager(what, batch) if graph is None else self.by_graph(what, graph, batch)
 
     def _make(self, what: What, batch: Batch, size: int) -> Graph:
         n_tensors, names, network = len(self._tensors), self._names, self.network
@@ -219,7 +221,8 @@ class CompiledNetwork(Evaluator):
         n_molecules = self.shapes.n_molecules
         padded = Padded.of(batch, n_molecules, size, bonds=self._bonds)
         examples = [*self._tensors, *(x for x in padded if x is not None)]
-        return Graph(n_molecules, size, capture(function, examples, self._compiler))
+        with as_written(network.backbone):
+            return Graph(n_molecules, size, capture(function, examples, self._compiler))
 
 
 def _ways_back(what: What, batch: Batch, chunks: Sequence[Chunk]) -> Iterator[Int[Tensor, " n_rows"]]:

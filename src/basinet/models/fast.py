@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -99,8 +100,9 @@ def compiler_for(device: torch.device) -> Compiler:
     return inductor()
 
 
-def _compare(network: CompiledNetwork, what: What, graph: Graph, batch: Batch) -> None:
-    """Raise a ``RuntimeError`` unless a graph says what the network says."""
+def _compare(network: CompiledNetwork, what: What, batch: Batch, make: Callable[[], Graph]) -> Graph:
+    """Make a graph; raise a ``RuntimeError`` unless it says what the network says."""
+    graph = make()
     for found, expected in zip(network.by_graph(what, graph, batch), network.eager(what, batch), strict=True):
         size, apart = float(expected.detach().abs().max()), float((found - expected).detach().abs().max())
         if not apart <= TOLERANCE[batch.positions.dtype] * max(size, 1.0):
@@ -108,3 +110,4 @@ def _compare(network: CompiledNetwork, what: What, graph: Graph, batch: Batch) -
                 f"the compiled network is {apart:.1e} from the network itself, of {size:.1e} at most; it is not used. "
                 "Leave compiling out, and please report this with your versions of torch and of the compiler"
             )
+    return graph

@@ -85,7 +85,8 @@ def finetune(
         fit_scope(model, replay, is_fresh=recipe.start == SCRATCH)
     speak(f"{n_parameters(model):,} parameters, from {recipe.start}")
     use_kernels(model.backbone, recipe.launch, fabric.device, speak)
-    result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
+    how = {"resume": resume, "on_progress": on_progress, "say": speak}
+    result = train(model, backbone, objective, data, recipe, out, fabric, **how)
     label = None if target is None else target.label
     test = _test(out, label, data.store, data.split, fabric) if fabric.is_global_zero else None
     return FinetuneResult(out / common.MODEL_FILE, result, test, fabric.is_global_zero, before)

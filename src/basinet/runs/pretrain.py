@@ -54,7 +54,8 @@ def pretrain(
     model, backbone = _model(recipe, objective.requires, data)
     speak(f"{n_parameters(model):,} parameters; loss: {' + '.join(f'{w:g} {k}' for k, w in objective.weights.items())}")
     use_kernels(model.backbone, recipe.launch, fabric.device, speak)
-    result = train(model, backbone, objective, data, recipe, out, fabric, resume=resume, on_progress=on_progress)
+    how = {"resume": resume, "on_progress": on_progress, "say": speak}
+    result = train(model, backbone, objective, data, recipe, out, fabric, **how)
     return PretrainResult(out / common.MODEL_FILE, result, fabric.is_global_zero)
 
 

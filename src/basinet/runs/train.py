@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig
 from basinet.data.check import require_consistent
-from basinet.data.loader import Stream
+from basinet.data.loader import Stream, molecules_per_batch
 from basinet.data.splits import Split
 from basinet.data.store import MoleculeStore
 from basinet.models.checkpoint import save_model
@@ -33,6 +33,7 @@ from basinet.runs.sources import (
     used_by,
 )
 from basinet.runs.stability import METRIC, with_stability
+from basinet.training.compilation import Compilation
 from basinet.training.fit import FitResult, Progress, Validate, fit
 
 SPLIT_FILE = "split.json"
@@ -149,6 +150,7 @@ def train(
     *,
     resume: bool,
     on_progress: OnProgress | None,
+    say: Say = silent,
 ) -> FitResult:
     """Train a model in the run directory ``out`` and leave its best and its last weights there."""
     rehearse(model, objective, data)
@@ -178,6 +180,7 @@ def train(
         save_best=common.best_model_saver(out, backbone, recipe, store),
         fabric=fabric,
         select_by=METRIC if by_stability else None,
+        compilation=_compilation(recipe, data, fabric, say),
         resume=resume and common.can_resume(out),
         on_progress=on_progress,
     )
@@ -185,6 +188,16 @@ def train(
         metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
         save_model(model, out / common.LAST_FILE, backbone, metadata)
     return result
+
+
+def _compilation(recipe: Recipe, data: RunData, fabric: Fabric, say: Say) -> Compilation | None:
+    """Return what the network may be compiled for; nothing beside kernels for a GPU."""
+    if recipe.launch.kernels == "triton":
+        return None
+    config = recipe.training
+    n_molecules = molecules_per_batch(data.store, config.batch_size, config.batch_atoms)
+    n_atoms = data.store.atom_counts(data.split.train)
+    return Compilation(n_atoms, -(-n_molecules // fabric.world_size), say)
 
 
 def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric) -> tuple[Stream, Validate]:

@@ -31,6 +31,12 @@ class BeforeStep:
         self.generator = generator.get_state()
         self.buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
 
+    def restore(self, model: Model, generator: torch.Generator) -> None:
+        """Undo what the step changed."""
+        generator.set_state(self.generator)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(self.buffers[name])
+
 
 def stop_for_failure(
     directory: Path,

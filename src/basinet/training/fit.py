@@ -6,7 +6,8 @@ and unused heads; the loss of a step is that of its whole batch however it was c
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,64 +16,22 @@ import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from basinet.config import settings
 from basinet.data.loader import Part, Stream
+from basinet.models.evaluator import Evaluator
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.structures.batch import Batch
+from basinet.training.compilation import Compilation, estimate
+from basinet.training.config import TrainingConfig
 from basinet.training.failure import BeforeStep, stop_for_failure
 from basinet.training.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from basinet.training.log import MetricsLog
-from basinet.training.matmul import MatmulPrecision, matmul_precision
-from basinet.training.optim import OptimizerConfig, Schedule, averaged, build_optimizer
+from basinet.training.matmul import matmul_precision
+from basinet.training.optim import Schedule, averaged, build_optimizer
 from basinet.training.state import STATE_FILE, TrainState
 
 NOISE_STREAM = 7919
 """Separates the seeds of the noise of different processes."""
-
-
-@settings
-class TrainingConfig:
-    """How long to train, how often to look, and what is random."""
-
-    n_steps: int = 1000
-    """Optimiser steps."""
-    batch_size: int | None = 32
-    """Molecules in a batch, over all processes together; null: see batch_atoms."""
-    batch_atoms: int | None = None
-    """Atoms in a batch, over all processes together, in place of batch_size=null: batches of large molecules then hold
-    fewer of them. At most so many with one source of data, about as many with several."""
-    accumulate: int = 1
-    """Batches in a step: the gradient is that of all of them joined."""
-    seed: int = 0
-    """Of the order of the data, the noise and fresh weights."""
-    validate_every: int = 100
-    """Steps between validations; the last step is always validated."""
-    log_every: int = 10
-    """Steps between lines of the log."""
-    save_every: int = 100
-    """Steps between saved states: what a killed run loses at most."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser and learning rate."""
-    matmul_precision: MatmulPrecision = "highest"
-    """Of products of float32 matrices. highest: float32; high: TF32 on GPUs that have it, 10 bits in place of 23;
-    medium: bfloat16, 7 bits. All else stays as it is. Compare the force error with that of highest before use."""
-    tensorboard: bool = False
-    """Whether to write TensorBoard events too."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
-        if self.batch_size is not None and self.batch_atoms is not None:
-            raise ValueError(
-                f"batch_size is {self.batch_size} and batch_atoms {self.batch_atoms}, and only one can decide; for "
-                "batches of equal numbers of atoms say batch_size=null too"
-            )
-        if self.batch_size is None and self.batch_atoms is None:
-            raise ValueError("batch_size is null, and batch_atoms too; give one of them")
-        counts = ("n_steps", "batch_size", "batch_atoms", "accumulate", "validate_every", "log_every", "save_every")
-        for name in counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class Progress(NamedTuple):
@@ -112,6 +71,7 @@ def fit(
     save_best: SaveBest,
     fabric: Fabric,
     select_by: str | None = None,
+    compilation: Compilation | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
@@ -127,6 +87,7 @@ def fit(
         save_best: called with the averaged weights when they are the best so far.
         select_by: the metric of which the highest value makes the best step, ties broken by the lowest ``loss``;
             ``None``: the lowest ``loss``.
+        compilation: what the network may be compiled for; ``None``: it is not.
         fabric: launched; gives device, rank and number of processes.
         resume: go on from ``state.pt``, bit for bit as if the run had not stopped.
         on_progress: called after each step.
@@ -140,6 +101,8 @@ def fit(
     run = _Run(model, objective, loader, config, directory, fabric, select_by)
     if resume:
         run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.world_size, fabric.device)
+    if compilation is not None:
+        run.prepare(compilation)
     log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
     start = time.monotonic()
     try:
@@ -177,6 +140,7 @@ class _Run:
         select_by: str | None = None,
     ) -> None:
         self.select_by = select_by
+        self.evaluator: Evaluator | None = None
         self.model, self.objective, self.config = model, objective, config
         self.directory, self.fabric = directory, fabric
         self.is_main = fabric.global_rank == 0
@@ -194,6 +158,34 @@ class _Run:
             loader,
             generator,
         )
+
+    def prepare(self, compilation: Compilation) -> None:
+        """Decide whether the network is compiled; a run that goes on keeps to what was decided when it began."""
+        state, mode, device = self.state, self.config.compile, self.fabric.device
+        if state.compiled is None:
+            n_steps = self.config.n_steps - state.step
+            hindrance = compilation.hindrance(mode, n_steps, device)
+            if hindrance is not None:
+                compilation.say_no(mode, hindrance)
+            if not self._any_process(hindrance is not None):
+                with self._rehearsal() as step:
+                    chosen = compilation.decide(mode, lambda s: estimate(self.model, n_steps, step, s), device)
+                state.compiled = self._of_first_process(float(chosen)) > 0
+        if state.compiled:
+            self.evaluator = compilation.network(self.model, mode, device)
+
+    @contextmanager
+    def _rehearsal(self) -> Iterator[Callable[[], object]]:
+        """Give a step that leaves no trace: without the optimiser, and all it changed is put back."""
+        state = self.state
+        self.model.train()
+        before, place = BeforeStep(self.model, state.generator), state.loader.state_dict()
+        parts = self._parts()
+        counts = self._total_counts(parts)
+        yield lambda: self._backward(parts, counts)
+        state.optimizer.zero_grad(set_to_none=True)
+        state.loader.load_state_dict(place)
+        before.restore(self.model, state.generator)
 
     def loop(
         self,
@@ -229,11 +221,7 @@ class _Run:
         state = self.state
         self.model.train()
         before = BeforeStep(self.model, state.generator)
-        parts = [
-            Part(part.source, part.batch.to(self.fabric.device))
-            for _ in range(self.config.accumulate)
-            for part in state.loader.next_parts()
-        ]
+        parts = self._parts()
         counts = self._total_counts(parts)
         state.optimizer.zero_grad(set_to_none=True)
         sums = self._backward(parts, counts)
@@ -259,13 +247,22 @@ class _Run:
         by_source = self._means_by_source(sums, counts)
         return {"loss": loss, **means, **by_source, "gradient_norm": norm, "learning_rate": learning_rate}
 
+    def _parts(self) -> list[Part]:
+        """Return the batches of the next step."""
+        return [
+            Part(part.source, part.batch.to(self.fabric.device))
+            for _ in range(self.config.accumulate)
+            for part in self.state.loader.next_parts()
+        ]
+
     def _backward(self, parts: Sequence[Part], counts: Tensor) -> Tensor:
         """Add up the gradients of the batches; return the sums of the terms over all processes, source by source."""
         terms = list(self.objective.weights)
         of_step = self._by_term(counts.sum(0))
         total = torch.zeros(counts.shape, dtype=torch.float64, device=self.fabric.device)
         for source, batch in parts:
-            sums = self.objective.sums(self.model, batch, self.state.generator)
+            with self.model.evaluated_by(self.evaluator):
+                sums = self.objective.sums(self.model, batch, self.state.generator)
             loss = total_loss(self.objective, sums, of_step)
             if loss.requires_grad:  # a process may have no molecule of a small batch
                 loss.backward()
