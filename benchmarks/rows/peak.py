@@ -1,5 +1,7 @@
-"""Print by how many MiB the resident memory grows over a force-training step: `peak.py stock|ours|compiled|parts`."""
+"""Print by how many MiB the resident memory grows over a force-training step: `peak.py stock|ours|...`."""
 
+import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
+from basinet.backbones.equivariant_transformer import EquivariantTransformer  # noqa: E402
+from basinet.kernels.chunked import IN_CHUNKS  # noqa: E402
 from basinet.models.compiled import CompiledNetwork, Shapes  # noqa: E402
 from basinet.models.joint import inductor  # noqa: E402
 from basinet.structures.batch import Batch  # noqa: E402
@@ -27,6 +31,8 @@ def main() -> None:
     chosen = molecules.of_size(N_ATOMS, N_MOLECULES)
     step = _step(sys.argv[1])
     step(training.labelled(molecules.batch_of(chosen[: training.CHUNK])))
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the small step left behind goes back to the kernel
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = _status("/proc/self/status", "VmHWM")
     step(training.labelled(molecules.batch_of(chosen)))
@@ -40,6 +46,10 @@ def _step(side: str) -> Callable[[Batch], None]:
             stock = torchmd_net_of(model).train()
             return lambda batch: training.step(stock, training.stock_forces, batch)
         case "ours":
+            return lambda batch: training.step(model, training.our_forces, batch)
+        case "chunked":
+            assert isinstance(model.backbone, EquivariantTransformer)
+            model.backbone.use_edge_stage(IN_CHUNKS)
             return lambda batch: training.step(model, training.our_forces, batch)
         case "compiled":
             network = CompiledNetwork(model, Shapes(training.CHUNK, (N_ATOMS,)), inductor())
@@ -57,7 +67,7 @@ def _step(side: str) -> Callable[[Batch], None]:
 
             return parts
         case _:
-            sys.exit(f"stock, ours, compiled or parts, got {side}")
+            sys.exit(f"stock, ours, chunked, compiled or parts, got {side}")
 
 
 def _status(path: str, key: str) -> float:

@@ -27,7 +27,12 @@ from rows.timing import Line, NotMeasured, compared, not_measured, race
 N_REPLICAS = 32
 TIME_STEP = 0.5
 """fs."""
-MEMORY_FORMS = {"eager": "ours", "compiled": "compiled", "eager, in 4 parts (training.accumulate)": "parts"}
+MEMORY_FORMS = {
+    "eager": "ours",
+    "launch.kernels=chunked": "chunked",
+    "compiled": "compiled",
+    "eager, in 4 parts (training.accumulate)": "parts",
+}
 """Forms of ours, and what the script for it calls them."""
 TEMPERATURE = 100.0
 """K."""
