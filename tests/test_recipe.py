@@ -1,14 +1,16 @@
 """Recipes: what is left out keeps its default, what is wrong is named, what is written is read back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from basinet.config import dump_settings
+from basinet.config import adapter, dump_settings
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.options import describe
 from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, load_recipe, read_yaml, save_recipe
+from basinet.runs.assay_recipe import AssayRecipe
 
 KINDS = [PretrainRecipe, FinetuneRecipe]
 DATA = "data=molecules.xyz"
@@ -244,3 +246,23 @@ def test_a_switch_is_what_it_says_and_no_other_word(text, value):
     assert recipe.model.vector_cutoff is value
     with pytest.raises(ValueError, match=r"model\.vector_cutoff"):
         load_recipe(PretrainRecipe, None, ["data=x", "model.vector_cutoff='False '"])
+
+
+@pytest.mark.parametrize("kind", [PretrainRecipe, FinetuneRecipe, AssayRecipe])
+def test_words_that_an_option_takes_are_words_in_yaml(kind: type) -> None:
+    words = {
+        value for value in enums(adapter(kind).json_schema(by_alias=True)) if isinstance(value, str)
+    }  # off and yes are not: YAML reads truth values
+    assert len(words) > 10
+    assert {word for word in words if yaml.safe_load(word) != word} == set()
+
+
+def enums(schema: object) -> Iterator[object]:
+    """Yield what the options of a schema are chosen from."""
+    if isinstance(schema, dict):
+        yield from schema.get("enum", [])
+        for part in schema.values():
+            yield from enums(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from enums(part)

@@ -40,10 +40,10 @@ class LaunchConfig:
     """Machines."""
     threads: int | None = None
     """CPU threads of each process; null: as torch decides."""
-    kernels: Literal["off", "chunked", "triton"] = "off"
+    kernels: Literal["plain", "chunked", "triton"] = "plain"
     """Of the edges of the Equivariant Transformer in batches that are laid out dense: molecules of up to 64 atoms, and
     on a CPU of like size. chunked: a few molecules at a time, for less memory in training on a CPU. triton: by GPU
-    kernels; where there is no GPU or no Triton, a run says so and goes on as with off."""
+    kernels; where there is no GPU or no Triton, a run says so and goes on as with plain."""
 
     def __post_init__(self) -> None:
         """Refuse counts that make no sense."""

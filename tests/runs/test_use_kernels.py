@@ -28,12 +28,12 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
     store = make_store(tmp_path / "store", frames())
     said: list[str] = []
     losses = []
-    for asked in ("off", "triton"):
+    for asked in ("plain", "triton"):
         launch = LaunchConfig(accelerator="cpu", threads=1, kernels=asked)
         recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
         losses.append(finetune(recipe, tmp_path / asked, say=said.append).fit.best)
     assert [line for line in said if "kernels" in line] == [
-        "launch.kernels=triton needs a CUDA device, and this run is on cpu; going on as with launch.kernels=off"
+        "launch.kernels=triton needs a CUDA device, and this run is on cpu; going on as with launch.kernels=plain"
     ]
     assert losses[0] == losses[1]
 
@@ -41,7 +41,7 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
 def test_a_run_in_chunks_learns_the_same(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", frames())
     losses = []
-    for asked in ("off", "chunked"):
+    for asked in ("plain", "chunked"):
         launch = LaunchConfig(accelerator="cpu", threads=1, kernels=asked)
         recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
         losses.append(finetune(recipe, tmp_path / asked).fit.best)
@@ -60,7 +60,7 @@ def test_another_network_has_no_kernels() -> None:
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
         "launch.kernels=triton is for the Equivariant Transformer, and the network is EGNN; going on as with "
-        "launch.kernels=off"
+        "launch.kernels=plain"
     ]
 
 
@@ -72,7 +72,7 @@ def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytes
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
         'launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); going on as with '
-        "launch.kernels=off"
+        "launch.kernels=plain"
     ]
     assert edge_stage_of(backbone) is None
 
@@ -80,7 +80,7 @@ def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytes
 def test_kernels_that_compute_something_else_are_refused() -> None:
     wrong = PLAIN._replace(forward=lambda inputs, n_heads: PLAIN.forward(inputs._replace(query=inputs.key), n_heads))
     backbone = EquivariantTransformer(TINY)
-    with pytest.raises(RunError, match=r"off by .* on cpu, expected less than 0.0001; use launch.kernels=off"):
+    with pytest.raises(RunError, match=r"off by .* on cpu, expected less than 0.0001; use launch.kernels=plain"):
         kernels.use_checked(backbone, wrong, torch.device("cpu"))
     assert edge_stage_of(backbone) is None
 

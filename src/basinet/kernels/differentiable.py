@@ -66,4 +66,4 @@ class _DoubleBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
         # Not once_differentiable: that leaves torch.autograd.grad unaware that something is missing.
-        raise RuntimeError("the edge stage has no third derivative; use the ordinary path (launch.kernels=off)")
+        raise RuntimeError("the edge stage has no third derivative; use the ordinary path (launch.kernels=plain)")

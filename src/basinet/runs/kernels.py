@@ -15,7 +15,7 @@ from basinet.runs.train import Say
 
 TOLERANCE = 1e-4
 """Of kernels in float32 against the formulas in float64, relative: rounding gives some 1e-6."""
-WITHOUT = "going on as with launch.kernels=off"
+WITHOUT = "going on as with launch.kernels=plain"
 
 
 def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, say: Say) -> None:
@@ -24,7 +24,7 @@ def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, 
     Raises:
         RunError: the kernels do not compute what they should on this device.
     """
-    if launch.kernels == "off":
+    if launch.kernels == "plain":
         return
     if not isinstance(backbone, EquivariantTransformer):
         kind = type(backbone).__name__
@@ -56,7 +56,8 @@ def use_checked(backbone: EquivariantTransformer, edge_stage: EdgeStage, device:
     )
     if not error < TOLERANCE:
         raise RunError(
-            f"the kernels are off by {error:.1e} on {device}, expected less than {TOLERANCE:g}; use launch.kernels=off"
+            f"the kernels are off by {error:.1e} on {device}, expected less than {TOLERANCE:g}; "
+            "use launch.kernels=plain"
         )
     backbone.use_edge_stage(edge_stage)
     return error
