@@ -87,7 +87,7 @@ def test_bonds_that_are_missing_are_perceived_for_training_and_for_use(tmp_path:
     assert record["bonds"]["perceived"] == {"SMILES": 30}
     assert record["bonds"]["bonds"] == 30
     errors, _ = evaluate_file(result.model, data, UnitsConfig())
-    assert errors.n_records == 30
+    assert errors.n_molecules == 30
     assert predict_file(result.model, data, tmp_path / "out.xyz").n_records == 30
 
 
