@@ -36,7 +36,7 @@ class ReferenceGeometry:
     n_frames: int
 
     @classmethod
-    def of(cls, chunks: Iterable[Float[Tensor, "n_frames n_atoms 3"]]) -> "ReferenceGeometry":
+    def of(cls, chunks: Iterable[Float[Tensor, "_ n_atoms 3"]]) -> "ReferenceGeometry":
         """Look at frames, chunk by chunk; memory does not grow with their number.
 
         Raises:
