@@ -20,11 +20,11 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.models.compiled import CompiledNetwork
 from basinet.models.joint import inductor
 from basinet.models.model import Model, build_model
+from basinet.models.shapes import shapes_for
 from basinet.objectives.base import Objective, total_loss
 from basinet.objectives.methods import coordinate_denoising
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.structures.batch import Batch
-from basinet.training.compilation import shapes_for
 from step_memory import molecules
 
 ROUNDS = 9

@@ -21,10 +21,11 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformer, Eq
 from basinet.md.dynamics import Dynamics, start
 from basinet.md.integrators import VelocityVerlet
 from basinet.md.streams import replica_seeds
-from basinet.models.compiled import CompiledNetwork, Shapes
+from basinet.models.compiled import CompiledNetwork
 from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.joint import missing_compiler
 from basinet.models.model import Model
+from basinet.models.shapes import Shapes
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import Batch, collate
 from rows import molecules, page, training

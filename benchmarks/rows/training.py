@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
-from basinet.models.compiled import CompiledNetwork, Shapes
+from basinet.models.compiled import CompiledNetwork
 from basinet.models.joint import inductor
 from basinet.models.model import Model, build_model
+from basinet.models.shapes import Shapes
 from basinet.structures.batch import Batch
 from rows import molecules
 from rows.published_egnn import PublishedEGNN

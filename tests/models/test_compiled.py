@@ -17,11 +17,12 @@ from basinet.backbones.equivariant_transformer import (
     EquivariantTransformerConfig,
 )
 from basinet.kernels.chunked import IN_CHUNKS
-from basinet.models.compiled import CompiledNetwork, Shapes, cut
+from basinet.models.compiled import CompiledNetwork, cut
 from basinet.models.corrections import ZBLConfig
 from basinet.models.joint import capture, inductor, interpreted
 from basinet.models.model import Model, build_model
 from basinet.models.properties import PropertyForm, build_property_head
+from basinet.models.shapes import Shapes
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives import methods
 from basinet.objectives.base import Objective, total_loss

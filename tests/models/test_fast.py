@@ -9,7 +9,7 @@ from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.corrections import ZBLConfig
-from basinet.models.fast import CHUNK, FastPotential, compiler_for, shapes_for
+from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.joint import Compiler, interpreted
 from basinet.models.model import Model, build_model
 from basinet.structures import Molecule
@@ -89,15 +89,6 @@ def test_positions_of_another_dtype_are_converted() -> None:
 def test_a_model_without_an_energy_is_refused() -> None:
     with pytest.raises(ValueError, match="has an energy in eV"):
         FastPotential(build_model(build_backbone(CONFIG), ["noise"]), batch_of("H2O"))
-
-
-def test_a_few_sizes_serve_all() -> None:
-    names = ["H2O", "CH4", "CH3OH", "CH3CH2OH", "C6H6", "He"]
-    shapes = shapes_for(batch_of(*names))
-    assert shapes.n_molecules == 6
-    assert len(shapes.sizes) <= 4
-    assert shapes.sizes[-1] == 12
-    assert shapes_for(batch_of(*["H2O"] * 40)) == (CHUNK, (3,))
 
 
 def test_a_graph_that_is_wrong_is_not_used() -> None:

@@ -12,12 +12,13 @@ from torch import fx
 import basinet.training.compilation as compilation_module
 from basinet.data.loader import Loader
 from basinet.data.store import MoleculeStore
-from basinet.models.compiled import CompiledNetwork, Shapes
+from basinet.models.compiled import CompiledNetwork
 from basinet.models.joint import Compiler, interpreted, missing_compiler
+from basinet.models.shapes import Shapes, shapes_for
 from basinet.objectives.methods import force_and_denoise
 from basinet.objectives.supervised import Forces
 from basinet.structures.batch import collate
-from basinet.training.compilation import Compilation, CompileMode, Estimate, estimate, shapes_for
+from basinet.training.compilation import Compilation, CompileMode, Estimate, estimate
 from basinet.training.fit import Progress
 from basinet.training.guard import Guard, WrongGraphError
 from basinet.training.state import STATE_FILE, load_plain

@@ -21,18 +21,10 @@ from basinet.backbones.build import as_written, reads_bonds
 from basinet.models.evaluator import Evaluator, Said, What
 from basinet.models.joint import Compiler, Function, capture
 from basinet.models.model import Layout, Model
+from basinet.models.shapes import Shapes
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import adjacency_blocks, place_in_molecule
 from basinet.structures.neighbors import Blocks, DenseNeighbors, neighbors_of
-
-
-class Shapes(NamedTuple):
-    """The shapes that batches are cut to."""
-
-    n_molecules: int
-    """Molecules in a chunk."""
-    sizes: tuple[int, ...]
-    """Atoms that molecules are padded to, ascending."""
 
 
 class Chunk(NamedTuple):

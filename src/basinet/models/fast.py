@@ -1,7 +1,6 @@
 """Energies and forces of a trained model, faster: filters from tables, and a network compiled for the sizes at hand."""
 
 import copy
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,17 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basinet.models.compiled import CompiledNetwork, Graph, Shapes
+from basinet.models.compiled import CompiledNetwork, Graph
 from basinet.models.evaluator import What
 from basinet.models.joint import Compiler, inductor, missing_compiler
 from basinet.models.model import Model
+from basinet.models.shapes import shapes_for
 from basinet.models.tabulated import tabulated
 from basinet.structures.batch import Batch
+from basinet.structures.neighbors import DENSE_LIMIT
 
-MOST_SIZES = 4
-"""Graphs that are compiled at most, each for one number of atoms; compiling takes up to minutes."""
-CHUNK = 16
-"""Molecules in a graph at most: more do not make it faster, and need more memory."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference of a compiled graph from the network, relative to the largest value."""
 
@@ -59,14 +56,17 @@ class FastPotential:
         weights = next(model.parameters())
         self.dtype, self.device = weights.dtype, weights.device
         self.notes: list[str] = []
-        """What was found out about the tables."""
+        """What was found out about the tables, and what is not compiled."""
         if tables:
             model, certificate = tabulated(model, like)
             self.notes.append(str(certificate))
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.network: CompiledNetwork | None = None
-        if compiler is not None:
-            self.network = CompiledNetwork(self.model, shapes_for(like), compiler, _compare)
+        shapes = shapes_for(like.atoms_per_molecule.cpu().numpy(), like.n_molecules)
+        if compiler is not None and shapes is not None:
+            self.network = CompiledNetwork(self.model, shapes, compiler, _compare)
+        elif compiler is not None:
+            self.notes.append(f"nothing is compiled: all molecules are of more than {DENSE_LIMIT} atoms")
 
     def __call__(self, batch: Batch) -> EnergyForces:
         """Return energies and forces, these in the dtype of the positions."""
@@ -75,15 +75,6 @@ class FastPotential:
         with self.model.evaluated_by(self.network), torch.enable_grad():
             found = self.model(batch, ["energy", "forces"], create_graph=self.network is not None)
         return EnergyForces(found["energy"].detach(), found["forces"].detach().to(dtype))
-
-
-def shapes_for(batch: Batch) -> Shapes:
-    """Return the shapes that fit a batch: its sizes, or a few that are not far above them."""
-    sizes = sorted(set(batch.atoms_per_molecule.tolist()))
-    if len(sizes) > MOST_SIZES:
-        step = math.ceil(len(sizes) / MOST_SIZES)
-        sizes = sorted({sizes[min(i + step, len(sizes)) - 1] for i in range(0, len(sizes), step)})
-    return Shapes(min(batch.n_molecules, CHUNK), tuple(sizes))
 
 
 def compiler_for(device: torch.device) -> Compiler:

@@ -1,6 +1,5 @@
 """Whether a run compiles its network, for which shapes, and whether that pays."""
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -11,10 +10,11 @@ from jaxtyping import Int
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from basinet.backbones.base import NodeFeatures
-from basinet.models.compiled import CompiledNetwork, Network, Shapes
+from basinet.models.compiled import CompiledNetwork, Network
 from basinet.models.evaluator import Evaluator, Said, What
 from basinet.models.joint import Compiler, inductor, missing_compiler
 from basinet.models.model import Model
+from basinet.models.shapes import CHUNK, Shapes, shapes_for
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import DENSE_LIMIT, neighbors_of
 from basinet.training.guard import Guard, Say
@@ -22,12 +22,6 @@ from basinet.training.guard import Guard, Say
 CompileMode = Literal["auto", "always", "never"]
 """Whether to compile: if it pays, in any case, or not."""
 
-CHUNK = 16
-"""Molecules in a chunk on a CPU, at most. Larger ones waste more where few molecules are left over."""
-MOST_SIZES = 4
-"""Sizes that molecules are padded to, at most: each needs graphs of its own."""
-PADDING = 1.3
-"""Fewer sizes will do if pairs of atoms, padding included, are at most this many times the real ones."""
 FEWEST_STEPS = 200
 """Shorter runs are not even asked how long a step takes."""
 SECONDS_PER_OPERATION = 0.03
@@ -61,47 +55,6 @@ class Estimate(NamedTuple):
             f"compiling the network {verdict}: {self.n_steps} steps of {self.per_step:.2g} s, of which it would save "
             f"about {self.saved:.0f} s and cost about {self.cost:.0f} s ({self.n_graphs} graphs)"
         )
-
-
-def shapes_for(
-    n_atoms: Int[np.ndarray, " n_molecules"], n_molecules: int, *, chunk: int | None = CHUNK
-) -> Shapes | None:
-    """Return the shapes for molecules of given sizes, so many of them at a time; ``None``: all are too large.
-
-    Args:
-        n_atoms: of each molecule of the data.
-        n_molecules: in a batch.
-        chunk: the most molecules in a chunk; ``None``: no limit.
-    """
-    fitting = n_atoms[n_atoms <= DENSE_LIMIT]
-    if not len(fitting):
-        return None
-    n_chunks = 1 if chunk is None else math.ceil(n_molecules / chunk)
-    sizes, counts = np.unique(fitting, return_counts=True)
-    pairs = float((counts * sizes.astype(float) ** 2).sum())
-    options = (_best_sizes(sizes, counts, n_sizes) for n_sizes in range(1, MOST_SIZES + 1))
-    chosen = next((option for cost, option in options if cost <= PADDING * pairs), None)
-    if chosen is None:
-        _, chosen = _best_sizes(sizes, counts, MOST_SIZES)
-    return Shapes(math.ceil(n_molecules / n_chunks), chosen)
-
-
-def _best_sizes(sizes: np.ndarray, counts: np.ndarray, n_sizes: int) -> tuple[float, tuple[int, ...]]:
-    """Return the sizes to pad to that make the fewest pairs, and how many; the largest is always one of them."""
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * (len(sizes) + 1)
-    total = np.concatenate([[0], np.cumsum(counts)])
-    for k in range(n_sizes):
-        following = list(best)
-        for end in range(1, len(sizes) + 1):
-            starts = range(end) if k else range(1)
-            options = [
-                (best[start][0] + float(total[end] - total[start]) * float(sizes[end - 1]) ** 2, start)
-                for start in starts
-            ]
-            cost, start = min(options)
-            following[end] = (cost, (*best[start][1], int(sizes[end - 1])))
-        best = following
-    return best[-1]
 
 
 class Recorder(Evaluator):
