@@ -48,7 +48,7 @@ def main() -> None:
         except NotMeasured as why:
             found = [not_measured(name, "", "", "", why)]
         lines += found
-        print(f"{name}: {time.perf_counter() - begin:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name}, {time.perf_counter() - begin:.0f} s:\n{page.table(found)}\n", file=sys.stderr, flush=True)
     text = f"{page.machine(load, given.rounds)}\n\n{page.table(lines)}"
     print(text)
     if given.write and not given.only:
