@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from basinet.backbones.build import build_backbone
 from basinet.cli import app
+from basinet.evaluation.simulation import SPREAD_COLUMN
 from basinet.md.uncertainty import FORCES_APART
 from basinet.models.checkpoint import load_ensemble, save_model
 from basinet.models.committee import Committee
@@ -20,7 +21,8 @@ from basinet.models.scope import Scope
 from basinet.recipe import UnitsConfig
 from basinet.runs import evaluate_file, predict_file
 from basinet.runs.ensemble import join_models
-from basinet.runs.simulate import RECORDS_FILE, SPREAD_COLUMN, simulate_file
+from basinet.runs.simulate import RECORDS_FILE, simulate_file
+from basinet.runs.simulation_report import summarise
 from basinet.runs.simulation_start import SimulateConfig
 from small_runs import TINY, frames, make_xyz
 
@@ -102,6 +104,9 @@ def test_dynamics_move_by_the_mean_and_record_the_spread(tmp_path: Path, ensembl
     column = lines[0].split(",").index(SPREAD_COLUMN)
     last = [float(line.split(",")[column]) for line in lines[-3:]]
     assert np.allclose(last, found["forces_std"].view(3, 3).amax(1).numpy(), rtol=1e-4)
+    summary = summarise(done, tmp_path / "md")
+    assert "forces of members apart" in summary.rows
+    assert (tmp_path / "md" / "uncertainty.png").exists()
 
 
 def test_a_replica_stops_where_members_disagree(tmp_path: Path, ensemble: Path) -> None:

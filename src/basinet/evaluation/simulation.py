@@ -43,13 +43,17 @@ class SimulationSeries:
     """ps."""
     largest_distance: float
     """Å, where the last bin of h(r) ends."""
+    spread_limit: float | None = None
+    """eV/Å, beyond which a replica stops; ``None``: none."""
 
     @property
     def bonds(self) -> list[str]:
         """The kinds of bonds, such as C-H."""
-        return [name.removesuffix("_A") for name in self.columns if name not in STANDARD]
+        return [name.removesuffix("_A") for name in self.columns if name not in (*STANDARD, SPREAD_COLUMN)]
 
 
+SPREAD_COLUMN = "force_std_eV_A"
+"""The largest deviation of a force between the members of an ensemble, if the model is one."""
 STANDARD = (
     "potential_eV",
     "kinetic_eV",
@@ -58,7 +62,7 @@ STANDARD = (
     "bond_deviation_A",
     "rmsd_A",
 )
-"""Columns that every simulation has; the others are lengths of bonds."""
+"""Columns that every simulation has; the others are lengths of bonds, and :data:`SPREAD_COLUMN`."""
 
 
 def read_records(path: Path, n_replicas: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -140,6 +144,18 @@ def bonds_figure(series: SimulationSeries) -> Figure:
     return figure
 
 
+def spread_figure(series: SimulationSeries) -> Figure:
+    """Return how far the members of an ensemble are apart about a force, against time."""
+    figure = new_figure(3.0)
+    axis = figure.subplots()
+    _replicas(axis, series.times, series.columns[SPREAD_COLUMN], COLOURS[3])
+    if series.spread_limit is not None:
+        axis.axhline(series.spread_limit, color=INK, lw=0.9, ls=":")
+    axis.set_ylim(bottom=0)
+    finish_axis(axis, "time (ps)", "deviation (eV/Å)", "Members of the ensemble: largest disagreement about a force")
+    return figure
+
+
 def structure_figure(series: SimulationSeries) -> Figure:
     """Return h(r) of both halves, and the RMSD to the start against time."""
     figure = new_figure(3.2)
@@ -217,6 +233,9 @@ def write_simulation_report(
         ("Bonds", "Lengths should swing about one value.", "bonds", bonds_figure),
         ("Structure", "Both halves alike: the sampling has settled.", "structure", structure_figure),
     ]
+    if SPREAD_COLUMN in series.columns:
+        what = "Where the members disagree, the training data had nothing like it."
+        pictures.append(("Uncertainty", what, "uncertainty", spread_figure))
     for name, reading, file, draw in pictures:
         picture = Picture(name=file, figure=draw(series), description=f"{name} of all replicas")
         report.add(Section(title=name, reading=reading, pictures=[picture]))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 
 from basinet.config import dump_settings, read_settings
+from basinet.evaluation.simulation import SPREAD_COLUMN
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
@@ -33,8 +34,6 @@ from basinet.training.interrupt import InterruptedRunError, stop_on_signals
 
 SETTINGS_FILE, START_FILE, STATE_FILE = "simulation.yaml", "start.npz", "state.pt"
 RECORDS_FILE, BAD_FILE = "records.csv", "bad_frames.extxyz"
-SPREAD_COLUMN = "force_std_eV_A"
-"""The largest spread of a force of a replica, if there are several models."""
 SAVE_SECONDS = 30.0
 """Between saved states."""
 

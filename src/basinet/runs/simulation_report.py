@@ -10,9 +10,9 @@ import numpy as np
 
 from basinet.data.files import write_text
 from basinet.evaluation.report import Table
-from basinet.evaluation.simulation import SimulationSeries, read_records, write_simulation_report
+from basinet.evaluation.simulation import SPREAD_COLUMN, SimulationSeries, read_records, write_simulation_report
 from basinet.md.observables import HISTOGRAM_RANGE, normalised
-from basinet.runs.simulate import RECORDS_FILE, SPREAD_COLUMN, Simulation
+from basinet.runs.simulate import RECORDS_FILE, Simulation
 
 SUMMARY_FILE = "summary.json"
 DAY = 86400.0
@@ -107,6 +107,7 @@ def series_of(done: Simulation, out: Path) -> SimulationSeries:
         distances=normalised(done.distances.counts.sum(dim=1)).cpu().numpy(),
         half=done.distances.half / 1000,
         largest_distance=HISTOGRAM_RANGE,
+        spread_limit=done.config.stop_force_std,
     )
 
 
