@@ -40,6 +40,8 @@ class LaunchConfig:
     """Machines."""
     threads: int | None = None
     """CPU threads of each process; null: as torch decides."""
+    keep_memory: bool = False
+    """Whether freed memory stays in the process (Linux with glibc): fewer page faults, and memory stays at its peak."""
     kernels: Literal["plain", "chunked", "triton"] = "plain"
     """Of the edges of the Equivariant Transformer in batches that are laid out dense: molecules of up to 64 atoms, and
     on a CPU of like size. chunked: a few molecules at a time, for less memory in training on a CPU. triton: by GPU

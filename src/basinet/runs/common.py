@@ -36,6 +36,7 @@ from basinet.models.scope import Scope
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, load_recipe, save_recipe
 from basinet.structures.batch import Batch
+from basinet.training.allocator import keep_freed_memory
 from basinet.training.fit import SaveBest, TrainingConfig, Validate
 from basinet.training.state import STATE_FILE
 
@@ -61,6 +62,8 @@ def launch(config: LaunchConfig) -> Fabric:
     """Start the processes of a run; several are started here, or by torchrun or SLURM."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if config.keep_memory and not keep_freed_memory():
+        raise ValueError("launch.keep_memory=true is for Linux with glibc, which this is not; leave it out")
     n_processes = config.devices * config.nodes
     _require_as_launched(n_processes)
     strategy = "ddp" if n_processes > 1 else "auto"
