@@ -20,6 +20,7 @@ from basinet.models.model import build_model
 from basinet.models.scope import Scope
 from basinet.recipe import UnitsConfig
 from basinet.runs import evaluate_file, predict_file
+from basinet.runs.embed import embed_file
 from basinet.runs.ensemble import join_models
 from basinet.runs.simulate import RECORDS_FILE, simulate_file
 from basinet.runs.simulation_report import summarise
@@ -126,6 +127,22 @@ def test_members_that_agree_never_stop_it(tmp_path: Path, members: list[Path]) -
 def test_one_model_has_no_spread_to_limit(tmp_path: Path, members: list[Path]) -> None:
     with pytest.raises(ValueError, match="needs several models, and .*0.safetensors is one; .*basinet ensemble A B C"):
         simulate_file(simulation(members[0], tmp_path, stop_force_std=0.1), tmp_path / "md", say=lambda line: None)
+    assert not (tmp_path / "md").exists()
+
+
+def test_what_is_refused_leaves_no_directory_behind(tmp_path: Path, ensemble: Path) -> None:
+    with pytest.raises(ValueError, match="are for one model"):
+        simulate_file(simulation(ensemble, tmp_path, tables=True), tmp_path / "md", say=lambda line: None)
+    assert not (tmp_path / "md").exists()
+
+
+def test_embeddings_of_an_ensemble_say_whose_they_are(tmp_path: Path, members: list[Path], ensemble: Path) -> None:
+    data = make_xyz(tmp_path / "in.xyz", frames(["H2O"], 1))
+    said: list[str] = []
+    embed_file(ensemble, data, tmp_path / "all.npy", say=said.append)
+    assert said == ["these are the features of the first of 3 members"]
+    embed_file(members[0], data, tmp_path / "first.npy")
+    assert np.array_equal(np.load(tmp_path / "all.npy"), np.load(tmp_path / "first.npy"))
 
 
 def test_models_that_are_not_alike_are_not_joined(tmp_path: Path, members: list[Path]) -> None:

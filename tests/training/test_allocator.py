@@ -32,9 +32,9 @@ def test_freed_memory_is_used_again_without_page_faults(keep: bool) -> None:
     command = [sys.executable, "-c", FAULTS, "keep" if keep else "default"]
     kept, faults = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert kept is keep
-    large_pages = faults[0] < PAGES / 4  # the kernel may back it by pages of 2 MB
-    if not large_pages:
-        assert (max(faults[-10:]) < PAGES / 100) is keep  # where blocks begin settles in the first rounds
+    if faults[0] < PAGES / 4:
+        pytest.skip("the kernel backs memory by pages of 2 MB here, so there are few faults to save")
+    assert (max(faults[-10:]) < PAGES / 100) is keep  # where blocks begin settles in the first rounds
 
 
 def test_where_it_cannot_be_kept_a_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,8 +58,6 @@ def simulate(
     Exit code 0: all replicas stayed whole; 1: some failed (see bad_frames.extxyz); 2: wrong input, or stopped by
     Ctrl-C, with everything saved for --resume.
     """
-    from basinet.runs.simulate import simulate_file
-    from basinet.runs.simulation_report import replica_cells, summarise
     from basinet.runs.simulation_start import SimulateConfig
 
     config = SimulateConfig(
@@ -82,6 +80,14 @@ def simulate(
         compiled=compiled,
         outside_scope=outside_scope,
     )
+    _run(config, out, device, resume)
+
+
+def _run(config: Any, out: Path, device: Device, resume: bool) -> None:
+    """Simulate, and show what came of it."""
+    from basinet.runs.simulate import simulate_file
+    from basinet.runs.simulation_report import replica_cells, summarise
+
     with progress("simulating") as show:
         watch = StepWatcher(show, config.n_steps, config.dt)
         done = simulate_file(config, out, device=device, resume=resume, on_record=watch, say=say)

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from basinet.backbones.build import needs_bonds
 from basinet.data.files import replacing
 from basinet.data.journal import Journal, fingerprint_of
-from basinet.models.checkpoint import read_backbone
+from basinet.models.checkpoint import load_ensemble, read_backbone
 from basinet.models.ensemble import mean_over_conformers
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.runs.inference import load_any
@@ -75,6 +75,8 @@ def embed_file(
         raise ValueError(f"atoms have places in one conformer; got conformers={table.n_conformers}, expected 1")
     data = place_of(data, out, index_path(out))
     model = load_any(model_file, device)
+    if (n_members := len(load_ensemble(model_file).members)) > 1:
+        say(f"these are the features of the first of {n_members} members")
     options = {"level": level, "pooling": pooling, "table": table._replace(processes=None), "outside": outside_scope}
     names = [FEATURES, INDEX] + ([OFFSETS] if level == "atom" else [])
     journal = Journal(out, names, fingerprint_of([model_file, data], options))

@@ -186,14 +186,7 @@ def predict_table(
     trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
     level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
     given = column_names(data) if is_table(data) else ["name", "smiles"]
-    known = trained.get("smiles")
-    table = TableOptions(
-        smiles=known if smiles is None and known in given else smiles,
-        n_conformers=n_conformers or trained.get("conformers", 1),
-        seed=trained.get("conformer_seed", 0),
-        fragments=trained.get("fragments", "refuse"),
-        processes=processes,
-    )
+    table = _table_options(trained, given, smiles, n_conformers, processes)
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
@@ -226,6 +219,24 @@ def predict_table(
         raise ValueError(f"{data} holds no molecules")
     _put_together(journal, out, [*given, *columns, "status", "reason"])
     return done
+
+
+def _table_options(
+    trained: Mapping[str, Any],
+    given: Sequence[str],
+    smiles: str | None,
+    n_conformers: int | None,
+    processes: int | None,
+) -> TableOptions:
+    """Return how molecules are made of rows: as the model was trained, where nobody says."""
+    known = trained.get("smiles")
+    return TableOptions(
+        smiles=known if smiles is None and known in given else smiles,
+        n_conformers=n_conformers or trained.get("conformers", 1),
+        seed=trained.get("conformer_seed", 0),
+        fragments=trained.get("fragments", "refuse"),
+        processes=processes,
+    )
 
 
 def predicted_columns(predictor: Predictor) -> list[str]:

@@ -79,20 +79,18 @@ def simulate_file(
     """
     check_directory(config, out, resume)
     model = load_energy_model(config.model, device)
+    further, limits = _spread_of(config, model)
     potential = model_potential(model)
-    if resume:
-        molecules = load_start(out / START_FILE)
-    else:
-        molecules = prepare_start(config, model, potential, device, say)
-        out.mkdir(parents=True, exist_ok=True)
-        save_start(out / START_FILE, molecules)
-    save_recipe(config, out / SETTINGS_FILE)
+    molecules = load_start(out / START_FILE) if resume else prepare_start(config, model, potential, device, say)
     replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
     bonds = reference_bonds(replicas).to(device)
     batch = collate(replicas, torch.float64).to(device)
-    further, limits = _spread_of(config, model)
     if config.tables or config.compiled:
         potential = _fast_potential(config, model, batch, say)
+    if not resume:  # nothing is written before all that can be refused has been
+        out.mkdir(parents=True, exist_ok=True)
+        save_start(out / START_FILE, molecules)
+    save_recipe(config, out / SETTINGS_FILE)
     dynamics, distances = _dynamics(config, potential, batch, bonds, out, {**limits, **(stop_when or {})}, further)
     if resume and (out / STATE_FILE).exists():
         dynamics.load(out / STATE_FILE)
