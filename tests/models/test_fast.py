@@ -8,6 +8,7 @@ from ase.build import molecule as g2
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.errors import RunError
 from basinet.models.corrections import ZBLConfig
 from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.joint import Compiler, interpreted
@@ -103,7 +104,7 @@ def test_a_graph_that_is_wrong_is_not_used() -> None:
 
     model, batch = et(), batch_of("H2O")
     fast = FastPotential(model, batch, compiler=Compiler(broken, broken))
-    with pytest.raises(RuntimeError, match="from the network itself"):
+    with pytest.raises(RunError, match="from the network itself"):
         fast(batch)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from basinet.cli.arguments import DataFile, Device, ModelFile, Resume
+from basinet.cli.arguments import Compiled, DataFile, Device, ModelFile, Resume, Tables
 from basinet.terminal import columns, progress, say, table
 
 EXIT_FAILED = 1
@@ -41,12 +41,8 @@ def simulate(
         typer.Option(help="Stop a replica where the models of an ensemble disagree about a force by more, eV/Å."),
     ] = None,
     relax: Annotated[bool, typer.Option("--relax/--as-is", help="Go downhill (FIRE) before.")] = False,
-    tables: Annotated[
-        bool, typer.Option("--tables/--no-tables", help="Look filters up in tables; their error is said.")
-    ] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compiled/--no-compiled", help="Compile the network first, for long runs.")
-    ] = False,
+    tables: Tables = False,
+    compiled: Compiled = False,
     outside_scope: Annotated[
         Literal["error", "warn"], typer.Option(help="A start unlike what the model was trained on.")
     ] = "error",

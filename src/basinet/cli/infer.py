@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from basinet.cli.arguments import (
+    Compiled,
     DataFile,
     Device,
     EnergyKey,
@@ -16,6 +17,7 @@ from basinet.cli.arguments import (
     ModelFile,
     Outside,
     OutsideScope,
+    Tables,
 )
 from basinet.cli.fetching import ensure_fetched
 from basinet.terminal import progress, say
@@ -53,6 +55,8 @@ def predict(
     ] = None,
     processes: Processes = None,
     outside_scope: OutsideScope = Outside.ERROR,
+    tables: Tables = False,
+    compiled: Compiled = False,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
     energy_key: EnergyKey = None,
@@ -67,9 +71,11 @@ def predict(
     from basinet.data.table import is_table
     from basinet.recipe import UnitsConfig
     from basinet.runs import predict_file, predict_table
+    from basinet.runs.predictor import Faster
 
     ensure_fetched([molecules])
     units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
+    faster = Faster(tables, compiled)
     with progress("predicting") as show:
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):
@@ -81,6 +87,7 @@ def predict(
                 device,
                 units=units,
                 outside_scope=outside_scope.value,
+                faster=faster,
                 show=show,
                 say=say,
             )
@@ -96,6 +103,7 @@ def predict(
                 device=device,
                 units=units,
                 outside_scope=outside_scope.value,
+                faster=faster,
                 show=show,
                 say=say,
             )

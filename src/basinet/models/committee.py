@@ -1,6 +1,6 @@
 """Several models of one thing: their mean, and how far they are apart."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -58,13 +58,17 @@ class Committee(nn.Module):
         wanted = frozenset(outputs)
         if missing := wanted - self.offers:
             raise ValueError(f"the committee offers {sorted(self.offers)}, asked for {sorted(missing)}")
-        found = [member(batch, wanted, create_graph=False, layout=layout) for member in self.models]
-        result: dict[str, Tensor] = {}
-        for name in wanted:
-            values = torch.stack([one[name].detach() for one in found])
-            result[name] = values.mean(0)
-            result[name + STD] = _deviation(values)
-        return result
+        return mean_and_spread([member(batch, wanted, create_graph=False, layout=layout) for member in self.models])
+
+
+def mean_and_spread(found: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the mean of each output of several models by name, and its deviation under that name with ``_std``."""
+    result: dict[str, Tensor] = {}
+    for name in found[0]:
+        values = torch.stack([one[name].detach() for one in found])
+        result[name] = values.mean(0)
+        result[name + STD] = _deviation(values)
+    return result
 
 
 def _deviation(values: Float[Tensor, "n_members n *xyz"]) -> Float[Tensor, " n"]:

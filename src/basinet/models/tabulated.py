@@ -65,17 +65,11 @@ def tabulated(
     Raises:
         ValueError: the model has no such filters or no energy, or its forces change by more than the threshold.
     """
-    if not isinstance(model.backbone, EquivariantTransformer):
-        raise ValueError(
-            "tables are for the filters of an Equivariant Transformer, which are functions of the distance alone, and "
-            f"this network is {type(model.backbone).__name__}; use it as it is"
-        )
-    if "energy" not in model.offers or model.has_pooled_energy:
-        raise ValueError(f"tables are certified by forces, and the model offers {sorted(model.offers)} without them")
+    backbone = tabulable(model)
     exact = copy.deepcopy(model).eval()
     like = next(model.parameters())
     fast = copy.deepcopy(exact)
-    tables, errors = _tables_of(model.backbone, filter_tolerance)
+    tables, errors = _tables_of(backbone, filter_tolerance)
     assert isinstance(fast.backbone, EquivariantTransformer)
     fast.backbone.use_tables([table.to(dtype=like.dtype).eval() for table in tables])
     certificate = _certified(exact, fast, check.to(device=like.device, dtype=like.dtype), errors)
@@ -85,6 +79,22 @@ def tabulated(
             "smaller filter_tolerance, or use the model as it is"
         )
     return Tabulated(fast, certificate)
+
+
+def tabulable(model: Model) -> EquivariantTransformer:
+    """Return the network of a model if its filters can be looked up.
+
+    Raises:
+        ValueError: it has no such filters, or no energy.
+    """
+    if not isinstance(model.backbone, EquivariantTransformer):
+        raise ValueError(
+            "tables are for the filters of an Equivariant Transformer, which are functions of the distance alone, and "
+            f"this network is {type(model.backbone).__name__}; use it as it is"
+        )
+    if "energy" not in model.offers or model.has_pooled_energy:
+        raise ValueError(f"tables are certified by forces, and the model offers {sorted(model.offers)} without them")
+    return model.backbone
 
 
 def _tables_of(backbone: EquivariantTransformer, tolerance: float) -> tuple[list[RadialTable], TableError]:

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,14 +17,21 @@ from basinet.data.files import replacing
 from basinet.data.journal import Journal, fingerprint_of
 from basinet.data.perception import with_perceived_bonds
 from basinet.data.table import column_names, is_table
-from basinet.models.checkpoint import EnsembleFile, load_ensemble
-from basinet.models.committee import Committee
 from basinet.models.ensemble import joined
+from basinet.models.fast import ToCome
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.halving import Halving
-from basinet.runs.inference import require_answers, require_device
-from basinet.runs.records import AS_WRITTEN, Record, TableOptions, count_records, open_unlabelled, read_records
+from basinet.runs.predictor import AS_IT_IS, Faster, Predictor
+from basinet.runs.records import (
+    AS_WRITTEN,
+    Record,
+    TableOptions,
+    count_records,
+    open_unlabelled,
+    read_records,
+    sizes_of,
+)
 from basinet.runs.stream import (
     CHUNK_RECORDS,
     Done,
@@ -49,33 +56,6 @@ Numbers = Mapping[str, float]
 """What is predicted for a record, by column."""
 
 
-class Predictor(NamedTuple):
-    """A model file ready to answer."""
-
-    file: EnsembleFile
-    members: tuple[Model, ...]
-    """On the device, in evaluation mode."""
-    device: str
-
-    @classmethod
-    def load(cls, path: Path, device: str) -> "Predictor":
-        """Load all members of a model file."""
-        require_device(device)
-        file = load_ensemble(path)
-        require_answers(path, file.members[0])
-        return cls(file, tuple(member.to(device).eval() for member in file.members), device)
-
-    @property
-    def first(self) -> Model:
-        """The first member: what it offers and knows, all do."""
-        return self.members[0]
-
-    @property
-    def potential(self) -> Model | Committee:
-        """What says a mean and a spread if there are several."""
-        return self.first if len(self.members) == 1 else Committee(self.members)
-
-
 def predict_file(
     model_file: Path,
     data: Path,
@@ -84,6 +64,7 @@ def predict_file(
     *,
     units: UnitsConfig = AS_WRITTEN,
     outside_scope: OutsidePolicy = "error",
+    faster: Faster = AS_IT_IS,
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -94,11 +75,13 @@ def predict_file(
     under ``REF_<name>``. A molecule unlike those in training is refused, or answered with the reasons under
     ``outside_scope``.
     Molecules stream: memory does not grow with the file. The output appears when it is complete; an interrupted run
-    goes on by itself if input and model are the same.
+    goes on by itself if input and model are the same. Tables and compiling (``faster``) are for models of energies.
     """
     data = place_of(data, out)
     predictor = Predictor.load(model_file, device)
-    about = {"kind": "extxyz", "outside": outside_scope, "units": units}
+    if any(faster):
+        predictor = predictor.faster(faster, lambda: _to_come(data, TableOptions(), units), say)
+    about = {"kind": "extxyz", "outside": outside_scope, "units": units, "faster": faster}
     journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
     if journal.done:
         say(f"going on after {journal.done} molecules")
@@ -126,15 +109,20 @@ def predict_file(
     return Done(count, 0, before, n_outside)
 
 
+def _to_come(data: Path, table: TableOptions, units: UnitsConfig) -> ToCome:
+    sizes = sizes_of(data, table, units)
+    return ToCome(sizes, min(CHUNK_RECORDS, max(1, len(sizes))) * table.n_conformers)
+
+
 def _results(predictor: Predictor, chunk: Sequence[Molecule], outside_scope: OutsidePolicy) -> list[dict[str, Any]]:
     """Return what the comment line and the columns of each molecule say."""
-    model, scope = predictor.potential, predictor.first.scope
+    model, scope = predictor.first, predictor.first.scope
     outside = ["; ".join(scope.outside(molecule.atomic_numbers, molecule.charge)) for molecule in chunk]
     if outside_scope == "error":
         for molecule in chunk:
             scope.check_molecule(molecule)
     batch = collate(chunk).to(predictor.device)
-    found = model(batch, model.offers & {"energy", "forces", *model.properties})
+    found = predictor.answers(batch, model.offers & {"energy", "forces", *model.properties})
     rows: dict[str, Sequence[Any]] = {}
     for name, values in found.items():
         of_atoms = name.startswith("forces")
@@ -156,6 +144,7 @@ def predict_table(
     device: str = "cpu",
     outside_scope: OutsidePolicy = "error",
     units: UnitsConfig = AS_WRITTEN,
+    faster: Faster = AS_IT_IS,
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -176,6 +165,7 @@ def predict_table(
         device: cpu or cuda.
         outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
         units: and names, of a file of molecules.
+        faster: tables and compiling, for a model of energies.
         show: moves a progress bar.
         say: told about going on, and about batches that do not fit into memory.
     """
@@ -187,11 +177,13 @@ def predict_table(
     level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
     given = column_names(data) if is_table(data) else ["name", "smiles"]
     table = _table_options(trained, given, smiles, n_conformers, processes)
+    if any(faster):
+        predictor = predictor.faster(faster, lambda: _to_come(data, table, units), say)
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
     about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "units": units}
-    options = {"kind": "table", **about}
+    options = {"kind": "table", **about, "faster": faster}
     journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
     if journal.done:
         say(f"going on after {journal.done} rows")
@@ -261,10 +253,10 @@ def predict_records(predictor: Predictor, records: Sequence[Record], coverage: f
     batch = batch.to(predictor.device)
     found: dict[str, list[float]] = {}
     n = len(records)
-    for name in _predicted(predictor.first):
-        with torch.no_grad():
-            values = torch.stack([m(batch, [name])[name].double().cpu() for m in predictor.members])
-        answer = joined(values, owner, n)
+    names = _predicted(predictor.first)
+    said = predictor.ask(batch, names)
+    for name in names:
+        answer = joined(torch.stack([one[name].double().cpu() for one in said]), owner, n)
         found[f"{name}_predicted"] = answer.value.tolist()
         if answer.deviation is not None:
             found[f"{name}_std"] = answer.deviation.tolist()
