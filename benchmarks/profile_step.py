@@ -24,12 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from basinet.models.model import Model
+from basinet.nn.products import linear
 from basinet.structures.batch import Batch
 from rows import molecules, page, training
 from rows.stock import ET_128X8, fresh_et, torchmd_net_of
 from rows.timing import NotMeasured
 
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+ONEDNN = "_linear_pointwise"
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", ONEDNN)
 SUMS = ("sum", "index", "gather", "scatter", "cat", "stack", "embedding", "sort", "cumsum")
 """Parts of the names of operations that move or add up rows."""
 OURS, STOCK = "ours", "torchmd-net"
@@ -85,7 +87,8 @@ class Meter(TorchDispatchMode):
 def _flops(name: str, given: list[Tensor], made: list[Tensor]) -> float:
     """Return floating-point operations: two for each term of a product, otherwise one for each number written."""
     if name in PRODUCTS:
-        return 2.0 * made[0].numel() * given[-2].shape[-1]
+        rows = given[0] if name == ONEDNN else given[-2]
+        return 2.0 * made[0].numel() * rows.shape[-1]
     return float(sum(x.numel() for x in made if x.is_floating_point()))
 
 
@@ -149,7 +152,7 @@ def peak_now() -> Peak:
     """Measure a large product of matrices and a copy."""
     a, x = torch.randn(1024, 1024), torch.randn(64 * 2**20)
     y = torch.empty_like(x)
-    product = min(_seconds(lambda: a @ a) for _ in range(5))
+    product = min(_seconds(lambda: linear(a, a)) for _ in range(5))
     copy = min(_seconds(lambda: y.copy_(x)) for _ in range(3))
     return Peak(2 * 1024**3 / product, 2 * 4 * x.numel() / copy)
 

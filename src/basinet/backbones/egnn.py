@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
 from basinet.nn.linear import xavier
+from basinet.nn.products import linear
 from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.structures.batch import Batch
@@ -173,8 +174,8 @@ class EdgeLinear(nn.Module):
     ) -> Float[Tensor, "*edges n_out"]:
         """Return the map of every edge."""
         for_receiver, for_sender, for_edge = self.joined.weight.split(self.parts, dim=1)
-        received, sent = F.linear(atoms, for_receiver), F.linear(atoms, for_sender)  # [N, n_out]
-        return neighbors.of_receiver(received) + neighbors.of_sender(sent) + F.linear(edges, for_edge, self.joined.bias)
+        received, sent = linear(atoms, for_receiver), linear(atoms, for_sender)  # [N, n_out]
+        return neighbors.of_receiver(received) + neighbors.of_sender(sent) + linear(edges, for_edge, self.joined.bias)
 
 
 class Messages(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.nn.equivariant import GatedEquivariantBlock
 from basinet.nn.exact import ExactBuffers
+from basinet.nn.products import Linear
 from basinet.noise.ladder import N_LEVELS
 from basinet.structures.batch import Batch
 from basinet.structures.pairs import AtomPairs
@@ -206,7 +207,7 @@ def build_head(kind: HeadKind, backbone: Backbone) -> Head:
 
 def two_layers(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
     """Return two linear maps with SiLU between them."""
-    return nn.Sequential(nn.Linear(n_in, n_hidden), nn.SiLU(), nn.Linear(n_hidden, n_out))
+    return nn.Sequential(Linear(n_in, n_hidden), nn.SiLU(), Linear(n_hidden, n_out))
 
 
 class RunningNormalizer(ExactBuffers):

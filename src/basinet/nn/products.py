@@ -1,0 +1,138 @@
+r"""Products of float32 matrices by oneDNN, on processors that torch's own library serves badly.
+
+torch multiplies matrices with Intel's MKL, which leaves the AVX-512 units of other makers' processors idle. oneDNN,
+which is part of torch too, uses them: twice the speed, with the same rounding errors. Its operator knows no
+derivatives; they are products of the same kind,
+
+.. math::
+    Y = X W^\top, \qquad \partial X = G W, \qquad \partial W = G^\top X,
+
+so this function is its own derivative, any number of times. Everywhere else, and for small matrices, it is torch's
+``linear`` and nothing else.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SMALL = 3_000_000
+"""Multiplications. For fewer, the call costs what it saves: 2e6 without derivatives, 3e6 with second ones."""
+PROCESSOR = Path("/proc/cpuinfo")
+"""Where Linux describes the processor; elsewhere nothing is known of it."""
+
+
+class Linear(nn.Linear):
+    """A linear map by :func:`linear`."""
+
+    def forward(self, input: Float[Tensor, "*rows n_in"]) -> Float[Tensor, "*rows n_out"]:
+        """Return the map of each row."""
+        return linear(input, self.weight, self.bias)
+
+
+def linear(
+    x: Float[Tensor, "*rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None = None
+) -> Float[Tensor, "*rows n_out"]:
+    """Return ``x @ weight.T + bias``, which can be differentiated any number of times."""
+    if not _is_faster(x, weight):
+        return F.linear(x, weight, bias)
+    return _linear(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
+
+
+def serves(processor: str) -> bool:
+    """Return whether oneDNN is the faster one on a processor as Linux describes it: AVX-512, not made by Intel."""
+    fields = [line.partition(":") for line in processor.splitlines()]
+    found = {name.strip(): value.split() for name, _, value in reversed(fields)}
+    return "avx512f" in found.get("flags", []) and found.get("vendor_id", ["GenuineIntel"]) != ["GenuineIntel"]
+
+
+@cache
+def is_served() -> bool:
+    """Return whether oneDNN is the faster one here; it depends on the machine alone, so that a run can be repeated."""
+    return (
+        torch.backends.mkl.is_available()
+        and torch.backends.mkldnn.is_available()
+        and PROCESSOR.exists()
+        and serves(PROCESSOR.read_text())
+    )
+
+
+def _is_faster(x: Tensor, weight: Tensor) -> bool:
+    return (
+        x.numel() * len(weight) >= SMALL
+        and is_served()
+        and x.is_cpu
+        and x.dtype == weight.dtype == torch.float32
+        and min(len(weight), *weight.shape[1:], x.numel() // x.shape[-1]) > 1  # vectors: bound by memory
+        and type(x) is Tensor  # what is recorded is recorded as written
+        and bool(torch.backends.mkldnn.enabled)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+    )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not torch.is_grad_enabled():
+        return _product(x, weight, bias)
+    if not weight.requires_grad and (bias is None or not bias.requires_grad):
+        return _Product.apply(x, weight, bias, None) if x.requires_grad else _product(x, weight, bias)
+    nothing = _OfWeight.apply((x,), weight, bias)
+    return _Product.apply(x, weight, bias, nothing)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
+
+
+def _dense(matrix: Tensor) -> Tensor:
+    """Return a matrix whose rows or columns lie end to end in memory; oneDNN crawls through others."""
+    return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
+
+
+class _Product(torch.autograd.Function):
+    """The product and its gradient in x.
+
+    That in the weight is the business of ``nothing``, zeros that cost nothing, added in thought: autograd asks a node
+    of Python for all its gradients or for none, and forces need no gradient of a weight.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, nothing: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (weight,) = gradients, ctx.saved_tensors
+        of_x = _linear(g, weight.t(), None) if ctx.needs_input_grad[0] else None
+        return of_x, None, None, g if ctx.needs_input_grad[3] else None
+
+
+class _OfWeight(torch.autograd.Function):
+    """Zeros of the shape of a product, whose gradients in weight and bias are those of the product.
+
+    ``x`` comes in a tuple: autograd then sees no way from here to ``x``, and does not come here for its gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: tuple[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:
+        (x,) = hidden
+        ctx.save_for_backward(x)
+        return x.new_zeros(()).expand(len(x), len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (g,), (x,) = gradients, ctx.saved_tensors
+        _, of_weight, of_bias = ctx.needs_input_grad
+        return None, _of_columns(g, x) if of_weight else None, g.sum(0) if of_bias else None
+
+
+def _of_columns(g: Tensor, x: Tensor) -> Tensor:
+    """Return ``g.T @ x``; oneDNN is faster with the matrix of fewer columns in the first place."""
+    if g.shape[1] <= x.shape[1]:
+        return _linear(g.t(), x.t(), None)
+    return _linear(x.t(), g.t(), None).t()
