@@ -10,9 +10,10 @@ from typer.testing import CliRunner
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.cli import app
 from basinet.data.readers import write_extxyz
-from basinet.models.checkpoint import save_model
+from basinet.evaluation.certificate import Check
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.scope import Scope
-from basinet.runs.certify import certify, file_hash
+from basinet.runs.certify import Certificate, certify, file_hash
 from molecules import AMMONIUM, ETHANOL, WATER
 from small_runs import tiny_model
 
@@ -71,6 +72,49 @@ def test_own_molecules_are_those_the_model_knows(tmp_path: Path) -> None:
     helium = model_file(tmp_path / "he.safetensors", scope=Scope(frozenset({2}), ""))
     with pytest.raises(ValueError, match="knows no element of the usual molecules; give some it knows"):
         certify(helium, compiled=False)
+
+
+def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
+    """The second member is too far off in float32; the first alone passes."""
+    members = [load_model(model_file(tmp_path / f"{i}.safetensors")).model for i in range(3)]
+    with torch.no_grad():
+        members[1].references.scale.mul_(1000)
+    file = tmp_path / "three.safetensors"
+    save_model(members[0], file, SOUND, further=members[1:])
+    limits = ["precision=1e-4"]
+    assert run(str(tmp_path / "0.safetensors"), *limits)[0] == 0
+    code, output = run(str(file), *limits)
+    assert code == 1
+    lines = output.splitlines()
+    assert "the worst of 3 members" in " ".join(output.split())
+    assert "member 1: passed, 2 not measured" in lines and "member 3: passed, 2 not measured" in lines
+    (second,) = (line for line in lines if line.startswith("member 2: "))
+    assert "checks not passed, 2 not measured" in second
+    card = json.loads((tmp_path / "three.card.json").read_text())
+    assert not card["passed"] and len(card["members"]) == 3
+    for number, worst in enumerate(card["checks"]):
+        of_members = [member["checks"][number] for member in card["members"]]
+        assert worst in of_members
+        assert worst["error"] == max((c["error"] for c in of_members if c["error"] is not None), default=None)
+    faults = {check["name"] for check in card["checks"] if check["verdict"] == "fault"}
+    assert faults == {"float32"}
+    page = (tmp_path / "three.card.md").read_text()
+    assert page.count("| rotation | forces |") == 4 and "## Member 3: passed, 2 not measured" in page
+
+
+def test_the_worst_check_is_a_fault_then_what_was_not_measured_then_the_largest_error() -> None:
+    fine, larger, over, broken, open_ = (
+        Check("rotation", "forces", error, 1.0, "eV/Å") for error in (0.1, 0.2, 2.0, float("nan"), None)
+    )
+    for checks, worst, number in (
+        ((fine, larger), larger, 2),
+        ((larger, open_), open_, 2),
+        ((over, open_, fine), over, 1),
+        ((over, broken, open_), broken, 2),
+    ):
+        found = Certificate([[check] for check in checks], ["H2O"], "")
+        assert found.checks == [worst] and found.worst_members == [number]
+        assert found.passed is (worst.verdict != "fault")
 
 
 def test_wrong_thresholds_are_refused(tmp_path: Path) -> None:

@@ -140,9 +140,23 @@ def test_embeddings_of_an_ensemble_say_whose_they_are(tmp_path: Path, members: l
     data = make_xyz(tmp_path / "in.xyz", frames(["H2O"], 1))
     said: list[str] = []
     embed_file(ensemble, data, tmp_path / "all.npy", say=said.append)
-    assert said == ["these are the features of the first of 3 members"]
+    assert said == ["these are the features of member 1 of 3 (--member)"]
     embed_file(members[0], data, tmp_path / "first.npy")
     assert np.array_equal(np.load(tmp_path / "all.npy"), np.load(tmp_path / "first.npy"))
+
+
+def test_any_member_can_be_asked_for_embeddings(tmp_path: Path, members: list[Path], ensemble: Path) -> None:
+    data, out = make_xyz(tmp_path / "in.xyz", frames(["H2O"], 1)), tmp_path / "third.npy"
+    done = CliRunner().invoke(app, ["embed", str(ensemble), str(data), str(out), "--member", "3"])
+    assert done.exit_code == 0 and "features of member 3 of 3" in done.output
+    embed_file(members[2], data, tmp_path / "alone.npy")
+    embed_file(members[0], data, tmp_path / "first.npy")
+    assert np.array_equal(np.load(out), np.load(tmp_path / "alone.npy"))
+    assert not np.array_equal(np.load(out), np.load(tmp_path / "first.npy"))
+    for model, number, message in ((ensemble, 4, "members 1 to 3"), (ensemble, 0, "members 1"), (members[0], 2, "one")):
+        with pytest.raises(ValueError, match=f"holds {message}.*, asked for member {number}; choose another --member"):
+            embed_file(model, data, tmp_path / "none.npy", member=number)
+    assert not list(tmp_path.glob("none*"))
 
 
 def test_models_that_are_not_alike_are_not_joined(tmp_path: Path, members: list[Path]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from basinet.cli.arguments import ModelFile
-from basinet.terminal import columns, say
+from basinet.terminal import columns, progress, say
 
 EXIT_FAULT = 1
 """A threshold is exceeded."""
@@ -29,28 +29,29 @@ def certify(
         bool, typer.Option("--compiled/--no-compiled", help="Compare with the compiled model too: takes a minute.")
     ] = True,
 ) -> None:
-    """Measure what a model promises: symmetries, forces, smoothness. Exit code 1 if a threshold is exceeded."""
+    """Measure what a model promises: symmetries, forces, smoothness. Exit code 1 if a threshold is exceeded.
+
+    Of an ensemble every member is examined; the worst of each check is shown, and all are in the card.
+    """
     from basinet.config import read_settings
     from basinet.evaluation.certificate import Thresholds
-    from basinet.models.checkpoint import load_ensemble
-    from basinet.runs.certify import card_of, rows_of, write_card
+    from basinet.runs.certify import HEADER, card_of, rows_of, verdict_of, write_card
     from basinet.runs.certify import certify as run
 
     limits = read_settings(Thresholds, dict(map(_pair, thresholds or [])), "thresholds")
-    certificate = run(model, molecules, thresholds=limits, compiled=compiled)
-    columns(
-        f"certificate of {model}", ["check", "output", "largest error", "threshold", "verdict"], rows_of(certificate)
-    )
-    if (n_members := len(load_ensemble(model).members)) > 1:
-        say(f"this is of the first of {n_members} members; certify the others before they are joined")
+    with progress("examining") as show:
+        certificate = run(model, molecules, thresholds=limits, compiled=compiled, show=show)
+    rows = rows_of(certificate.checks)
+    if (n_members := len(certificate.members)) == 1:
+        columns(f"certificate of {model}", HEADER, rows)
+    else:
+        numbered = [(*row, str(member)) for row, member in zip(rows, certificate.worst_members, strict=True)]
+        columns(f"certificate of {model}, the worst of {n_members} members", [*HEADER, "member"], numbered)
+        for number, checks in enumerate(certificate.members, start=1):
+            say(f"member {number}: {verdict_of(checks)}")
     card = card_of(model) if out is None else out
     write_card(certificate, model, card)
-    n_faults = sum(check.verdict == "fault" for check in certificate.checks)
-    n_open = sum(check.verdict == "not measured" for check in certificate.checks)
-    say(
-        f"{'passed' if certificate.passed else f'{n_faults} of {len(certificate.checks)} checks not passed'}"
-        f"{f', {n_open} not measured' if n_open else ''}; card: {card}"
-    )
+    say(f"{verdict_of(certificate.checks)}; card: {card}")
     if not certificate.passed:
         raise typer.Exit(EXIT_FAULT)
 

@@ -28,9 +28,9 @@ from basinet.evaluation.certificate import (
     examine,
     not_compiled,
 )
-from basinet.models.checkpoint import load_model
+from basinet.models.checkpoint import load_ensemble, load_model
 from basinet.models.model import Layout, Model
-from basinet.runs.inference import load_any
+from basinet.runs.stream import Show, hidden
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
 
@@ -41,27 +41,52 @@ N_MOLECULES = 6
 RATTLE = 0.05
 """Å, deviation of the random displacement of every atom: no force vanishes by symmetry."""
 SEED = 20220814
+HEADER = ("check", "output", "largest error", "threshold", "verdict")
+"""Of a table of checks."""
 
 
 class Certificate(NamedTuple):
     """What was found."""
 
-    checks: Sequence[Check]
+    members: Sequence[Sequence[Check]]
+    """The checks of each member; of a plain model there is one."""
     molecules: Sequence[str]
     """Formulas of those it was examined on."""
     sha256: str
     """Of the model file: another file has another certificate."""
 
     @property
+    def checks(self) -> list[Check]:
+        """Each check of the member that did worst in it."""
+        return [max(of_members, key=_severity) for of_members in zip(*self.members, strict=True)]
+
+    @property
+    def worst_members(self) -> list[int]:
+        """Which member each of :attr:`checks` is of, from 1."""
+        return [1 + of.index(worst) for of, worst in zip(zip(*self.members, strict=True), self.checks, strict=True)]
+
+    @property
     def passed(self) -> bool:
-        """Whether no threshold is exceeded."""
+        """Whether no threshold is exceeded, by no member."""
         return all(check.verdict != "fault" for check in self.checks)
 
     def to_record(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
-        checks = [c._asdict() | {"verdict": c.verdict, "error": _as_json(c.error)} for c in self.checks]
+        """Return it as JSON can hold it; of several members the worst of each check, and all of each member."""
         record = {"passed": self.passed, "sha256": self.sha256, "basinet_version": __version__}
-        return record | {"molecules": list(self.molecules), "checks": checks}
+        record |= {"molecules": list(self.molecules), "checks": [_as_record(c) for c in self.checks]}
+        if len(self.members) == 1:
+            return record
+        return record | {"members": [{"checks": [_as_record(c) for c in checks]} for checks in self.members]}
+
+
+def _severity(check: Check) -> tuple[int, float]:
+    """Return what is larger for a worse check; an error that is not a number is the worst."""
+    order = ("ok", "not measured", "fault").index(check.verdict)
+    return order, -1.0 if check.error is None else math.inf if math.isnan(check.error) else check.error
+
+
+def _as_record(check: Check) -> dict[str, Any]:
+    return check._asdict() | {"verdict": check.verdict, "error": _as_json(check.error)}
 
 
 def _as_json(error: float | None) -> float | str | None:
@@ -75,24 +100,35 @@ def certify(
     *,
     thresholds: Thresholds | None = None,
     compiled: bool = True,
+    show: Show = hidden,
 ) -> Certificate:
-    """Return what holds of a model, measured on molecules of a file or on well-known ones.
+    """Return what holds of a model, of each member of an ensemble, on molecules of a file or on well-known ones.
 
     Args:
         model_file: the model.
         molecules: the first of this file are examined, each displaced at random as in dynamics.
         thresholds: what passes.
-        compiled: whether the model is compiled too, which takes a minute.
+        compiled: whether each model is compiled too, which takes a minute.
+        show: moves a progress bar, with the members.
     """
     limits = Thresholds() if thresholds is None else thresholds
-    model = load_any(model_file, "cpu")
-    chosen = _chosen(model, molecules)
+    members = [member.eval() for member in load_ensemble(model_file).members]
+    chosen = _chosen(members[0], molecules)
     batch = collate(chosen, dtype=torch.float64)
+    found: list[list[Check]] = []
+    for member in members:
+        found.append(_checks(member, batch, limits, compiled))
+        show(len(found), len(members), "")
+    return Certificate(found, [m.formula for m in chosen], file_hash(model_file))
+
+
+def _checks(model: Model, batch: Batch, limits: Thresholds, compiled: bool) -> list[Check]:
     generator = torch.Generator().manual_seed(SEED)
     subject = subject_of(model)
     checks = list(examine(subject, batch, limits, generator))
-    checks += _compiled(model, subject, batch, limits.compiled) if compiled else _left_out(model, limits.compiled)
-    return Certificate(checks, [m.formula for m in chosen], file_hash(model_file))
+    return checks + (
+        _compiled(model, subject, batch, limits.compiled) if compiled else _left_out(model, limits.compiled)
+    )
 
 
 def subject_of(model: Model) -> Subject:
@@ -195,24 +231,39 @@ def write_card(certificate: Certificate, model_file: Path, out: Path) -> None:
 def describe_card(certificate: Certificate, model_file: Path) -> str:
     """Return a certificate as a page in Markdown."""
     scope = load_model(model_file).model.scope
+    n_members = len(certificate.members)
+    several = f" Of the {n_members} members the worst of each check; then each for itself." if n_members > 1 else ""
     lines = [
         f"# {model_file.name}",
         "",
         f"Certificate: {'passed' if certificate.passed else 'not passed'}, by basinet {__version__}, on "
         f"{', '.join(certificate.molecules)}, displaced at random by {RATTLE} Å.",
-        f"Level of theory: {scope.level_of_theory or 'unknown'}. SHA-256 of the file: `{certificate.sha256}`.",
+        f"Level of theory: {scope.level_of_theory or 'unknown'}. SHA-256 of the file: `{certificate.sha256}`.{several}",
         "",
-        "| check | output | largest error | threshold | verdict |",
-        "|---|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows_of(certificate)),
+        *_in_markdown(certificate.checks),
     ]
+    if n_members > 1:
+        for number, checks in enumerate(certificate.members, start=1):
+            lines += ["", f"## Member {number}: {verdict_of(checks)}", "", *_in_markdown(checks)]
     return "\n".join(lines) + "\n"
 
 
-def rows_of(certificate: Certificate) -> list[tuple[str, str, str, str, str]]:
-    """Return the checks as texts: name, output, error, threshold, verdict."""
+def _in_markdown(checks: Sequence[Check]) -> list[str]:
+    rows = [HEADER, ("---",) * len(HEADER), *rows_of(checks)]
+    return [f"| {' | '.join(row)} |" for row in rows]
+
+
+def verdict_of(checks: Sequence[Check]) -> str:
+    """Return whether checks are passed, in words."""
+    n_faults, n_open = (sum(check.verdict == verdict for check in checks) for verdict in ("fault", "not measured"))
+    passed = f"{n_faults} of {len(checks)} checks not passed" if n_faults else "passed"
+    return f"{passed}, {n_open} not measured" if n_open else passed
+
+
+def rows_of(checks: Sequence[Check]) -> list[tuple[str, str, str, str, str]]:
+    """Return checks as texts: name, output, error, threshold, verdict (:data:`HEADER`)."""
     rows: list[tuple[str, str, str, str, str]] = []
-    for check in certificate.checks:
+    for check in checks:
         unit = "" if check.unit == "relative" else f" {check.unit}"
         error = check.note if check.error is None else f"{check.error:.1e}{unit}"
         rows.append((check.name, check.output, error, f"{check.threshold:g}{unit}", check.verdict))

@@ -18,7 +18,7 @@ from basinet.data.journal import Journal, fingerprint_of
 from basinet.models.checkpoint import load_ensemble, read_backbone
 from basinet.models.ensemble import mean_over_conformers
 from basinet.models.model import EmbeddingLevel, Model, Pooling
-from basinet.runs.inference import load_any
+from basinet.runs.inference import require_device
 from basinet.runs.records import Record, TableOptions, count_records, read_records
 from basinet.runs.stream import Done, OutsidePolicy, Say, Show, batch_of, hidden, place_of, silent, work_through
 from basinet.structures.batch import unbatch
@@ -51,6 +51,7 @@ def embed_file(
     *,
     level: EmbeddingLevel = "molecule",
     pooling: Pooling = "mean",
+    member: int = 1,
     table: TableOptions | None = None,
     device: str = "cpu",
     outside_scope: OutsidePolicy = "error",
@@ -61,11 +62,12 @@ def embed_file(
 
     Molecules: an array [n_records, n_features] (.npy), NaN where the index says "failed". Atoms: an archive (.npz) with
     ``features`` [n_atoms of all, n_features] and ``offsets`` [n_records + 1]; a failed record has no atoms. Of several
-    conformers the mean is taken. A record unlike those in training fails, or (``outside_scope="warn"``) has the status
-    "outside". An interrupted run goes on by itself if input, model and options are the same.
+    conformers the mean is taken; of the members of an ensemble one is asked (``member``, from 1). A record unlike those
+    in training fails, or (``outside_scope="warn"``) has the status "outside". An interrupted run goes on by itself if
+    input, model and options are the same.
 
     Raises:
-        ValueError: the suffix does not fit, there are no molecules, or the output is the input.
+        ValueError: the suffix does not fit, there is no such member, no molecule, or the output is the input.
     """
     table = table or TableOptions()
     suffix = {"molecule": ".npy", "atom": ".npz"}[level]
@@ -74,10 +76,9 @@ def embed_file(
     if level == "atom" and table.n_conformers != 1:
         raise ValueError(f"atoms have places in one conformer; got conformers={table.n_conformers}, expected 1")
     data = place_of(data, out, index_path(out))
-    model = load_any(model_file, device)
-    if (n_members := len(load_ensemble(model_file).members)) > 1:
-        say(f"these are the features of the first of {n_members} members")
-    options = {"level": level, "pooling": pooling, "table": table._replace(processes=None), "outside": outside_scope}
+    model = _member(model_file, member, device, say)
+    about = {"level": level, "pooling": pooling, "member": member, "outside": outside_scope}
+    options = {**about, "table": table._replace(processes=None)}
     names = [FEATURES, INDEX] + ([OFFSETS] if level == "atom" else [])
     journal = Journal(out, names, fingerprint_of([model_file, data], options))
     if journal.done:
@@ -107,6 +108,19 @@ def embed_file(
         raise ValueError(f"{data} holds no molecules")
     _finish(journal, out, level, done.n_records, n_features)
     return done
+
+
+def _member(model_file: Path, number: int, device: str, say: Say) -> Model:
+    """Return a member of a model file, the first being 1, in evaluation mode."""
+    require_device(device)
+    members = load_ensemble(model_file).members
+    n = len(members)
+    if not 1 <= number <= n:
+        holds = "one model" if n == 1 else f"members 1 to {n}"
+        raise ValueError(f"{model_file} holds {holds}, asked for member {number}; choose another --member")
+    if n > 1:
+        say(f"these are the features of member {number} of {n} (--member)")
+    return members[number - 1].to(device).eval()
 
 
 @torch.no_grad()
