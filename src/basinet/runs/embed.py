@@ -19,6 +19,7 @@ from basinet.models.checkpoint import load_ensemble, read_backbone
 from basinet.models.ensemble import mean_over_conformers
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.runs.inference import require_device
+from basinet.runs.pieces import in_pieces
 from basinet.runs.records import Record, TableOptions, count_records, read_records
 from basinet.runs.stream import Done, OutsidePolicy, Say, Show, batch_of, hidden, place_of, silent, work_through
 from basinet.structures.batch import unbatch
@@ -130,7 +131,7 @@ def embed_records(
     """Return one row for each record, the mean over its conformers; or a row for each of its atoms."""
     batch, owner = batch_of(records)
     batch = batch.to(device)
-    found = model.embed(batch, level, pooling)
+    found = in_pieces(lambda part: {FEATURES: model.embed(part, level, pooling)}, batch)[FEATURES]
     if level == "atom":
         return [rows.float().cpu().numpy() for rows in unbatch(found, batch)]
     means = mean_over_conformers(found.double().cpu().T, owner, len(records)).T

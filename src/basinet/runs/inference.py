@@ -16,6 +16,7 @@ from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.recipe import UnitsConfig
 from basinet.runs.common import VALIDATION_BATCH
+from basinet.runs.pieces import in_pieces
 from basinet.runs.properties import errors_of_property, property_columns
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
@@ -47,7 +48,7 @@ def evaluate_file(
         return errors, str(report)
     errors = ForceEnergyErrors()
     for batch in _batches(model, molecules, device):
-        errors.update(model(batch, ["energy", "forces"]), batch)
+        errors.update(in_pieces(lambda part: model(part, ["energy", "forces"]), batch), batch)
     found = errors.compute()
     if not found.n_molecules:
         raise ValueError(f"{data} holds no molecules")

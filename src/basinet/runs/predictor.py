@@ -1,6 +1,7 @@
 """A model file ready to answer: as it is, or with tables and compiled."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from basinet.models.joint import Compiler
 from basinet.models.model import Model
 from basinet.models.tabulated import tabulable
 from basinet.runs.inference import require_answers, require_device
+from basinet.runs.pieces import in_pieces
 from basinet.runs.stream import Say
 from basinet.structures.batch import Batch
 
@@ -54,7 +56,7 @@ class Predictor(NamedTuple):
 
         @torch.no_grad()
         def ask(batch: Batch, outputs: Iterable[str]) -> list[dict[str, Tensor]]:
-            return [member(batch, outputs, create_graph=False) for member in members]
+            return [in_pieces(partial(member, outputs=outputs, create_graph=False), batch) for member in members]
 
         return cls(file, members, device, ask)
 
@@ -119,7 +121,9 @@ class _Fast:
     def __call__(self, batch: Batch, outputs: Iterable[str]) -> list[dict[str, Tensor]]:
         """Return what each member says."""
         self._potentials = self._potentials or self._made(batch)
-        return [potential.answers(batch, outputs) for potential in self._potentials]
+        if self._compiler is not None:  # what is compiled is cut already
+            return [potential.answers(batch, outputs) for potential in self._potentials]
+        return [in_pieces(partial(potential.answers, outputs=outputs), batch) for potential in self._potentials]
 
     def _made(self, like: Batch) -> list[FastPotential]:
         to_come = None if self._compiler is None else self._to_come()
