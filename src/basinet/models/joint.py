@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
+from basinet.models.graph_products import by_onednn
+
 Function = Callable[..., tuple[Tensor, ...]]
 """From tensors to tensors; of fixed shapes and without a choice that depends on values."""
 
@@ -40,9 +42,13 @@ def interpreted() -> Compiler:
 
 def inductor() -> Compiler:
     """Return PyTorch's compiler: fused C++ on a CPU, Triton on a GPU. Its results are kept in a cache on the disk."""
+    return Compiler(_by_inductor, partial(_by_inductor, is_backward=True))
+
+
+def _by_inductor(graph: fx.GraphModule, example: Sequence[Any], **options: Any) -> Any:
     from torch._inductor.compile_fx import compile_fx_inner
 
-    return Compiler(compile_fx_inner, partial(compile_fx_inner, is_backward=True))
+    return compile_fx_inner(by_onednn(graph), example, **options)
 
 
 def missing_compiler(device: torch.device) -> str | None:

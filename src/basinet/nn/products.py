@@ -38,7 +38,7 @@ def linear(
     x: Float[Tensor, "*rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None = None
 ) -> Float[Tensor, "*rows n_out"]:
     """Return ``x @ weight.T + bias``, which can be differentiated any number of times."""
-    if not _is_faster(x, weight):
+    if not _is_taken(x, weight):
         return F.linear(x, weight, bias)
     return _linear(x.reshape(-1, x.shape[-1]), weight, bias).view(*x.shape[:-1], len(weight))
 
@@ -61,15 +61,22 @@ def is_served() -> bool:
     )
 
 
-def _is_faster(x: Tensor, weight: Tensor) -> bool:
+def is_faster(rows: int, n_in: int, n_out: int) -> bool:
+    """Return whether oneDNN is the faster one for float32 matrices of such shapes on this CPU; not for vectors."""
     return (
-        x.numel() * len(weight) >= SMALL
+        rows * n_in * n_out >= SMALL
+        and min(rows, n_in, n_out) > 1
         and is_served()
+        and bool(torch.backends.mkldnn.enabled)
+    )
+
+
+def _is_taken(x: Tensor, weight: Tensor) -> bool:
+    return (
+        is_faster(x.shape[:-1].numel(), x.shape[-1], len(weight))
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
-        and min(len(weight), *weight.shape[1:], x.numel() // x.shape[-1]) > 1  # vectors: bound by memory
         and type(x) is Tensor  # what is recorded is recorded as written
-        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
     )
@@ -77,14 +84,17 @@ def _is_faster(x: Tensor, weight: Tensor) -> bool:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not torch.is_grad_enabled():
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
     if not weight.requires_grad and (bias is None or not bias.requires_grad):
-        return _Product.apply(x, weight, bias, None) if x.requires_grad else _product(x, weight, bias)
+        return _Product.apply(x, weight, bias, None) if x.requires_grad else product(x, weight, bias)
     nothing = _OfWeight.apply((x,), weight, bias)
     return _Product.apply(x, weight, bias, nothing)
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def product(
+    x: Float[Tensor, "rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None
+) -> Float[Tensor, "rows n_out"]:
+    """Return what oneDNN makes of ``x @ weight.T + bias``, without derivatives."""
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
 
 
@@ -103,7 +113,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, nothing: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
