@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -180,6 +181,22 @@ def test_small_products_and_other_types_are_those_of_torch(monkeypatch: pytest.M
         assert module(x).dtype == torch.bfloat16
     monkeypatch.setattr(products, "is_served", lambda: False)
     assert operators(lambda: module(x)).count(OPERATOR) == 0
+
+
+@pytest.mark.usefixtures("all_sizes")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in modules of PyTorch, as they are imported
+def test_other_ways_to_differentiate_are_those_of_torch(generator: torch.Generator) -> None:
+    x, weight, bias = (p.detach() for p in inputs((7, 5), 6, generator))
+    along = torch.ones_like(x)
+    expected = F.linear(along, weight)
+    torch.testing.assert_close(torch.func.jvp(lambda x: linear(x, weight, bias), (x,), (along,))[1], expected)
+    with forward_ad.dual_level():
+        dual = linear(forward_ad.make_dual(x, along), weight.requires_grad_(), bias)
+        torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, expected)
+    batched = torch.func.vmap(lambda x: linear(x, weight, bias))(torch.stack([x, along]))
+    torch.testing.assert_close(batched[0], F.linear(x, weight, bias))
+    gradient = torch.func.grad(lambda x: linear(x, weight, bias).sum())(x)
+    torch.testing.assert_close(gradient, weight.sum(0).expand_as(x))
 
 
 def test_what_is_recorded_is_an_ordinary_product(monkeypatch: pytest.MonkeyPatch) -> None:

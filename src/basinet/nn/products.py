@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 SMALL = 3_000_000
@@ -73,13 +74,20 @@ def is_faster(rows: int, n_in: int, n_out: int) -> bool:
 
 def _is_taken(x: Tensor, weight: Tensor) -> bool:
     return (
-        is_faster(x.shape[:-1].numel(), x.shape[-1], len(weight))
+        not torch.compiler.is_compiling()
+        and is_faster(x.shape[:-1].numel(), x.shape[-1], len(weight))
         and x.is_cpu
         and x.dtype == weight.dtype == torch.float32
         and type(x) is Tensor  # what is recorded is recorded as written
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not _is_transformed()
     )
+
+
+def _is_transformed() -> bool:
+    """Return whether ``torch.func`` or forward differentiation is at work; oneDNN's derivatives would be zero there."""
+    transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
+    return transformed or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
