@@ -95,6 +95,8 @@ def _flops(name: str, given: list[Tensor], made: list[Tensor]) -> float:
 def _kind(name: str, tensors: list[Tensor], n_atoms: int) -> str:
     """Return which kind of work an operation is, by what it works on."""
     largest = max((x.numel() // max(x.shape[-1], 1) if x.ndim else 1 for x in tensors), default=0)
+    if name == ONEDNN:  # both factors of the gradient of a weight lie transposed
+        largest = max(n for x in tensors for n in x.shape)
     if largest <= 4 * n_atoms:
         return "atoms"
     if name in PRODUCTS:
