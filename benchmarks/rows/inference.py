@@ -1,5 +1,6 @@
 """Energies and forces of a model that is trained: against torchmd-net with the same weights, and against nequip."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import ET_128
+from basinet.backbones.kernels import with_kernels
 from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
@@ -15,7 +17,7 @@ from rows.stock import ET_128X8, fresh_et, nequip_of, torchmd_net_of
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
 PEER = "torchmd-net ET, eager"
-EAGER, TABLES, COMPILED, BOTH = "eager", "tables", "compiled", "tables, compiled"
+EAGER, KERNELS, TABLES, COMPILED, BOTH = "eager", "kernels", "tables", "compiled", "tables, compiled"
 """Forms of ours."""
 Call = Callable[[], Tensor]
 NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
@@ -33,7 +35,7 @@ NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
 def energy_forces(rounds: int) -> list[Line]:
     """Time energies and forces of a batch."""
     what = "energy + forces, ET 128x8, 32 x 20 atoms"
-    reach = {EAGER: "1.3", TABLES: "", COMPILED: "2 (5)", BOTH: "3 (5)"}
+    reach = {EAGER: "1.3", KERNELS: "3 (5)", TABLES: "", COMPILED: "2 (5)", BOTH: "3 (5)"}
     batch = molecules.batch_of(molecules.of_size(20, 32))
     model = fresh_et(ET_128X8, ["energy", "forces"]).eval()
     try:
@@ -59,7 +61,7 @@ def against_nequip(rounds: int) -> list[Line]:
     for name, chosen in {"QM9-sized x 64": molecules.qm9_sized(64), "one aspirin": [molecules.aspirin()]}.items():
         batch = molecules.batch_of(chosen)
         what = f"energy + forces, ET 128x6, {name}"
-        calls, why = {form: potential(form, model, batch) for form in (EAGER, BOTH)}, ""
+        calls, why = {form: potential(form, model, batch) for form in (EAGER, KERNELS, BOTH)}, ""
         ours = list(calls)
         for peer, (_, cutoff, sizes) in NEQUIPS.items():
             try:
@@ -80,9 +82,16 @@ def against_nequip(rounds: int) -> list[Line]:
 
 def potential(form: str, model: Model, batch: Batch) -> Call:
     """Return a form of ours as a call that gives forces."""
-    compiler = compiler_for(torch.device("cpu")) if form in (COMPILED, BOTH) else None
-    fast = FastPotential(model, batch, tables=form in (TABLES, BOTH), compiler=compiler)
+    fast = fast_potential(form, model, batch)
     return lambda: fast(batch).forces
+
+
+def fast_potential(form: str, model: Model, batch: Batch) -> FastPotential:
+    """Return a form of ours."""
+    compiler = compiler_for(torch.device("cpu")) if form in (COMPILED, BOTH) else None
+    if form == KERNELS:
+        model = with_kernels(copy.deepcopy(model))
+    return FastPotential(model, batch, tables=form in (TABLES, BOTH), compiler=compiler)
 
 
 def apart(ours: Call, theirs: Call) -> str:

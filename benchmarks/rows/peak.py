@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import torch  # noqa: E402
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer  # noqa: E402
+from basinet.backbones.kernels import use_native  # noqa: E402
 from basinet.kernels.chunked import IN_CHUNKS  # noqa: E402
 from basinet.models.compiled import CompiledNetwork  # noqa: E402
 from basinet.models.joint import inductor  # noqa: E402
@@ -48,6 +49,9 @@ def _step(side: str) -> Callable[[Batch], None]:
             return lambda batch: training.step(stock, training.stock_forces, batch)
         case "ours":
             return lambda batch: training.step(model, training.our_forces, batch)
+        case "kernels":
+            assert use_native(model.backbone) is None
+            return lambda batch: training.step(model, training.our_forces, batch)
         case "chunked":
             assert isinstance(model.backbone, EquivariantTransformer)
             model.backbone.use_edge_stage(IN_CHUNKS)
@@ -68,7 +72,7 @@ def _step(side: str) -> Callable[[Batch], None]:
 
             return parts
         case _:
-            sys.exit(f"stock, ours, chunked, compiled or parts, got {side}")
+            sys.exit(f"stock, ours, kernels, chunked, compiled or parts, got {side}")
 
 
 def _status(path: str, key: str) -> float:

@@ -16,11 +16,10 @@ from ase.md.verlet import VelocityVerlet as ASEVerlet
 from basinet.md.dynamics import Dynamics, start
 from basinet.md.integrators import VelocityVerlet
 from basinet.md.streams import replica_seeds
-from basinet.models.fast import FastPotential, compiler_for
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import collate
 from rows import molecules
-from rows.inference import BOTH, EAGER, apart
+from rows.inference import BOTH, EAGER, KERNELS, apart, fast_potential
 from rows.stock import ET_128X8, fresh_et, peer_module, torchmd_net_calculator
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
@@ -29,6 +28,7 @@ TIME_STEP = 0.5
 """fs."""
 MEMORY_FORMS = {
     "eager": "ours",
+    "kernels": "kernels",
     "launch.kernels=chunked": "chunked",
     "compiled": "compiled",
     "eager, in 4 parts (training.accumulate)": "parts",
@@ -85,9 +85,8 @@ def batched_dynamics(rounds: int) -> list[Line]:
     integrator = VelocityVerlet(dt=TIME_STEP)
     batch = collate([one] * N_REPLICAS)
     runs: dict[str, Dynamics] = {}
-    for form in (EAGER, BOTH):
-        compiler = compiler_for(batch.positions.device) if form == BOTH else None
-        potential = FastPotential(model, batch, tables=form == BOTH, compiler=compiler)
+    for form in (EAGER, KERNELS, BOTH):
+        potential = fast_potential(form, model, batch)
         begin = start(potential, batch, integrator, TEMPERATURE, replica_seeds(0, N_REPLICAS))
         runs[form] = Dynamics(potential, begin, integrator, record_every=1000)
     ours = {form: partial(_one_step, dynamics) for form, dynamics in runs.items()}

@@ -1,5 +1,6 @@
 """The formulas of the edge stage against autograd, a double loop, and the network that they are a part of."""
 
+import dataclasses
 import math
 
 import pytest
@@ -165,4 +166,4 @@ def test_a_wrong_sign_shows_in_the_check() -> None:
 
     sizes = {"n_features": 8, "n_heads": 2, "device": torch.device("cpu"), "dtype": torch.float64}
     assert largest_error(PLAIN, **sizes) < EXACT
-    assert largest_error(PLAIN._replace(backward=wrong), **sizes) > 1
+    assert largest_error(dataclasses.replace(PLAIN, backward=wrong), **sizes) > 1

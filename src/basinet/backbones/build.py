@@ -28,6 +28,11 @@ def as_written(backbone: Backbone) -> AbstractContextManager[None]:
     return backbone.plain_edges() if isinstance(backbone, EquivariantTransformer) else nullcontext()
 
 
+def goes_by_pairs(backbone: Backbone) -> bool:
+    """Return whether kernels over pairs of atoms compute the edges of a backbone."""
+    return isinstance(backbone, EquivariantTransformer) and backbone.goes_by_pairs
+
+
 def build_backbone(config: EquivariantTransformerConfig | EGNNConfig) -> Backbone:
     """Return a backbone with fresh weights."""
     match config:

@@ -1,6 +1,6 @@
 """TorchMD-NET's Equivariant Transformer (Thölke and De Fabritiis, ICLR 2022)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Literal, NamedTuple
@@ -12,17 +12,23 @@ from torch import Tensor, nn
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
 from basinet.kernels.differentiable import EdgeStage, differentiable
-from basinet.kernels.edge_stage import EdgeInputs
+from basinet.kernels.edge_stage import EdgeInputs, EdgeOutputs
+from basinet.kernels.pair_stage import PairInputs
+from basinet.kernels.pair_sum import pair_sum
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.nn.table import Function, RadialTable
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors, Neighbors
+from basinet.structures.neighbors import DenseNeighbors, Neighbors, PairList, SparseNeighbors
 
 N_ELEMENTS = 100
 """Rows of the element tables, as published; row 0 is unused."""
+
+
+PairStage = Callable[[PairList], EdgeStage[PairInputs]]
+"""Gives the edge stage over a list of pairs."""
 
 
 class RadialFeatures:
@@ -100,6 +106,7 @@ class EquivariantTransformer(Backbone):
         self.config = config
         self.cutoff = config.cutoff
         self.n_scalar = self.n_vector = config.n_features
+        self.edge_stage: EdgeStage[EdgeInputs] | PairStage | None = None
         self.embedding = nn.Embedding(N_ELEMENTS, config.n_features)
         self.basis = ExponentialNormalBasis(config.n_basis, config.cutoff)
         self.neighbor_embedding = NeighborEmbedding(config.n_features, config.n_basis)
@@ -109,6 +116,7 @@ class EquivariantTransformer(Backbone):
 
     def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
         """Return scalars [n_atoms, F] and vectors [n_atoms, 3, F]."""
+        neighbors = neighbors.as_list() if self.goes_by_pairs else neighbors
         radial = RadialFeatures(neighbors.distances, self.basis)
         scalar = self.embedding(batch.atomic_numbers)
         scalar = self.neighbor_embedding(scalar, batch.atomic_numbers, neighbors, radial)
@@ -117,25 +125,30 @@ class EquivariantTransformer(Backbone):
             scalar, vector = layer(scalar, vector, neighbors, radial)
         return NodeFeatures(self.scalar_norm(scalar), self.vector_norm(vector))
 
-    def use_edge_stage(self, edge_stage: EdgeStage | None) -> None:
-        """Compute messages in the dense layout by another implementation; ``None``: as written here.
+    def use_edge_stage(self, edge_stage: EdgeStage[EdgeInputs] | PairStage | None) -> None:
+        """Compute messages by another implementation: in the dense layout, or over pairs; ``None``: as written here.
 
         It is no part of the model: it is not saved.
         """
+        self.edge_stage = edge_stage
+        self.neighbor_embedding.goes_by_pairs = edge_stage is not None and not isinstance(edge_stage, EdgeStage)
         for layer in self._attention_layers():
             layer.edge_stage = edge_stage
+
+    @property
+    def goes_by_pairs(self) -> bool:
+        """Whether messages are computed over a list of pairs."""
+        return any(layer.goes_by_pairs for layer in self._attention_layers())
 
     @contextmanager
     def plain_edges(self) -> Iterator[None]:
         """Compute messages as written here for a while: what is recorded is to be compiled as a whole."""
-        layers = self._attention_layers()
-        before = [layer.edge_stage for layer in layers]
+        before = self.edge_stage
         self.use_edge_stage(None)
         try:
             yield
         finally:
-            for layer, edge_stage in zip(layers, before, strict=True):
-                layer.edge_stage = edge_stage
+            self.use_edge_stage(before)
 
     def filter_functions(self) -> list[Function]:
         """Return the filters of the embedding and of each layer as functions of the distance, in float64."""
@@ -182,6 +195,7 @@ class NeighborEmbedding(nn.Module):
         self.filter = xavier(n_basis, n_features)
         self.combine = xavier(2 * n_features, n_features)
         self.table: RadialTable | None = None
+        self.goes_by_pairs = False
 
     def forward(
         self,
@@ -191,8 +205,11 @@ class NeighborEmbedding(nn.Module):
         radial: RadialFeatures,
     ) -> Float[Tensor, "n_atoms F"]:
         """Return the new scalars."""
-        filters = neighbors.to_edges(self.filters_of(radial), self_edges=False)
-        gathered = neighbors.weighted_sum(filters, self.embedding(atomic_numbers))
+        filters, embedded = self.filters_of(radial), self.embedding(atomic_numbers)
+        if self.goes_by_pairs and isinstance(neighbors, SparseNeighbors):
+            gathered = pair_sum(neighbors.pair_list, filters, embedded)
+        else:
+            gathered = neighbors.weighted_sum(neighbors.to_edges(filters, self_edges=False), embedded)
         return self.combine(torch.cat([scalar, gathered], dim=-1))
 
     def filters_of(self, radial: RadialFeatures) -> Float[Tensor, "*pairs F"]:
@@ -228,13 +245,18 @@ class AttentionLayer(nn.Module):
         n = config.n_features
         self.n_features, self.n_heads = n, config.n_heads
         self.vector_cutoff = config.vector_cutoff
-        self.edge_stage: EdgeStage | None = None
+        self.edge_stage: EdgeStage[EdgeInputs] | PairStage | None = None
         self.norm = nn.LayerNorm(n)
         self.query_key_value = xavier(n, n, n, 3 * n)
         self.filters = xavier(config.n_basis, n, 3 * n)
         self.vector_projection = xavier(n, 3 * n, bias=False)
         self.output = xavier(n, 3 * n)
         self.table: RadialTable | None = None
+
+    @property
+    def goes_by_pairs(self) -> bool:
+        """Whether messages are computed over a list of pairs."""
+        return self.table is None and self.edge_stage is not None and not isinstance(self.edge_stage, EdgeStage)
 
     def forward(
         self,
@@ -246,10 +268,7 @@ class AttentionLayer(nn.Module):
         """Return the new scalars and vectors."""
         n = self.n_features
         of_atoms = AtomMaps(*self.query_key_value(self.norm(scalar)).split(n, dim=-1))
-        if self.edge_stage is not None and isinstance(neighbors, DenseNeighbors):
-            message, vector_message = self._fused_messages(self.edge_stage, of_atoms, vector, neighbors, radial)
-        else:
-            message, vector_message = self._messages(of_atoms, vector, neighbors, radial)
+        message, vector_message = self._messages(of_atoms, vector, neighbors, radial)
         vector_1, vector_2, vector_3 = self.vector_projection(vector).split(n, dim=-1)
         out_1, out_2, out_3 = self.output(message).split(n, dim=-1)
         scalar = scalar + (vector_1 * vector_2).sum(1) * out_2 + out_3
@@ -259,6 +278,18 @@ class AttentionLayer(nn.Module):
         self, of_atoms: AtomMaps, vector: Float[Tensor, "n_atoms 3 F"], neighbors: Neighbors, radial: RadialFeatures
     ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
         """Return the sums over neighbours."""
+        match self.edge_stage, neighbors:
+            case EdgeStage() as edge_stage, DenseNeighbors():
+                return self._fused_messages(edge_stage, of_atoms, vector, neighbors, radial)
+            case Callable() as pair_stage, SparseNeighbors() if self.goes_by_pairs:
+                return self._pair_messages(pair_stage, of_atoms, vector, neighbors, radial)
+            case _:
+                return self._written_messages(of_atoms, vector, neighbors, radial)
+
+    def _written_messages(
+        self, of_atoms: AtomMaps, vector: Float[Tensor, "n_atoms 3 F"], neighbors: Neighbors, radial: RadialFeatures
+    ) -> tuple[Float[Tensor, "n_atoms F"], Float[Tensor, "n_atoms 3 F"]]:
+        """Return them by the formulas, in PyTorch."""
         query, key, value_x, value_a, value_b = of_atoms
         filter_k, filter_x, filter_a, filter_b = (neighbors.to_edges(f) for f in self.filters_of(radial))
         weights = self._attend(filter_x, query, key, filter_k, neighbors)  # [edges, F]
@@ -268,7 +299,7 @@ class AttentionLayer(nn.Module):
 
     def _fused_messages(
         self,
-        edge_stage: EdgeStage,
+        edge_stage: EdgeStage[EdgeInputs],
         of_atoms: AtomMaps,
         vector: Float[Tensor, "n_atoms 3 F"],
         neighbors: DenseNeighbors,
@@ -289,6 +320,30 @@ class AttentionLayer(nn.Module):
         messages = differentiable(edge_stage, inputs, self.n_heads)
         return padding.unpad(messages.message), padding.unpad(messages.vector_message)
 
+    def _pair_messages(
+        self,
+        pair_stage: PairStage,
+        of_atoms: AtomMaps,
+        vector: Float[Tensor, "n_atoms 3 F"],
+        neighbors: SparseNeighbors,
+        radial: RadialFeatures,
+    ) -> EdgeOutputs:
+        """Return the same sums; of the pairs, only the filters before their activation are written."""
+        query, key, value_x, value_a, value_b = of_atoms
+        inputs = PairInputs(
+            query, key, value_x, vector * value_a[:, None], value_b,
+            filters=self.filters(radial.basis).unflatten(-1, (4, -1)),
+            fades=self._fades(radial, torch.ones_like(radial.distance)),
+            unit=neighbors.unit,
+        )  # fmt: skip
+        return differentiable(pair_stage(neighbors.pair_list), inputs, self.n_heads)
+
+    def _fades(self, radial: RadialFeatures, near: Float[Tensor, "*pairs"]) -> Float[Tensor, "*pairs 4"]:
+        """Return the factors of the filters k, x, a and b."""
+        fade = near * radial.fade
+        fade_vector = fade if self.vector_cutoff else near
+        return torch.stack([near, fade, fade_vector, fade_vector], dim=-1)
+
     def _masked_filters(
         self, radial: RadialFeatures, mask: Bool[Tensor, "*pairs"]
     ) -> Float[Tensor, "*pairs 4 n_features"]:
@@ -296,10 +351,7 @@ class AttentionLayer(nn.Module):
         near = mask.to(radial.distance)
         if self.table is not None:
             return self.table(radial.distance).unflatten(-1, (4, -1)) * near[..., None, None]
-        fade = near * radial.fade
-        fade_vector = fade if self.vector_cutoff else near
-        fades = torch.stack([near, fade, fade_vector, fade_vector], dim=-1)  # [B, P, 4]
-        return silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * fades[..., None]
+        return silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * self._fades(radial, near)[..., None]
 
     def filters_of(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
         """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""

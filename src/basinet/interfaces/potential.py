@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from basinet.backbones.kernels import with_kernels
 from basinet.models.checkpoint import load_ensemble
 from basinet.models.committee import Committee
 from basinet.models.model import Model
@@ -33,7 +34,7 @@ def load_potential(
             f"the model offers {', '.join(sorted(model.offers))}: no energy in eV and no property; fine-tune it first "
             "(basinet finetune ... from=MODEL)"
         )
-    return model.to(device=device, dtype=getattr(torch, precision)).eval()
+    return with_kernels(model.to(device=device, dtype=getattr(torch, precision)).eval())
 
 
 def _of(source: Source | Sequence[Model | str | Path]) -> Model | Committee:

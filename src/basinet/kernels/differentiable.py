@@ -1,66 +1,84 @@
 """The edge stage as a function that autograd differentiates twice, whoever computes it."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from basinet.kernels import edge_stage as plain
 from basinet.kernels.edge_stage import EdgeInputs, EdgeOutputs
+from basinet.kernels.pair_stage import PairInputs
+
+Inputs = TypeVar("Inputs", EdgeInputs, PairInputs)
 
 
-class EdgeStage(NamedTuple):
-    """Who computes the edge stage and its derivatives; see :mod:`basinet.kernels.edge_stage`."""
+@dataclass(frozen=True)
+class EdgeStage(Generic[Inputs]):
+    """Who computes the edge stage and its derivatives, over blocks or a list of pairs.
 
-    forward: Callable[[EdgeInputs, int], EdgeOutputs]
-    backward: Callable[[EdgeInputs, EdgeOutputs, int], EdgeInputs]
-    double_backward: Callable[[EdgeInputs, EdgeOutputs, EdgeInputs, int], tuple[EdgeInputs, EdgeOutputs]]
+    See :mod:`basinet.kernels.edge_stage` and :mod:`basinet.kernels.pair_stage`.
+    """
+
+    forward: Callable[[Inputs, int], EdgeOutputs]
+    backward: Callable[[Inputs, EdgeOutputs, int], Inputs]
+    double_backward: Callable[[Inputs, EdgeOutputs, Inputs, int], tuple[Inputs, EdgeOutputs]]
 
 
 PLAIN = EdgeStage(plain.forward, plain.backward, plain.double_backward)
 """The formulas as they stand, in PyTorch."""
 
 
-def differentiable(edge_stage: EdgeStage, inputs: EdgeInputs, n_heads: int) -> EdgeOutputs:
+def differentiable(edge_stage: EdgeStage[Inputs], inputs: Inputs, n_heads: int) -> EdgeOutputs:
     """Return the messages; only the inputs are kept for the backward pass.
 
     Raises:
         RuntimeError: in the backward pass, when differentiated a third time.
     """
-    return EdgeOutputs(*_Forward.apply(edge_stage, n_heads, *inputs))
+    return EdgeOutputs(*_Forward.apply(_Call(edge_stage, type(inputs), n_heads), *inputs))
+
+
+class _Call(NamedTuple):
+    """What the functions below are called with beside tensors."""
+
+    edge_stage: EdgeStage[Any]
+    group: Callable[..., Any]
+    """Of the inputs."""
+    n_heads: int
 
 
 class _Forward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edge_stage: EdgeStage, n_heads: int, *inputs: Tensor) -> tuple[Tensor, ...]:
-        ctx.edge_stage, ctx.n_heads = edge_stage, n_heads
+    def forward(ctx: Any, call: _Call, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.call = call
         ctx.save_for_backward(*inputs)
-        return tuple(edge_stage.forward(EdgeInputs(*inputs), n_heads))
+        return tuple(call.edge_stage.forward(call.group(*inputs), call.n_heads))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *_Backward.apply(ctx.edge_stage, ctx.n_heads, *grads, *ctx.saved_tensors)
+        return None, *_Backward.apply(ctx.call, *grads, *ctx.saved_tensors)
 
 
 class _Backward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edge_stage: EdgeStage, n_heads: int, *given: Tensor) -> tuple[Tensor, ...]:
-        ctx.edge_stage, ctx.n_heads = edge_stage, n_heads
+    def forward(ctx: Any, call: _Call, *given: Tensor) -> tuple[Tensor, ...]:
+        ctx.call = call
         ctx.save_for_backward(*given)
-        grads, inputs = EdgeOutputs(*given[:2]), EdgeInputs(*given[2:])
-        return tuple(edge_stage.backward(inputs, grads, n_heads))
+        return tuple(call.edge_stage.backward(call.group(*given[2:]), EdgeOutputs(*given[:2]), call.n_heads))
 
     @staticmethod
     def backward(ctx: Any, *tangents: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *_DoubleBackward.apply(ctx.edge_stage, ctx.n_heads, *tangents, *ctx.saved_tensors)
+        return None, *_DoubleBackward.apply(ctx.call, *tangents, *ctx.saved_tensors)
 
 
 class _DoubleBackward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, edge_stage: EdgeStage, n_heads: int, *given: Tensor) -> tuple[Tensor, ...]:
-        tangents, grads, inputs = EdgeInputs(*given[:7]), EdgeOutputs(*given[7:9]), EdgeInputs(*given[9:])
-        of_inputs, of_grads = edge_stage.double_backward(inputs, grads, tangents, n_heads)
+    def forward(ctx: Any, call: _Call, *given: Tensor) -> tuple[Tensor, ...]:
+        n_inputs = (len(given) - 2) // 2
+        tangents, grads = call.group(*given[:n_inputs]), EdgeOutputs(*given[n_inputs : n_inputs + 2])
+        inputs = call.group(*given[n_inputs + 2 :])
+        of_inputs, of_grads = call.edge_stage.double_backward(inputs, grads, tangents, call.n_heads)
         return (*of_grads, *of_inputs)
 
     @staticmethod

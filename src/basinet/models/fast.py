@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from basinet.backbones.build import goes_by_pairs
 from basinet.errors import RunError
 from basinet.models.compiled import CompiledNetwork, Graph
 from basinet.models.evaluator import What
@@ -77,6 +78,8 @@ class FastPotential:
         self.notes: list[str] = []
         """What was found out about the tables, and what is not compiled."""
         if tables:
+            if compiler is None and goes_by_pairs(model.backbone):
+                self.notes.append("tables take the place of C++ kernels, which are faster; they pay when compiled")
             model, certificate = tabulated(model, like)
             self.notes.append(str(certificate))
         self.model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -10,6 +10,7 @@ import torch
 from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig, build_backbone
+from basinet.backbones.kernels import with_kernels
 from basinet.data.files import write_text
 from basinet.data.published_splits import PUBLISHED_SPLITS, published_split
 from basinet.data.readers import located
@@ -231,7 +232,7 @@ def _test(
 ) -> Errors | PropertyErrors | None:
     if not len(split.test):
         return None
-    model = load_model(out / common.MODEL_FILE).model.to(fabric.device)
+    model = with_kernels(load_model(out / common.MODEL_FILE).model.to(fabric.device))
     if label is None:
         errors = common.errors_of(model, common.batches(store, split.test), fabric.device)
         record = {"n_test": errors.n_molecules, "units": "eV, eV/Angstrom", **numbers(errors)}

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from basinet.backbones.build import needs_bonds
+from basinet.backbones.kernels import with_kernels
 from basinet.data.perception import with_perceived_bonds
 from basinet.data.readers import open_molecules
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors
@@ -92,7 +93,7 @@ def load_any(path: Path, device: str) -> Model:
         ValueError: there is no such device, or the file is no model.
     """
     require_device(device)
-    return load_model(path).model.to(device).eval()
+    return with_kernels(load_model(path).model.to(device).eval())
 
 
 def require_device(device: str) -> None:
@@ -110,7 +111,7 @@ def load_energy_or_property(path: Path, device: str) -> Model | Committee:
     require_device(device)
     members = load_ensemble(path).members
     require_answers(path, members[0])
-    return (members[0] if len(members) == 1 else Committee(members)).to(device).eval()
+    return with_kernels((members[0] if len(members) == 1 else Committee(members)).to(device).eval())
 
 
 def require_answers(path: Path, model: Model) -> Model:

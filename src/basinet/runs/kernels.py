@@ -6,15 +6,11 @@ import torch
 
 from basinet.backbones.base import Backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformer
-from basinet.errors import RunError
-from basinet.kernels.check import largest_error
+from basinet.backbones.kernels import use_checked, use_native
 from basinet.kernels.chunked import IN_CHUNKS
-from basinet.kernels.differentiable import EdgeStage
 from basinet.recipe import LaunchConfig
 from basinet.runs.train import Say
 
-TOLERANCE = 1e-4
-"""Of kernels in float32 against the formulas in float64, relative: rounding gives some 1e-6."""
 WITHOUT = "going on as with launch.kernels=plain"
 
 
@@ -24,15 +20,30 @@ def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, 
     Raises:
         RunError: the kernels do not compute what they should on this device.
     """
-    if launch.kernels == "plain":
+    kernels = launch.kernels
+    if kernels == "plain" or (kernels == "auto" and device.type != "cpu"):
         return
     if not isinstance(backbone, EquivariantTransformer):
-        kind = type(backbone).__name__
-        say(f"launch.kernels={launch.kernels} is for the Equivariant Transformer, and the network is {kind}; {WITHOUT}")
-    elif launch.kernels == "chunked":
+        if kernels != "auto":
+            kind = type(backbone).__name__
+            say(f"launch.kernels={kernels} is for the Equivariant Transformer, and the network is {kind}; {WITHOUT}")
+    elif kernels == "chunked":
         backbone.use_edge_stage(IN_CHUNKS)
-    else:
+    elif kernels == "triton":
         _use_triton(backbone, device, say)
+    else:
+        _use_native(backbone, device, say)
+
+
+def _use_native(backbone: Backbone, device: torch.device, say: Say) -> None:
+    if device.type != "cpu":
+        say(f"launch.kernels=native is for CPUs, and this run is on {device.type}; {WITHOUT}")
+        return
+    missing = use_native(backbone)
+    if missing is None:
+        say("C++ kernels for the edges of the network")
+    else:
+        say(f"no C++ kernels for the edges of the network: {missing}; {WITHOUT}")
 
 
 def _use_triton(backbone: EquivariantTransformer, device: torch.device, say: Say) -> None:
@@ -46,18 +57,3 @@ def _use_triton(backbone: EquivariantTransformer, device: torch.device, say: Say
 
     error = use_checked(backbone, IN_TRITON, device)
     say(f"Triton kernels for the edges of dense batches, within {error:.0e} of the formulas on this device")
-
-
-def use_checked(backbone: EquivariantTransformer, edge_stage: EdgeStage, device: torch.device) -> float:
-    """Use an implementation that has shown that it computes what it should; return its largest relative error."""
-    config = backbone.config
-    error = largest_error(
-        edge_stage, n_features=config.n_features, n_heads=config.n_heads, device=device, dtype=torch.float32
-    )
-    if not error < TOLERANCE:
-        raise RunError(
-            f"the kernels are off by {error:.1e} on {device}, expected less than {TOLERANCE:g}; "
-            "use launch.kernels=plain"
-        )
-    backbone.use_edge_stage(edge_stage)
-    return error

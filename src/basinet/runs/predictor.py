@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from basinet.backbones.kernels import with_kernels
 from basinet.models.checkpoint import EnsembleFile, load_ensemble
 from basinet.models.committee import mean_and_spread
 from basinet.models.fast import FastPotential, ToCome, compiler_for
@@ -52,7 +53,7 @@ class Predictor(NamedTuple):
         require_device(device)
         file = load_ensemble(path)
         require_answers(path, file.members[0])
-        members = tuple(member.to(device).eval() for member in file.members)
+        members = tuple(with_kernels(member.to(device).eval()) for member in file.members)
 
         @torch.no_grad()
         def ask(batch: Batch, outputs: Iterable[str]) -> list[dict[str, Tensor]]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from basinet.backbones.build import BackboneConfig
+from basinet.backbones.base import Backbone
+from basinet.backbones.build import BackboneConfig, goes_by_pairs
 from basinet.data.check import require_consistent
 from basinet.data.loader import Stream, molecules_per_batch
 from basinet.data.splits import Split
@@ -180,7 +181,7 @@ def train(
         save_best=common.best_model_saver(out, backbone, recipe, store),
         fabric=fabric,
         select_by=METRIC if by_stability else None,
-        compilation=_compilation(recipe, data, fabric, say),
+        compilation=_compilation(model.backbone, recipe, data, fabric, say),
         resume=resume and common.can_resume(out),
         on_progress=on_progress,
     )
@@ -190,11 +191,11 @@ def train(
     return result
 
 
-def _compilation(recipe: Recipe, data: RunData, fabric: Fabric, say: Say) -> Compilation | None:
-    """Return what the network may be compiled for; nothing beside kernels for a GPU."""
-    if recipe.launch.kernels == "triton":
-        return None
+def _compilation(backbone: Backbone, recipe: Recipe, data: RunData, fabric: Fabric, say: Say) -> Compilation | None:
+    """Return what the network may be compiled for; nothing beside faster kernels, unless it is asked for."""
     config = recipe.training
+    if recipe.launch.kernels == "triton" or (config.compile == "auto" and goes_by_pairs(backbone)):
+        return None
     n_molecules = molecules_per_batch(data.store, config.batch_size, config.batch_atoms)
     n_atoms = data.store.atom_counts(data.split.train)
     return Compilation(n_atoms, -(-n_molecules // fabric.world_size), say)

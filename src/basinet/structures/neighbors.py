@@ -8,10 +8,10 @@ Every atom is its own neighbour too, at distance zero and with a zero unit vecto
 to itself). There is no cap on the number of neighbours.
 """
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -20,9 +20,12 @@ from torch import Tensor
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import adjacency_blocks
 from basinet.structures.pairs import AtomPairs, pairs_within
+from basinet.structures.spread import edge_to_pair, spread
 
 EDGE_COST = 1.5
 """Time for an edge of a list in times for a pair of a block, on a CPU: 1.0 to 1.9 with the Equivariant Transformer."""
+CHUNKS_PER_THREAD = 4
+"""Parts into which a list of pairs is cut for several threads: molecules differ in size."""
 DENSE_LIMIT = 64
 """Atoms. Batches whose largest molecule is above this use the sparse layout."""
 
@@ -89,6 +92,10 @@ class Neighbors(ABC):
     def directed_sum(self, weights: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
         r"""Return :math:`\sum_j \hat r_{ij} \otimes w_{ij}`; the weights must carry a factor, as above."""
 
+    @abstractmethod
+    def as_list(self) -> "SparseNeighbors":
+        """Return the same neighbours as a list."""
+
 
 def neighbors_of(batch: Batch, cutoff: float | None) -> Neighbors:
     """Return the neighbours within ``cutoff`` Å in the layout that suits the molecules of the batch.
@@ -154,6 +161,18 @@ class Padding:
         return flat if self.is_full else flat[self.slot]
 
 
+class PairList(NamedTuple):
+    """The sparse layout, laid open: pairs within the cutoff, each once, and how work on them may be cut.
+
+    Chunk c has the pairs from ``pair_starts[c]`` on and the atoms from ``atom_starts[c]`` on; chunks share no atoms.
+    """
+
+    first: Int[Tensor, " n_pairs"]
+    second: Int[Tensor, " n_pairs"]
+    pair_starts: Int[Tensor, " n_bounds"]
+    atom_starts: Int[Tensor, " n_bounds"]
+
+
 class EdgeBlocks(NamedTuple):
     """The dense layout, laid open."""
 
@@ -180,7 +199,7 @@ class DenseNeighbors(Neighbors):
         self._n_max = n = self._padding.n_max
         self._first, self._second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
         first, second = self._first, self._second
-        self._edge_to_pair = _edge_to_pair(n, batch.positions.device)
+        self._edge_to_pair = edge_to_pair(n, batch.positions.device)
         self._pair_to_edges = torch.cat([first * n + second, second * n + first])
         positions = self._padding.pad(batch.positions)
         is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0 if blocks is None else blocks.is_atom
@@ -246,8 +265,14 @@ class DenseNeighbors(Neighbors):
         """Sum over senders as one small matrix product per receiver."""
         return self._padding.unpad(torch.matmul(self._unit, weights))
 
+    def as_list(self) -> "SparseNeighbors":
+        """Find the pairs again."""
+        if self._blocks is not None:
+            raise ValueError("blocks that are padded have no list: they hold atoms that are none")
+        return SparseNeighbors(self._batch, self.cutoff)
+
     def _spread(self, table: Float[Tensor, "n_molecules n_rows n_features"]) -> Tensor:
-        return cast(Tensor, _Spread.apply(table, self._edge_to_pair, self._pair_to_edges))
+        return spread(table, self._edge_to_pair, self._pair_to_edges)
 
     def _odd_to_edges(
         self, of_pairs: Float[Tensor, "n_molecules n_pairs 3"]
@@ -258,43 +283,6 @@ class DenseNeighbors(Neighbors):
         edges = self._spread(torch.cat([of_pairs, of_self], dim=1))
         upper = torch.triu(of_pairs.new_ones(n, n))
         return (edges * (upper - upper.T).flatten()[:, None]).unflatten(1, (n, n)).transpose(2, 3)
-
-
-def _edge_to_pair(n: int, device: torch.device) -> Int[Tensor, " n_edges"]:
-    """Return the row in the table of pairs of each edge of an n x n block; the last row is an atom with itself."""
-    atoms = torch.arange(n, device=device)
-    first, second = torch.minimum(atoms[:, None], atoms), torch.maximum(atoms[:, None], atoms)
-    row = first * n - first * (first + 1) // 2 + second - first - 1
-    return torch.where(first == second, n * (n - 1) // 2, row).flatten()
-
-
-class _Spread(torch.autograd.Function):
-    """From the table of pairs to edges. Its derivative gathers where that of indexing would add, which is slower."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:
-        ctx.save_for_backward(edge_to_pair, pair_to_edges)
-        return table.index_select(1, edge_to_pair)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Tensor, _Collect.apply(gradients[0], *ctx.saved_tensors)), None, None
-
-
-class _Collect(torch.autograd.Function):
-    """The transpose of :class:`_Spread`: adds both directions of each pair, and all edges of an atom to itself."""
-
-    @staticmethod
-    def forward(ctx: Any, edges: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:
-        ctx.save_for_backward(edge_to_pair, pair_to_edges)
-        there, back = pair_to_edges.chunk(2)
-        of_pairs = edges.index_select(1, there) + edges.index_select(1, back)
-        n = math.isqrt(edges.shape[1])
-        return torch.cat([of_pairs, edges[:, :: n + 1].sum(1, keepdim=True)], dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        return cast(Tensor, _Spread.apply(gradients[0], *ctx.saved_tensors)), None, None
 
 
 class SparseNeighbors(Neighbors):
@@ -308,17 +296,50 @@ class SparseNeighbors(Neighbors):
 
     def __init__(self, batch: Batch, cutoff: float | None, pairs: AtomPairs | None = None) -> None:
         self.cutoff = cutoff
-        first, second = pairs_within(batch, cutoff) if pairs is None else pairs
-        atoms = torch.arange(batch.n_atoms, device=batch.positions.device)
+        self._pairs = pairs_within(batch, cutoff) if pairs is None else pairs
         self._batch = batch
         self.n_atoms = batch.n_atoms
-        self.receiver: Int[Tensor, " n_edges"] = torch.cat([first, second, atoms])
-        self.sender: Int[Tensor, " n_edges"] = torch.cat([second, first, atoms])
-        vector = batch.positions[second] - batch.positions[first]
+        vector = batch.positions[self._pairs.second] - batch.positions[self._pairs.first]
         distance = torch.linalg.vector_norm(vector, dim=-1)
         self.distances = torch.cat([distance, distance.new_zeros(1)])
-        unit = vector / distance[:, None]
-        self._unit = torch.cat([unit, -unit, unit.new_zeros(len(atoms), 3)])
+        self.unit: Float[Tensor, "n_pairs 3"] = vector / distance[:, None]
+        """From the first atom of each pair to the second."""
+
+    @cached_property
+    def receiver(self) -> Int[Tensor, " n_edges"]:
+        """The atom at the end of each edge."""
+        return torch.cat([self._pairs.first, self._pairs.second, self._atoms])
+
+    @cached_property
+    def sender(self) -> Int[Tensor, " n_edges"]:
+        """The atom at its beginning."""
+        return torch.cat([self._pairs.second, self._pairs.first, self._atoms])
+
+    @cached_property
+    def pair_list(self) -> PairList:
+        """What kernels that go through pairs read; cut between molecules where pairs are in their order."""
+        first, second = self._pairs
+        of_pairs, n_atoms = self._batch.molecule[first], self._batch.atoms_per_molecule
+        n_chunks = min(CHUNKS_PER_THREAD * torch.get_num_threads(), self._batch.n_molecules)
+        if torch.get_num_threads() == 1 or n_chunks < 2 or bool((of_pairs[1:] < of_pairs[:-1]).any()):
+            return PairList(first, second, torch.tensor([0, len(first)]), torch.tensor([0, self.n_atoms]))
+        pair_ends = torch.bincount(of_pairs, minlength=self._batch.n_molecules).cumsum(0)
+        targets = torch.arange(1, n_chunks + 1) * len(first) / n_chunks
+        last = torch.searchsorted(pair_ends, targets).clamp(max=self._batch.n_molecules - 1)
+        zero, last[-1] = torch.zeros(1, dtype=torch.int64), self._batch.n_molecules - 1
+        return PairList(first, second, torch.cat([zero, pair_ends[last]]), torch.cat([zero, n_atoms.cumsum(0)[last]]))
+
+    @cached_property
+    def _atoms(self) -> Int[Tensor, " n_atoms"]:
+        return torch.arange(self.n_atoms, device=self._batch.positions.device)
+
+    @cached_property
+    def _edge_unit(self) -> Float[Tensor, "n_edges 3"]:
+        return torch.cat([self.unit, -self.unit, self.unit.new_zeros(self.n_atoms, 3)])
+
+    def as_list(self) -> "SparseNeighbors":
+        """Return these neighbours."""
+        return self
 
     def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
         """Bring an atom quantity to the edges it receives on: ``[n_edges, ...]``."""
@@ -360,7 +381,7 @@ class SparseNeighbors(Neighbors):
 
     def directed_sum(self, weights: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms 3 n_features"]:
         """Sum over senders by index."""
-        return self._sum(self._unit[:, :, None] * weights[:, None])
+        return self._sum(self._edge_unit[:, :, None] * weights[:, None])
 
     def _sum(self, messages: Float[Tensor, " n_edges *rest"]) -> Float[Tensor, " n_atoms *rest"]:
         return messages.new_zeros((self.n_atoms, *messages.shape[1:])).index_add(0, self.receiver, messages)

@@ -1,0 +1,83 @@
+"""Kernels in place of PyTorch for the edges of a backbone, once they have shown that they compute the same."""
+
+from functools import cache
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from basinet.backbones.base import Backbone
+from basinet.backbones.equivariant_transformer import EquivariantTransformer
+from basinet.errors import RunError
+from basinet.kernels.check import largest_error, largest_pair_error
+from basinet.kernels.cpp import NoCompilerError
+from basinet.kernels.differentiable import EdgeStage
+from basinet.kernels.edge_stage import EdgeInputs
+from basinet.kernels.pair_native import native
+
+Module = TypeVar("Module", bound=nn.Module)
+
+TOLERANCE = 1e-4
+"""Of kernels in float32 against the formulas in float64, relative: rounding gives some 1e-6."""
+
+
+def use_native(backbone: Backbone) -> str | None:
+    """Have the edges of an Equivariant Transformer on a CPU computed by C++ kernels, whatever becomes of its dtype.
+
+    They are compiled when they are first wanted, which takes seconds, once on a machine. Energies, forces and gradients
+    change by rounding. There is no third derivative.
+
+    Returns:
+        Why they are not used; ``None``: they are.
+
+    Raises:
+        RunError: the kernels do not compute what they should.
+    """
+    if not isinstance(backbone, EquivariantTransformer):
+        return f"they are for the Equivariant Transformer, and the network is {type(backbone).__name__}"
+    device = next(backbone.parameters()).device
+    if device.type != "cpu":
+        return f"they are for CPUs, and the network is on {device}"
+    try:
+        error = _native_error(backbone.config.n_features, backbone.config.n_heads)
+    except NoCompilerError as refused:
+        return str(refused)
+    _refuse_wrong(error, device)
+    backbone.use_edge_stage(native)
+    return None
+
+
+def with_kernels(model: Module) -> Module:
+    """Return a model that is to be asked and not trained, its edges by kernels where there are some for it."""
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            use_native(module)
+    return model
+
+
+def use_checked(backbone: EquivariantTransformer, edge_stage: EdgeStage[EdgeInputs], device: torch.device) -> float:
+    """Use an implementation that has shown that it computes what it should; return its largest relative error.
+
+    Raises:
+        RunError: it does not.
+    """
+    config = backbone.config
+    error = largest_error(
+        edge_stage, n_features=config.n_features, n_heads=config.n_heads, device=device, dtype=torch.float32
+    )
+    _refuse_wrong(error, device)
+    backbone.use_edge_stage(edge_stage)
+    return error
+
+
+@cache
+def _native_error(n_features: int, n_heads: int) -> float:
+    return largest_pair_error(native, n_features=n_features, n_heads=n_heads, dtype=torch.float32)
+
+
+def _refuse_wrong(error: float, device: torch.device) -> None:
+    if not error < TOLERANCE:
+        raise RunError(
+            f"the kernels are off by {error:.1e} on {device}, expected less than {TOLERANCE:g}; "
+            "use launch.kernels=plain"
+        )

@@ -1,0 +1,115 @@
+"""C++ that comes with basinet, compiled on the machine that runs it and for its processor.
+
+It is compiled when it is first wanted, in seconds, by the compiler that PyTorch's own uses (``CXX`` names another), and
+kept on the disk for the next time.
+"""
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+SHARED = ("-fPIC", "-shared", "-fopenmp-simd")
+WIDE = "-mprefer-vector-width=512"
+"""Compilers choose half the width of AVX-512 unless told: for short loops between others."""
+
+
+class NoCompilerError(RuntimeError):
+    """There is no C++ compiler, or it does not compile what it is given."""
+
+
+def load(source: Path, names: Mapping[str, str]) -> ctypes.CDLL:
+    """Return a compiled C++ file.
+
+    Args:
+        source: of extern "C" functions.
+        names: to define for it, and as what.
+
+    Raises:
+        NoCompilerError: there is none, or it fails; with what it says.
+    """
+    compiler = find_compiler()
+    options = (*_options(compiler), *(f"-D{name}={value}" for name, value in names.items()))
+    text = _run([compiler, *options, "-E", "-P", str(source)])  # with all that it includes
+    key = hashlib.sha256("\0".join([text, _target(compiler), *options]).encode()).hexdigest()
+    try:
+        place = cache_directory() / f"{source.stem}-{key[:24]}.so"
+        if not place.exists():
+            _compile(compiler, options, source, place)
+        return ctypes.CDLL(str(place))
+    except OSError as error:
+        raise NoCompilerError(
+            f"compiled C++ cannot be kept or loaded: {error}; TORCHINDUCTOR_CACHE_DIR names another directory"
+        ) from error
+
+
+def find_compiler() -> str:
+    """Return the command of the C++ compiler.
+
+    Raises:
+        NoCompilerError: there is none.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise NoCompilerError("there is no C++ compiler (g++ or clang++, or the one that CXX names)") from None
+
+
+def cache_directory() -> Path:
+    """Return where compiled files are kept: where PyTorch keeps its own (``TORCHINDUCTOR_CACHE_DIR``)."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    directory = Path(cache_dir()) / "basinet"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+@cache
+def _target(compiler: str) -> str:
+    """Return what the compiler says of itself and of this processor, for which a file in the cache must be."""
+    return _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+
+
+@cache
+def _options(compiler: str) -> tuple[str, ...]:
+    """Return those options that the compiler knows; without OpenMP there is one thread."""
+    known = [*OPTIONS, *SHARED]
+    with tempfile.TemporaryDirectory() as directory:
+        source = Path(directory) / "try.cpp"
+        source.write_text("int one() { return 1; }\n")
+        for option in (WIDE, "-fopenmp"):
+            try:
+                _run([compiler, *known, option, str(source), "-o", str(Path(directory) / "try.so")])
+            except NoCompilerError:
+                continue
+            known.append(option)
+    return tuple(known)
+
+
+def _compile(compiler: str, options: tuple[str, ...], source: Path, place: Path) -> None:
+    """Compile beside the place and move there: several processes may want the same at once."""
+    handle, beside = tempfile.mkstemp(suffix=".so", dir=place.parent)
+    os.close(handle)
+    try:
+        _run([compiler, *options, str(source), "-o", beside])
+        os.replace(beside, place)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise NoCompilerError(f"{command[0]} cannot be started: {error}") from error
+    if done.returncode:
+        raise NoCompilerError(f"{' '.join(command)} failed:\n{done.stderr.strip()[-2000:]}")
+    return done.stdout
