@@ -16,8 +16,8 @@ inline void look_up(const Pairs<const real> &pair, const Pairs<const real> &pair
 #pragma omp simd
         for (int f = heads.begin(); f < heads.end(); ++f) {
             const Silu a = silu(z[f]);
-            to.A[kind][f] = a.value;
             to.value[kind][f] = c * a.value;
+            if (order > 0) to.A[kind][f] = a.value;
             if (order > 0) to.A1[kind][f] = a.first;
             if (order > 1) to.A2[kind][f] = a.second;
         }

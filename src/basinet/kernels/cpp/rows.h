@@ -12,11 +12,12 @@ constexpr int F = N_FEATURES, H = N_HEADS, W = F / H, KINDS = 4;
 
 inline double exponential(double x) { return std::exp(x); }
 
-// Range reduction by powers of two, then a polynomial: without branches, so that loops over it become vectors.
+// Range reduction by powers of two, then a polynomial: no branches, so that loops over it become vectors. Beyond what a
+// float holds the power stays at its end.
 inline float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;  // NaN stays
-    const float shifted = x * 1.44269504f + 12582912.0f;
-    const float n = shifted - 12582912.0f;
+    constexpr float magic = 12582912.0f;  // added, it rounds to an integer, which is then in the last bits
+    const float shifted = x * 1.44269504f + magic;
+    const float n = shifted - magic;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
     float p = 1.9875691500e-4f;
     p = p * r + 1.3981999507e-3f;
@@ -25,8 +26,10 @@ inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    const int32_t bits = (__builtin_bit_cast(int32_t, shifted) << 23) + 0x3f800000;
-    return p * __builtin_bit_cast(float, bits);
+    int32_t power = __builtin_bit_cast(int32_t, shifted) - __builtin_bit_cast(int32_t, magic);
+    power = power < -126 ? -126 : power;
+    power = power > 126 ? 126 : power;
+    return p * __builtin_bit_cast(float, (power + 127) << 23);
 }
 
 struct Silu {
