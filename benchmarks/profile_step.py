@@ -1,20 +1,23 @@
 """Where does the time of a force-training step go, and how close is it to what the machine allows?
 
-Every operation of PyTorch in one step is timed, with the bytes of the tensors it reads and writes and its
-floating-point operations, for torchmd-net and for ours; beside them the rate of a large matrix product and of a copy of
-a large tensor, measured in between. Prints a table and writes it into docs/performance.md.
+Every operation of PyTorch and every call of a C++ kernel in one step is timed, with the bytes of the tensors that it
+reads and writes and, of PyTorch's, the floating-point operations, for torchmd-net and for ours; beside them the rate of
+a large matrix product and of a copy of a large tensor, measured in between. Prints a table and writes it into
+docs/performance.md.
 
     OMP_NUM_THREADS=1 python benchmarks/profile_step.py
 """
 
 import argparse
+import copy
 import os
 import statistics
 import sys
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +26,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from basinet.backbones.kernels import use_native
+from basinet.kernels import native, pair_native, pair_sum
 from basinet.models.model import Model
 from basinet.nn.products import linear
 from basinet.structures.batch import Batch
@@ -34,7 +39,8 @@ ONEDNN = "_linear_pointwise"
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", ONEDNN)
 SUMS = ("sum", "index", "gather", "scatter", "cat", "stack", "embedding", "sort", "cumsum")
 """Parts of the names of operations that move or add up rows."""
-OURS, STOCK = "ours", "torchmd-net"
+STOCK, EAGER, KERNELS = "torchmd-net", "eager", "kernels"
+BY_KERNELS = "edges: C++ kernels"
 PHASES = ("energy", "forces", "gradient")
 Stage = tuple[str, str]
 
@@ -121,8 +127,30 @@ def profiles(steps: Mapping[str, Phases], n_atoms: int, rounds: int) -> tuple[di
     return {name: _medians(costs) for name, costs in found.items()}, peak
 
 
+@contextmanager
+def _kernels_by(meter: Meter) -> Iterator[None]:
+    """Note the calls of C++ kernels, of which PyTorch knows nothing."""
+    call = native.call
+
+    def metered(
+        library: Any, name: str, pairs: Any, given: Sequence[Tensor], out: Sequence[Tensor], *rest: Any
+    ) -> None:
+        begin = time.perf_counter()
+        call(library, name, pairs, given, out, *rest)
+        seconds = time.perf_counter() - begin
+        moved = float(sum(x.numel() * x.element_size() for x in [*given, *out]))
+        stage = meter.phase, BY_KERNELS
+        meter.costs[stage] = meter.costs[stage].plus(Cost(seconds, 0.0, moved))
+
+    pair_native.call = pair_sum.call = metered
+    try:
+        yield
+    finally:
+        pair_native.call = pair_sum.call = call
+
+
 def _metered(step: Phases, n_atoms: int) -> dict[Stage, Cost]:
-    with Meter(n_atoms) as meter:
+    with Meter(n_atoms) as meter, _kernels_by(meter):
 
         def enter(phase: str) -> None:
             meter.phase = phase
@@ -165,22 +193,25 @@ def _seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def table(ours: Mapping[Stage, Cost], theirs: Mapping[Stage, Cost], peak: Peak) -> str:
-    """Return both profiles as a table in Markdown."""
-    header = ("phase", "work", "torchmd-net", "ours", "GFLOP", "GB", "of peak FLOP/s", "of copy bandwidth")
+def table(found: Mapping[str, Mapping[Stage, Cost]], peak: Peak) -> str:
+    """Return all profiles as a table in Markdown; work and shares are those of the last."""
+    shown = [name for name in (STOCK, EAGER, KERNELS) if name in found]
+    header = ("phase", "work", *shown, "GFLOP", "GB", "of peak FLOP/s", "of copy bandwidth")
     rows = [header, tuple("---" for _ in header)]
-    kinds = sorted({kind for _, kind in [*ours, *theirs]})
+    kinds = sorted({kind for costs in found.values() for _, kind in costs})
     for phase in (*PHASES, "all"):
         for kind in (*kinds, "all"):
-            a, b = _total(ours, phase, kind), _total(theirs, phase, kind)
-            if phase != "all" or kind == "all":
-                share = (
-                    f"{100 * a.flops / a.seconds / peak.flops:.0f} %",
-                    f"{100 * a.bytes / a.seconds / peak.bytes:.0f} %",
-                )
-                numbers = (f"{a.flops / 1e9:.2f}", f"{a.bytes / 1e9:.2f}", *share)
-                theirs_ms = f"{1e3 * b.seconds:.0f} ms" if theirs else "not measured"
-                rows.append((phase, kind, theirs_ms, f"{1e3 * a.seconds:.0f} ms", *numbers))
+            costs = [_total(found[name], phase, kind) for name in shown]
+            last = costs[-1]
+            numbers = ["-"] * 4
+            if last.seconds:
+                numbers[1] = f"{last.bytes / 1e9:.2f}"
+                numbers[3] = f"{100 * last.bytes / last.seconds / peak.bytes:.0f} %"
+            if last.flops:
+                numbers[0] = f"{last.flops / 1e9:.2f}"
+                numbers[2] = f"{100 * last.flops / last.seconds / peak.flops:.0f} %"
+            times = [f"{1e3 * cost.seconds:.0f} ms" if cost.seconds else "-" for cost in costs]
+            rows.append((phase, kind, *times, *numbers))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -203,7 +234,12 @@ def main() -> None:
     load = os.getloadavg()[0]
     batch = training.labelled(molecules.batch_of(molecules.of_size(20, 32)))
     model = fresh_et(ET_128X8, ["energy", "forces"]).train()
-    steps: dict[str, Phases] = {OURS: partial(force_step, lambda b: model(b, ["energy"])["energy"], batch)}
+    by_kernels = copy.deepcopy(model)
+    steps: dict[str, Phases] = {EAGER: partial(force_step, lambda b: model(b, ["energy"])["energy"], batch)}
+    if (why_not := use_native(by_kernels.backbone)) is None:
+        steps[KERNELS] = partial(force_step, lambda b: by_kernels(b, ["energy"])["energy"], batch)
+    else:
+        print(f"no kernels: {why_not}", file=sys.stderr)
     try:
         steps[STOCK] = partial(force_step, _stock_energies(model), batch)
     except NotMeasured as why:
@@ -211,8 +247,8 @@ def main() -> None:
     found, peak = profiles(steps, batch.n_atoms, given.rounds)
     text = (
         f"{page.machine(load, given.rounds)}\n\nLargest rates, one thread: {peak.flops / 1e9:.0f} GFLOP/s in a product "
-        f"of 1024 x 1024 matrices, {peak.bytes / 1e9:.1f} GB/s in a copy of 256 MB (read and written). FLOP, bytes and "
-        f"shares are those of ours.\n\n{table(found[OURS], found.get(STOCK, {}), peak)}"
+        f"of 1024 x 1024 matrices, {peak.bytes / 1e9:.1f} GB/s in a copy of 256 MB (read and written). FLOP (not "
+        f"counted in kernels), bytes and shares are those of the last of the three.\n\n{table(found, peak)}"
     )
     print(text)
     if given.write:

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from basinet.backbones.base import Layout
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import BondGraph, EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.model import Layout, Model, build_model
+from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors

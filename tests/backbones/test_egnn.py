@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from basinet.backbones.base import Layout
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import (
     EGNN,
@@ -20,7 +21,7 @@ from basinet.backbones.egnn import (
 )
 from basinet.config import dump_settings, read_settings
 from basinet.models.checkpoint import n_parameters
-from basinet.models.model import Layout, Model, build_model
+from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch, collate
 from basinet.structures.neighbors import DenseNeighbors, Neighbors, SparseNeighbors
 from basinet.structures.topology import hop_distances

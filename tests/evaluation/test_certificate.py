@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from basinet.backbones.base import Layout
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.evaluation.certificate import Ask, Check, Subject, Thresholds, compare_compiled, examine
-from basinet.models.model import Layout
 from basinet.runs.certify import subject_of
 from basinet.structures.batch import Batch, collate
 from basinet.structures.neighbors import SparseNeighbors, neighbors_of

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from basinet.backbones.base import Layout
 from basinet.models.checkpoint import load_model, n_parameters, save_model
 from basinet.models.convert_emgp import EMGP_EGNN, from_emgp, read_emgp
 from basinet.models.heads import PooledEnergyHead
-from basinet.models.model import Layout, Model, with_outputs, without_pretraining_heads
+from basinet.models.model import Model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
 from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
 from molecules import BENZENE, bonded, molecule

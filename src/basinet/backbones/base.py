@@ -1,14 +1,17 @@
 """What a backbone is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import Neighbors
+from basinet.structures.neighbors import Neighbors, neighbors_of
+
+Layout = Callable[[Batch, float | None], Neighbors]
+"""Makes the neighbours of a batch within a cutoff (Å)."""
 
 
 class NodeFeatures(NamedTuple):
@@ -38,6 +41,10 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, neighbors: Neighbors) -> NodeFeatures:
         """Return features of every atom."""
+
+    def lay_out(self, batch: Batch, layout: Layout = neighbors_of) -> Neighbors:
+        """Return the neighbours it is to be given; by default in the layout that suits it and the batch."""
+        return layout(batch, self.cutoff)
 
     @abstractmethod
     def stages(self) -> Sequence[nn.Module]:

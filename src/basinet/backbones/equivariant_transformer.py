@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from basinet.backbones.base import Backbone, NodeFeatures
+from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.config import settings
 from basinet.kernels.differentiable import EdgeStage, differentiable
 from basinet.kernels.edge_stage import EdgeInputs, EdgeOutputs
@@ -21,7 +21,7 @@ from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.nn.table import Function, RadialTable
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors, Neighbors, PairList, SparseNeighbors
+from basinet.structures.neighbors import DenseNeighbors, Neighbors, PairList, SparseNeighbors, neighbors_of
 
 N_ELEMENTS = 100
 """Rows of the element tables, as published; row 0 is unused."""
@@ -124,6 +124,11 @@ class EquivariantTransformer(Backbone):
         for layer in self.layers:
             scalar, vector = layer(scalar, vector, neighbors, radial)
         return NodeFeatures(self.scalar_norm(scalar), self.vector_norm(vector))
+
+    def lay_out(self, batch: Batch, layout: Layout = neighbors_of) -> Neighbors:
+        """Return a list of pairs for kernels that go by them."""
+        listed = layout is neighbors_of and self.goes_by_pairs
+        return super().lay_out(batch, SparseNeighbors if listed else layout)
 
     def use_edge_stage(self, edge_stage: EdgeStage[EdgeInputs] | PairStage | None) -> None:
         """Compute messages by another implementation: in the dense layout, or over pairs; ``None``: as written here.

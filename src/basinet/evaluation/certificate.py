@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from basinet.backbones.base import Layout
 from basinet.config import settings
-from basinet.models.model import Layout
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors, neighbors_of
 

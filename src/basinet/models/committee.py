@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from basinet.models.model import Layout, Model
+from basinet.backbones.base import Layout
+from basinet.models.model import Model
 from basinet.models.properties import PropertyHead
 from basinet.models.scope import Scope
 from basinet.structures.batch import Batch

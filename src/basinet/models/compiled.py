@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from basinet.backbones.base import NodeFeatures
+from basinet.backbones.base import Layout, NodeFeatures
 from basinet.backbones.build import as_written, reads_bonds
 from basinet.models.evaluator import Evaluator, Said, What
 from basinet.models.joint import Compiler, Function, capture
-from basinet.models.model import Layout, Model
+from basinet.models.model import Model
 from basinet.models.shapes import Shapes
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import adjacency_blocks, place_in_molecule
@@ -106,10 +106,10 @@ class Network(nn.Module):
     def forward(self, batch: Batch, layout: Layout, what: What) -> tuple[Tensor, ...]:
         """Return, of energies, forces, scalar and vector features, those that are asked for."""
         if what == "features":
-            return self.backbone(batch, layout(batch, self.backbone.cutoff))
+            return self.backbone(batch, self.backbone.lay_out(batch, layout))
         assert self.energy is not None
         batch = batch.replace(positions=batch.positions.detach().requires_grad_())
-        features = self.backbone(batch, layout(batch, self.backbone.cutoff))
+        features = self.backbone(batch, self.backbone.lay_out(batch, layout))
         energy = self.references(self.energy(features, batch), batch)
         (gradient,) = torch.autograd.grad(energy.sum(), batch.positions, create_graph=True, materialize_grads=True)
         asked = {"energy": (energy,), "forces": (-gradient,), "features": features}

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basinet.models.model import Layout, Model
+from basinet.backbones.base import Layout
+from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import neighbors_of
 

@@ -1,6 +1,6 @@
 """A backbone with heads: from a batch to energies, forces and noise."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from basinet.backbones.base import Backbone, NodeFeatures
+from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.models.corrections import Correction, D3Config, ZBLConfig, build_correction
 from basinet.models.evaluator import Evaluator
 from basinet.models.heads import (
@@ -28,7 +28,7 @@ from basinet.models.properties import PropertyForm, PropertyHead, build_property
 from basinet.models.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import Neighbors, neighbors_of
+from basinet.structures.neighbors import neighbors_of
 from basinet.structures.pairs import AtomPairs
 from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 
@@ -47,9 +47,6 @@ NO_PROPERTIES: Mapping[str, PropertyForm] = MappingProxyType({})
 
 EmbeddingLevel = Literal["molecule", "atom"]
 Pooling = Literal["mean", "sum"]
-
-Layout = Callable[[Batch, float | None], Neighbors]
-"""Makes the neighbours of a batch within a cutoff (Å)."""
 
 
 class Model(nn.Module):
@@ -228,7 +225,7 @@ class Model(nn.Module):
             features = evaluator.evaluate("features", batch).features
             assert features is not None
             return features
-        return self.backbone(batch, layout(batch, self.backbone.cutoff))
+        return self.backbone(batch, self.backbone.lay_out(batch, layout))
 
     def _forces(self, energy: Tensor, positions: Tensor, create_graph: bool) -> Tensor:
         if positions.numel() == 0:

@@ -15,6 +15,7 @@ from ase.build import molecule as of_g2
 from torch import Tensor
 
 from basinet import __version__
+from basinet.backbones.base import Layout
 from basinet.backbones.build import reads_bonds
 from basinet.data.files import write_text
 from basinet.data.perception import Perceiver
@@ -29,7 +30,7 @@ from basinet.evaluation.certificate import (
     not_compiled,
 )
 from basinet.models.checkpoint import load_ensemble, load_model
-from basinet.models.model import Layout, Model
+from basinet.models.model import Model
 from basinet.runs.stream import Show, hidden
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
