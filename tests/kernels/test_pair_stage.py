@@ -6,6 +6,7 @@ import pytest
 import torch
 from edge_stages import CONFIGS, EXACT, force_training, model_of
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.kernels import pair_stage
@@ -121,6 +122,22 @@ def test_another_dtype_is_refused(generator: torch.Generator) -> None:
     pairs = all_pairs(1, 2)
     inputs = PairInputs(*(x.bfloat16() for x in random_pair_inputs(pairs, 2, 4, generator)))
     with pytest.raises(TypeError, match=r"float32 and float64, got torch.bfloat16; use launch.kernels=plain"):
+        native(pairs).forward(inputs, 1)
+
+
+def test_a_graph_that_is_recorded_does_not_miss_the_kernels_in_silence(generator: torch.Generator) -> None:
+    pairs = all_pairs(1, 3)
+    inputs = random_pair_inputs(pairs, 3, 4, generator)
+    with pytest.raises(RuntimeError, match=r"cannot be recorded in a graph; .*as_written"):
+        make_fx(lambda query: native(pairs).forward(inputs._replace(query=query), 2).message)(inputs.query)
+    with pytest.raises(TypeError, match="got a FakeTensor on cpu"):
+        make_fx(lambda query: pair_sum(pairs, query, query), tracing_mode="fake")(inputs.query)
+
+
+def test_tensors_elsewhere_are_refused(generator: torch.Generator) -> None:
+    pairs = all_pairs(1, 2)
+    inputs = PairInputs(*(x.to("meta") for x in random_pair_inputs(pairs, 2, 4, generator)))
+    with pytest.raises(TypeError, match=r"for tensors on a CPU, got a Tensor on meta; call backbone.use_edge_stage"):
         native(pairs).forward(inputs, 1)
 
 

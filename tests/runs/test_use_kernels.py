@@ -2,7 +2,9 @@
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +139,12 @@ def test_kernels_that_pass_the_check_are_used_by_every_layer() -> None:
     backbone = EquivariantTransformer(TINY)
     assert kernels.use_checked(backbone, PLAIN, torch.device("cpu")) < TOLERANCE
     assert edge_stage_of(backbone) is PLAIN
+
+
+@pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")])
+def test_native_kernels_are_checked_wherever_they_are_asked_for(within: Callable[[], Any]) -> None:
+    backbone = EquivariantTransformer(TINY)
+    of_backbones._native_error.cache_clear()
+    with within():
+        assert of_backbones.use_native(backbone) is None
+    assert backbone.edge_stage is not None

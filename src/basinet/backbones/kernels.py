@@ -72,7 +72,8 @@ def use_checked(backbone: EquivariantTransformer, edge_stage: EdgeStage[EdgeInpu
 
 @cache
 def _native_error(n_features: int, n_heads: int) -> float:
-    return largest_pair_error(native, n_features=n_features, n_heads=n_heads, dtype=torch.float32)
+    with torch.inference_mode(mode=False), torch.enable_grad(), torch.device("cpu"):  # wherever it is called
+        return largest_pair_error(native, n_features=n_features, n_heads=n_heads, dtype=torch.float32)
 
 
 def _refuse_wrong(error: float, device: torch.device) -> None:

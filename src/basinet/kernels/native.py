@@ -1,6 +1,7 @@
 """Calls of the C++ kernels that go through a list of pairs."""
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from basinet.kernels.cpp import load
 from basinet.structures.neighbors import PairList
 
 SOURCES = Path(__file__).with_name("cpp")
+WITHOUT = "call backbone.use_edge_stage(None), or record within as_written(backbone)"
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 
@@ -38,7 +40,13 @@ def call(
     parts: int,
     strides: Sequence[int] = (),
 ) -> None:
-    """Call a kernel: of tensors that lie end to end, but for the rows of those that strides are given for."""
+    """Call a kernel: of tensors that lie end to end, but for the rows of those that strides are given for.
+
+    Raises:
+        TypeError: a tensor is not an ordinary one on a CPU.
+        RuntimeError: a graph is being recorded, which would know nothing of the call.
+    """
+    _require_ordinary(given)
     stride_array = (ctypes.c_int64 * len(strides))(*strides)
     problem = Problem(
         len(pairs.first), len(pairs.pair_starts) - 1, parts, torch.get_num_threads(),
@@ -59,6 +67,16 @@ def library(name: str, dtype: torch.dtype, **sizes: int) -> ctypes.CDLL:
         raise TypeError(f"the C++ kernels are for float32 and float64, got {dtype}; use launch.kernels=plain")
     names = {"REAL": REALS[dtype]} | {name: str(value) for name, value in sizes.items()}
     return load(SOURCES / f"{name}.cpp", names)
+
+
+def _require_ordinary(tensors: Sequence[Tensor]) -> None:
+    other = next((x for x in tensors if type(x) is not Tensor or not x.is_cpu), None)
+    if other is not None:
+        kind = f"a {type(other).__name__} on {other.device}"
+        raise TypeError(f"the C++ kernels are for tensors on a CPU, got {kind}; {WITHOUT}")
+    recorder = sys.modules.get("torch.fx.experimental.proxy_tensor")  # slow to import, and only there if it is used
+    if recorder is not None and recorder.get_proxy_mode() is not None:
+        raise RuntimeError(f"the C++ kernels cannot be recorded in a graph; {WITHOUT}")
 
 
 def _pointers(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
