@@ -17,8 +17,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "basinet"
+    monkeypatch.setenv("BASINET_KERNELS", str(tmp_path / "kept"))
+    return tmp_path / "kept"
 
 
 def source(tmp_path: Path, text: str) -> Path:
@@ -49,6 +49,14 @@ def test_what_the_compiler_says_is_told_and_nothing_is_left(tmp_path: Path, cach
     assert list(cache.iterdir()) == []
 
 
+def test_the_compiler_is_the_one_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(NoCompilerError, match="there is no C\\+\\+ compiler .*CXX"):
+        cpp.find_compiler()
+    monkeypatch.setenv("CXX", "sh")
+    assert Path(cpp.find_compiler()).name == "sh"
+
+
 @pytest.mark.parametrize("command", ["/nowhere/g++", "false"], ids=["not there", "fails"])
 def test_a_compiler_that_does_not_work_is_none(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpp, "find_compiler", lambda: command)
@@ -58,16 +66,14 @@ def test_a_compiler_that_does_not_work_is_none(command: str, tmp_path: Path, mon
 
 def test_a_directory_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
-    with pytest.raises(NoCompilerError, match="TORCHINDUCTOR_CACHE_DIR"):
+    monkeypatch.setenv("BASINET_KERNELS", str(tmp_path / "file"))
+    with pytest.raises(NoCompilerError, match="BASINET_KERNELS"):
         load(source(tmp_path, "1"), {})
 
 
 def test_a_file_that_is_damaged_is_said(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpp, "_compile", lambda *given: given[-1].write_bytes(b"no library"))
-    with pytest.raises(
-        NoCompilerError, match=f"cannot be kept or loaded: .*{cache.name}/one-.*TORCHINDUCTOR_CACHE_DIR"
-    ):
+    with pytest.raises(NoCompilerError, match=f"cannot be kept or loaded: .*{cache.name}/one-.*BASINET_KERNELS"):
         load(source(tmp_path, "1"), {})
 
 

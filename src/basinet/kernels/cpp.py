@@ -1,18 +1,22 @@
 """C++ that comes with basinet, compiled on the machine that runs it and for its processor.
 
-It is compiled when it is first wanted, in seconds, by the compiler that PyTorch's own uses (``CXX`` names another), and
-kept on the disk for the next time.
+It is compiled when it is first wanted, in about a second, by g++ or clang++ (``CXX`` names another), and kept on the
+disk for the next time.
 """
 
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import pooch
+
+DIRECTORY_VARIABLE = "BASINET_KERNELS"
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 SHARED = ("-fPIC", "-shared", "-fopenmp-simd")
 WIDE = "-mprefer-vector-width=512"
@@ -44,7 +48,7 @@ def load(source: Path, names: Mapping[str, str]) -> ctypes.CDLL:
         return ctypes.CDLL(str(place))
     except OSError as error:
         raise NoCompilerError(
-            f"compiled C++ cannot be kept or loaded: {error}; TORCHINDUCTOR_CACHE_DIR names another directory"
+            f"compiled C++ cannot be kept or loaded: {error}; {DIRECTORY_VARIABLE} names another directory"
         ) from error
 
 
@@ -54,20 +58,18 @@ def find_compiler() -> str:
     Raises:
         NoCompilerError: there is none.
     """
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return get_cpp_compiler()
-    except InvalidCxxCompiler:
-        raise NoCompilerError("there is no C++ compiler (g++ or clang++, or the one that CXX names)") from None
+    chosen = os.environ.get("CXX")
+    candidates = [chosen] if chosen else ["g++", "clang++"]
+    found = next((path for name in candidates if (path := shutil.which(name)) is not None), None)
+    if found is None:
+        raise NoCompilerError("there is no C++ compiler (g++ or clang++, or the one that CXX names)")
+    return found
 
 
 def cache_directory() -> Path:
-    """Return where compiled files are kept: where PyTorch keeps its own (``TORCHINDUCTOR_CACHE_DIR``)."""
-    from torch._inductor.runtime.cache_dir_utils import cache_dir
-
-    directory = Path(cache_dir()) / "basinet"
+    """Return where compiled files are kept: ``BASINET_KERNELS``, or beside what else basinet keeps for a user."""
+    chosen = os.environ.get(DIRECTORY_VARIABLE)
+    directory = Path(chosen).expanduser() if chosen else Path(pooch.os_cache("basinet")) / "kernels"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
