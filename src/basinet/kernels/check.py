@@ -60,8 +60,9 @@ def largest_pair_error(
     leaves = PairInputs(*(x.requires_grad_() for x in inputs))
     messages = pair_stage.forward(pairs, leaves, n_heads)
     grads = [torch.randn(x.shape, generator=generator, dtype=x.dtype).requires_grad_() for x in messages]
-    first = torch.autograd.grad(messages, leaves, grads, create_graph=True)
-    second = torch.autograd.grad(first, [*leaves, *grads], [*tangents], materialize_grads=True)
+    # Of numbers: for derivatives of tensors torch imports a library of symbols, half a second.
+    first = torch.autograd.grad(_product(messages, grads), leaves, create_graph=True)
+    second = torch.autograd.grad(_product(first, tangents), [*leaves, *grads], materialize_grads=True)
     inputs, tangents = (PairInputs(*(x.detach().to(dtype) for x in group)) for group in (inputs, tangents))
     of_messages, stage = EdgeOutputs(*(g.detach().to(dtype) for g in grads)), of_pairs(pairs)
     return _furthest(_all(stage, inputs, of_messages, tangents, n_heads), [*messages, *first, *second])
@@ -89,6 +90,10 @@ def largest_error(
     inputs, tangents = (EdgeInputs(*(x.to(device, dtype) for x in group)) for group in (inputs, tangents))
     ours = _all(edge_stage, inputs, EdgeOutputs(*(x.to(device, dtype) for x in grads)), tangents, n_heads)
     return _furthest(ours, expected)
+
+
+def _product(these: Iterable[torch.Tensor], those: Iterable[torch.Tensor]) -> torch.Tensor:
+    return torch.stack([(a * b).sum() for a, b in zip(these, those, strict=True)]).sum()
 
 
 def _furthest(ours: Iterable[torch.Tensor], expected: Iterable[torch.Tensor]) -> float:
