@@ -233,7 +233,8 @@ def test_relaxed_molecules_vibrate_with_real_frequencies(tmp_path: Path, trained
     LBFGS(atoms, logfile=None).run(fmax=1e-4, steps=200)
     assert np.abs(atoms.get_forces()).max() < 1e-4
     by_autograd = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms)).get_energies()
-    differences = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-3)
+    # Near planes and axes of symmetry vectors are short, and their norms bend within 1e-3 Å.
+    differences = Vibrations(atoms, name=str(tmp_path / "vib"), delta=1e-5)
     differences.run()
     by_differences = differences.get_energies()
     # Six of nine are no vibrations: their energies are zero up to the root of rounding.
