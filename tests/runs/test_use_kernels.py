@@ -12,7 +12,7 @@ import torch
 from basinet.backbones import kernels as of_backbones
 from basinet.backbones.egnn import EGNN, EGNNConfig
 from basinet.backbones.equivariant_transformer import AttentionLayer, EquivariantTransformer
-from basinet.backbones.kernels import TOLERANCE
+from basinet.backbones.kernels import TOLERANCE, NoKernelsWarning
 from basinet.errors import RunError
 from basinet.kernels import cpp
 from basinet.kernels.cpp import NoCompilerError
@@ -87,6 +87,18 @@ def test_without_a_compiler_a_run_says_what_is_missing_and_goes_on(monkeypatch: 
         "no C++ kernels for the edges of the network: there is no C++ compiler; going on as with launch.kernels=plain"
     ]
     assert backbone.edge_stage is None
+
+
+def test_without_a_compiler_who_asks_a_model_is_warned_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> str:
+        raise NoCompilerError("there is no C++ compiler")
+
+    monkeypatch.setattr(cpp, "find_compiler", missing)
+    backbone = EquivariantTransformer(dataclasses.replace(TINY, n_features=14))
+    with pytest.warns(NoKernelsWarning, match=r"answers take longer: there is no C\+\+ compiler"):
+        of_backbones.with_kernels(backbone)
+    assert backbone.edge_stage is None
+    of_backbones.with_kernels(EGNN(EGNNConfig(n_features=8, n_layers=1)))  # it has none, and nobody need know
 
 
 def test_native_kernels_are_not_for_gpus() -> None:

@@ -1,5 +1,6 @@
 """Kernels in place of PyTorch for the edges of a backbone, once they have shown that they compute the same."""
 
+import warnings
 from functools import cache
 from typing import TypeVar
 
@@ -19,6 +20,10 @@ Module = TypeVar("Module", bound=nn.Module)
 
 TOLERANCE = 1e-4
 """Of kernels in float32 against the formulas in float64, relative: rounding gives some 1e-6."""
+
+
+class NoKernelsWarning(UserWarning):
+    """A model answers more slowly than it could, and the same."""
 
 
 def use_native(backbone: Backbone) -> str | None:
@@ -48,10 +53,15 @@ def use_native(backbone: Backbone) -> str | None:
 
 
 def with_kernels(model: Module) -> Module:
-    """Return a model that is to be asked and not trained, its edges by kernels where there are some for it."""
+    """Return a model that is to be asked and not trained, its edges by kernels where there are some for it.
+
+    Where they cannot be compiled a :class:`NoKernelsWarning` says why, and PyTorch computes the same.
+    """
     for module in model.modules():
-        if isinstance(module, Backbone):
-            use_native(module)
+        if isinstance(module, EquivariantTransformer) and next(module.parameters()).device.type == "cpu":
+            missing = use_native(module)
+            if missing is not None:
+                warnings.warn(f"no C++ kernels, so answers take longer: {missing}", NoKernelsWarning, 2)
     return model
 
 

@@ -75,22 +75,12 @@ def predict(
 
     ensure_fetched([molecules])
     units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
-    faster = Faster(tables, compiled)
+    how = {"device": device, "units": units, "outside_scope": outside_scope.value, "faster": Faster(tables, compiled)}
     with progress("predicting") as show:
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):
                 raise ValueError(f"--smiles, --conformers and --coverage are for a table of predictions; {out} is none")
-            done = predict_file(
-                model,
-                molecules,
-                out,
-                device,
-                units=units,
-                outside_scope=outside_scope.value,
-                faster=faster,
-                show=show,
-                say=say,
-            )
+            done = predict_file(model, molecules, out, **how, show=show, say=say)
         else:
             done = predict_table(
                 model,
@@ -100,10 +90,7 @@ def predict(
                 n_conformers=conformers,
                 coverage=coverage,
                 processes=processes if is_table(molecules) else 1,
-                device=device,
-                units=units,
-                outside_scope=outside_scope.value,
-                faster=faster,
+                **how,
                 show=show,
                 say=say,
             )

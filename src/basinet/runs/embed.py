@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float32
 
 from basinet.backbones.build import needs_bonds
+from basinet.backbones.kernels import with_kernels
 from basinet.data.files import replacing
 from basinet.data.journal import Journal, fingerprint_of
 from basinet.models.checkpoint import load_ensemble, read_backbone
@@ -121,7 +122,7 @@ def _member(model_file: Path, number: int, device: str, say: Say) -> Model:
         raise ValueError(f"{model_file} holds {holds}, asked for member {number}; choose another --member")
     if n > 1:
         say(f"these are the features of member {number} of {n} (--member)")
-    return members[number - 1].to(device).eval()
+    return with_kernels(members[number - 1].to(device).eval())
 
 
 @torch.no_grad()
