@@ -1,6 +1,7 @@
 """The edge stage over a list of pairs: its formulas against those of blocks, the C++ kernels against autograd."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -181,6 +182,16 @@ def test_pairs_in_any_order_will_do_with_two_threads() -> None:
     expected = model(batch, ["forces"])["forces"]
     found = model(batch, ["forces"], layout=lambda b, cutoff: SparseNeighbors(b, cutoff, other))["forces"]
     assert torch.allclose(found, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_pairs_may_lie_anyhow_in_memory() -> None:
+    batch = collate(SMALL, dtype=torch.float64)
+    model = model_of(CONFIGS["own"], native)
+    pairs = neighbors_of(batch, 5.0).as_list().pair_list
+    first, second = torch.stack([pairs.first, pairs.second], dim=1).int().unbind(1)
+    expected = model(batch, ["forces"])["forces"]
+    layout = partial(SparseNeighbors, pairs=AtomPairs(first, second))
+    assert torch.equal(model(batch, ["forces"], layout=layout)["forces"], expected)
 
 
 @pytest.mark.usefixtures("two_threads")

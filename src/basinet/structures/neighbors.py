@@ -318,7 +318,7 @@ class SparseNeighbors(Neighbors):
     @cached_property
     def pair_list(self) -> PairList:
         """What kernels that go through pairs read; cut between molecules where pairs are in their order."""
-        first, second = self._pairs
+        first, second = (atoms.long().contiguous() for atoms in self._pairs)
         of_pairs, n_atoms = self._batch.molecule[first], self._batch.atoms_per_molecule
         n_chunks = min(CHUNKS_PER_THREAD * torch.get_num_threads(), self._batch.n_molecules)
         if torch.get_num_threads() == 1 or n_chunks < 2 or bool((of_pairs[1:] < of_pairs[:-1]).any()):
