@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from ase.data import covalent_radii
 
-from basinet.data.chemical_graph import ChemicalGraph, PerceptionError, perceive
-from basinet.data.perception import perceive_bonds
-from basinet.data.readers import load_store
+from basinet.data.chemistry.chemical_graph import ChemicalGraph, PerceptionError, perceive
+from basinet.data.chemistry.perception import perceive_bonds
+from basinet.data.reading import load_store
 from basinet.structures import Molecule
 from basinet.structures.topology import adjacency, rotor_table, side_of
 

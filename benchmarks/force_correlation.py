@@ -16,14 +16,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinet.data.displaced import Move, displaced_frames
-from basinet.data.readers import open_molecules
+from basinet.commands.answer.evaluate import in_chunks, load_any
+from basinet.commands.answer.force_correlation import implied_forces
+from basinet.data.generation.displaced import Move, displaced_frames
+from basinet.data.reading import open_molecules
 from basinet.evaluation.force_correlation import ForceCorrelation
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import RotorNoise
-from basinet.runs.force_correlation import implied_forces
-from basinet.runs.inference import in_chunks, load_any
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate, unbatch
 from basinet.structures.topology import rotors

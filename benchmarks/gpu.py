@@ -135,7 +135,7 @@ def _forms(model: Model) -> dict[str, Model]:
     """Return the model as it is, and with Triton kernels where those run."""
     forms = {"eager": model}
     if next(model.parameters()).is_cuda and missing_compiler(torch.device("cuda")) is None:
-        from basinet.kernels.edge_triton import IN_TRITON
+        from basinet.speed.edge_triton import IN_TRITON
 
         forms["Triton kernels"] = copy.deepcopy(model)
         backbone = forms["Triton kernels"].backbone

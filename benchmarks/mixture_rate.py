@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinet.data.loader import Loader, Stream
-from basinet.data.mixture import MixtureLoader, Source, mixing_probabilities
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader, Stream
+from basinet.data.stream.mixture import MixtureLoader, Source, mixing_probabilities
 from store_rate import write_store
 
 

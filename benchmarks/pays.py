@@ -20,14 +20,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from basinet.data.filtering import without_listed
 
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.data.filtering import without_listed
-from basinet.data.splits import Split
-from basinet.data.store import MoleculeStore
-from basinet.data.store_writer import StoreWriter
+from basinet.commands.common import LAST_FILE, MODEL_FILE, RECIPE_FILE
+from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, UnitsConfig
+from basinet.commands.train.finetune import RESULTS_FILE, SCRATCH, finetune
+from basinet.commands.train.pretrain import pretrain
+from basinet.data.store.store import MoleculeStore
+from basinet.data.store.writer import StoreWriter
+from basinet.data.stream.splits import Split
 from basinet.data.workers import map_in_order
 from basinet.evaluation.metrics import to_unit
 from basinet.objectives.config import (
@@ -40,10 +44,6 @@ from basinet.objectives.config import (
     FradConfig,
     UnifiedConfig,
 )
-from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, UnitsConfig
-from basinet.runs.common import LAST_FILE, MODEL_FILE, RECIPE_FILE
-from basinet.runs.finetune import RESULTS_FILE, SCRATCH, finetune
-from basinet.runs.pretrain import pretrain
 from basinet.structures import Molecule
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig

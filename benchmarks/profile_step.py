@@ -27,9 +27,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from basinet.backbones.kernels import use_native
-from basinet.kernels import native, pair_native, pair_sum
 from basinet.models.model import Model
-from basinet.nn.products import linear
+from basinet.speed import native, pair_native, pair_sum
+from basinet.speed.products import linear
 from basinet.structures.batch import Batch
 from rows import molecules, page, training
 from rows.stock import ET_128X8, fresh_et, torchmd_net_of

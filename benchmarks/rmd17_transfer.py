@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from basinet.data.splits import Split
+from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, UnitsConfig
+from basinet.commands.train.finetune import SCRATCH, finetune
+from basinet.data.stream.splits import Split
 from basinet.evaluation.metrics import to_unit
-from basinet.models.checkpoint import load_model
-from basinet.recipe import FinetuneRecipe, LaunchConfig, UnitsConfig
-from basinet.runs.finetune import SCRATCH, finetune
+from basinet.models.file import load_model
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
 

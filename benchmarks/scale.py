@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore
-from basinet.data.store_writer import StoreWriter
+from basinet.data.store.store import MoleculeStore
+from basinet.data.store.writer import StoreWriter
+from basinet.data.stream.loader import Loader
 from basinet.structures.neighbors import Padding
 from store_rate import random_arrays
 

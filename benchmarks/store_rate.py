@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from basinet.data.arrays import FlatArrays, Strings
-from basinet.data.files import write_array_directory, write_text
-from basinet.data.loader import Loader
-from basinet.data.manifest import MANIFEST_FILE, Manifest, describe
-from basinet.data.shards import shard_name
-from basinet.data.store import MoleculeStore
+from basinet.data.store.arrays import FlatArrays, Strings
+from basinet.data.store.manifest import MANIFEST_FILE, Manifest, describe
+from basinet.data.store.shards import shard_name
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
+from basinet.files import write_array_directory, write_text
 
 
 def chain_bonds(counts: np.ndarray, with_bonds: bool) -> dict[str, Any]:

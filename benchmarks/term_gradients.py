@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.build import build_backbone
-from basinet.data.store import MoleculeStore
-from basinet.models.checkpoint import load_model
+from basinet.commands import common
+from basinet.commands.recipe import PretrainRecipe, load_recipe
+from basinet.data.store.store import MoleculeStore
+from basinet.models.file import load_model
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import Objective, total_loss
 from basinet.objectives.config import build_objective
-from basinet.recipe import PretrainRecipe, load_recipe
-from basinet.runs import common
 from basinet.structures.batch import Batch
 
 

@@ -1,10 +1,10 @@
-"""Print the list of small organic molecules that basinet ships, ``src/basinet/data/molecules.smi``.
+"""Print the list of small organic molecules that basinet ships, ``src/basinet/data/chemistry/molecules.smi``.
 
 The list is made here and nowhere else: scaffolds times substituents, through RDKit, with rules against what a chemist
 would not put in a bottle. Nothing is drawn at random and nothing is copied from a data set; the order is that of a
 hash of the SMILES, so that the first n molecules of the file are a diverse subset for every n.
 
-    python scripts/enumerate_molecules.py > src/basinet/data/molecules.smi
+    python scripts/enumerate_molecules.py > src/basinet/data/chemistry/molecules.smi
 
 Made with RDKit 2026.9.1; another version may write some of the SMILES differently, for the same molecules.
 """

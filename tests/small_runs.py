@@ -13,13 +13,13 @@ from lightning_fabric import Fabric
 
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.data.loader import Loader
-from basinet.data.readers import write_extxyz
-from basinet.data.store import MoleculeStore
-from basinet.data.store_writer import StoreWriter
+from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
+from basinet.data.reading import write_extxyz
+from basinet.data.store.store import MoleculeStore
+from basinet.data.store.writer import StoreWriter
+from basinet.data.stream.loader import Loader
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import Objective
-from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
 from basinet.structures import Batch, Molecule
 from basinet.training.fit import FitResult, TrainingConfig, fit
 from basinet.training.optim import OptimizerConfig

@@ -252,12 +252,12 @@ def test_a_full_disk_is_one_line_and_the_model_saved_before_stays(
     def full(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("basinet.models.checkpoint.save_file", full)
+    monkeypatch.setattr("basinet.models.file.save_file", full)
     one_line(basinet("finetune", data, *TINY, *FEW, "--out", tmp_path / "run"), "model.safetensors", "No space left")
 
 
 def test_data_without_bonds_is_refused_before_anything_is_written(data: Path, tmp_path: Path) -> None:
-    from basinet.data.store_writer import StoreWriter
+    from basinet.data.store.writer import StoreWriter
     from basinet.structures import Molecule
 
     writer = StoreWriter.open(tmp_path / "minima", level_of_theory="", source="test", settings={})
@@ -321,7 +321,7 @@ def test_ctrl_c_while_building_is_one_line_and_the_build_goes_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("basinet.data.store_writer.StoreWriter.finish", interrupted)
+        patch.setattr("basinet.data.store.writer.StoreWriter.finish", interrupted)
         one_line(basinet("data", "build", data, tmp_path / "store"), "interrupted; what was finished is saved")
     one_line(basinet("data", "info", tmp_path / "store"), "unfinished store")
     assert "40 from energy" in basinet("data", "build", data, tmp_path / "store").stdout

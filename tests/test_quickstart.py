@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.commands.recipe import save_recipe
 from basinet.quickstart import QuickstartConfig, quickstart
 from basinet.quickstart.config import Job
 from basinet.quickstart.stages import jobs_of, split_frames
-from basinet.recipe import save_recipe
 
 pytest.importorskip("rdkit")
 pytest.importorskip("tblite")
@@ -31,8 +31,8 @@ TINY = QuickstartConfig(
 
 
 def test_both_starts_see_the_same_labels_and_the_test_frames_are_of_another_trajectory(tmp_path: Path) -> None:
-    from basinet.data.store import MoleculeStore
-    from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
+    from basinet.data.generation.trajectory import TrajectoryConfig, chain_of, trajectory
+    from basinet.data.store.store import MoleculeStore
 
     wanted = TrajectoryConfig(smiles="CO", n_frames=32, n_chains=2, equilibration=5, stride=1, processes=1)
     frames = MoleculeStore.from_molecules(trajectory(wanted))

@@ -12,8 +12,8 @@ import pytest
 from ase import Atoms
 from ase.build import molecule as g2
 
+from basinet.commands import pretrain
 from basinet.objectives.config import ForceAndDenoiseConfig
-from basinet.runs import pretrain
 from small_runs import frames, make_store, make_xyz, pretrain_recipe, training, without_labels
 from typed import basinet
 

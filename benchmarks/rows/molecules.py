@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from basinet.data.conformers import GenerationError, embed
+from basinet.data.chemistry.conformers import GenerationError, embed
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate
 

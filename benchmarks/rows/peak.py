@@ -12,10 +12,10 @@ import torch  # noqa: E402
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer  # noqa: E402
 from basinet.backbones.kernels import use_native  # noqa: E402
-from basinet.kernels.chunked import IN_CHUNKS  # noqa: E402
 from basinet.models.compiled import CompiledNetwork  # noqa: E402
 from basinet.models.joint import inductor  # noqa: E402
 from basinet.models.shapes import Shapes  # noqa: E402
+from basinet.speed.chunked import IN_CHUNKS  # noqa: E402
 from basinet.structures.batch import Batch  # noqa: E402
 from rows import molecules, training  # noqa: E402
 from rows.stock import ET_256X8, fresh_et, torchmd_net_of  # noqa: E402

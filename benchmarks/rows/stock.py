@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
-from basinet.models.export import hyper_parameters, to_torchmd_net
+from basinet.models.convert.export import hyper_parameters, to_torchmd_net
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch
 from rows.timing import NotMeasured

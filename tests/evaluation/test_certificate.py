@@ -8,8 +8,8 @@ from torch import Tensor
 from basinet.backbones.base import Layout
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.commands.certify import subject_of
 from basinet.evaluation.certificate import Ask, Check, Subject, Thresholds, compare_compiled, examine
-from basinet.runs.certify import subject_of
 from basinet.structures.batch import Batch, collate
 from basinet.structures.neighbors import SparseNeighbors, neighbors_of
 from basinet.structures.segment import sum_per_molecule

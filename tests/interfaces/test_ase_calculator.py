@@ -16,9 +16,9 @@ from ase.vibrations import Vibrations, VibrationsData
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.interfaces.ase import BasinetCalculator, OutsideScopeWarning
-from basinet.models.checkpoint import save_model
+from basinet.models.file import save_model
+from basinet.models.heads.properties import PropertyForm, build_property_head
 from basinet.models.model import Model, build_model
-from basinet.models.properties import PropertyForm, build_property_head
 from basinet.models.scope import OutsideScopeError, Scope
 from basinet.structures.batch import collate
 from molecules import ETHANOL
@@ -39,7 +39,7 @@ def some_model(seed: int = 0) -> Model:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model that was trained on molecules of springs, and so has their minima."""
-    from basinet.runs import finetune
+    from basinet.commands import finetune
 
     directory = tmp_path_factory.mktemp("springs")
     data = make_xyz(directory / "data.xyz", frames(per_compound=30))

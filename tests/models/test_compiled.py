@@ -16,12 +16,11 @@ from basinet.backbones.equivariant_transformer import (
     EquivariantTransformer,
     EquivariantTransformerConfig,
 )
-from basinet.kernels.chunked import IN_CHUNKS
 from basinet.models.compiled import CompiledNetwork, cut
 from basinet.models.corrections import ZBLConfig
+from basinet.models.heads.properties import PropertyForm, build_property_head
 from basinet.models.joint import capture, inductor, interpreted
 from basinet.models.model import Model, build_model
-from basinet.models.properties import PropertyForm, build_property_head
 from basinet.models.shapes import Shapes
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives import methods
@@ -30,6 +29,7 @@ from basinet.objectives.combine import WeightedSum
 from basinet.objectives.properties import Property
 from basinet.objectives.replay import WithReplay, minima_to_keep
 from basinet.objectives.supervised import Energy, EnergyForces, Forces
+from basinet.speed.chunked import IN_CHUNKS
 from basinet.structures.batch import Batch, collate
 from molecules import ETHANOL, HELIUM, WATER, from_smiles, labelled
 

@@ -11,8 +11,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from basinet.models.graph_products import by_onednn
 from basinet.models.joint import Compiler, capture, inductor, interpreted
-from basinet.nn import products
-from basinet.nn.products import Linear
+from basinet.speed import products
+from basinet.speed.products import Linear
 
 ROUNDING = 1e-5
 """Float32, relative to the largest element; sums of a dozen terms."""

@@ -3,7 +3,7 @@ import torch
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.heads import AtomicEnergyHead
+from basinet.models.heads.basic import AtomicEnergyHead
 from basinet.models.model import Model, build_model, with_outputs
 from basinet.models.scope import Scope
 from basinet.structures.batch import Batch, collate

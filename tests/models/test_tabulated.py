@@ -10,8 +10,8 @@ from ase.build import molecule as g2
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.checkpoint import load_model, save_model
 from basinet.models.derivatives import hessian
+from basinet.models.file import load_model, save_model
 from basinet.models.model import Model, build_model
 from basinet.models.tabulated import tabulated
 from basinet.structures import Molecule

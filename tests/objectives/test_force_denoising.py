@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from basinet.backbones.base import NodeFeatures
-from basinet.models.heads import EnergyHead
+from basinet.models.heads.basic import EnergyHead
 from basinet.models.model import Model
 from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.coordinate import CoordinateNoise

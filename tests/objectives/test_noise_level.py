@@ -8,7 +8,7 @@ from basinet.backbones.base import NodeFeatures
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.heads import PooledEnergyHead
+from basinet.models.heads.basic import PooledEnergyHead
 from basinet.models.model import Model, build_model
 from basinet.noise.base import Perturbed
 from basinet.noise.ladder import NoiseLadder, geometric_ladder

@@ -10,7 +10,7 @@ from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import read_settings
-from basinet.models.heads import AtomicEnergyHead, InvariantEnergyHead, PooledNoiseLevelHead
+from basinet.models.heads.basic import AtomicEnergyHead, InvariantEnergyHead, PooledNoiseLevelHead
 from basinet.models.model import Model, build_model
 from basinet.noise.ladder import NoiseLadder
 from basinet.objectives.base import mean_terms, total_loss

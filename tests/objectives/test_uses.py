@@ -118,8 +118,8 @@ def test_an_empty_batch_uses_nothing(batch: Batch) -> None:
 
 
 def test_a_run_draws_only_what_is_used() -> None:
-    from basinet.data.store import MoleculeStore
-    from basinet.runs.train import used_by
+    from basinet.commands.train.run import used_by
+    from basinet.data.store.store import MoleculeStore
 
     store = MoleculeStore.from_molecules(molecules())
     assert used_by(coordinate_denoising(), store, np.arange(4)).tolist() == [0]
@@ -128,8 +128,8 @@ def test_a_run_draws_only_what_is_used() -> None:
 
 
 def test_data_in_which_no_molecule_has_all_that_is_needed_is_refused() -> None:
-    from basinet.data.store import MoleculeStore
-    from basinet.runs.train import used_by
+    from basinet.commands.train.run import used_by
+    from basinet.data.store.store import MoleculeStore
 
     store = MoleculeStore.from_molecules(molecules())
     with pytest.raises(ValueError, match="none of 2 conformations"):

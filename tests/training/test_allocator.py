@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from basinet.recipe import LaunchConfig
-from basinet.runs import common
+from basinet.commands import common
+from basinet.commands.recipe import LaunchConfig
 
 FAULTS = """
 import json, resource, sys

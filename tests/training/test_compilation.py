@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 import basinet.training.compilation as compilation_module
-from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
 from basinet.models.compiled import CompiledNetwork
 from basinet.models.joint import Compiler, interpreted, missing_compiler
 from basinet.models.shapes import Shapes, shapes_for

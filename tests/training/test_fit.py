@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
 from basinet.objectives.base import mean_terms, total_loss
 from basinet.objectives.methods import coordinate_denoising, force_and_denoise
 from basinet.objectives.supervised import EnergyForces, Forces

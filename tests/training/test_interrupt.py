@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
 from basinet.objectives.methods import force_and_denoise
 from basinet.training.interrupt import InterruptedRunError
 from basinet.training.state import STATE_FILE, load_plain

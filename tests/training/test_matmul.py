@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from basinet.runs.finetune import finetune
+from basinet.commands.train.finetune import finetune
 from basinet.training.fit import Progress
 from basinet.training.matmul import matmul_precision
 from small_runs import finetune_recipe, frames, make_store, training

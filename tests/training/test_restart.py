@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from basinet.data.loader import Loader
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
 from basinet.objectives.base import Objective
 from basinet.objectives.methods import coordinate_denoising, force_and_denoise
 from basinet.objectives.supervised import EnergyForces, Forces

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.config import settings
 from basinet.nn.linear import xavier
-from basinet.nn.products import linear
 from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
+from basinet.speed.products import linear
 from basinet.structures.batch import Batch
 from basinet.structures.hops import count_hops
 from basinet.structures.neighbors import Neighbors

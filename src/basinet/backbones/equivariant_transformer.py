@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.config import settings
-from basinet.kernels.differentiable import EdgeStage, differentiable
-from basinet.kernels.edge_stage import EdgeInputs, EdgeOutputs
-from basinet.kernels.pair_stage import PairInputs
-from basinet.kernels.pair_sum import pair_sum
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.nn.table import Function, RadialTable
+from basinet.speed.differentiable import EdgeStage, differentiable
+from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs
+from basinet.speed.pair_stage import PairInputs
+from basinet.speed.pair_sum import pair_sum
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import DenseNeighbors, Neighbors, PairList, SparseNeighbors, neighbors_of
 

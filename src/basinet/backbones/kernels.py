@@ -10,11 +10,11 @@ from torch import nn
 from basinet.backbones.base import Backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformer
 from basinet.errors import RunError
-from basinet.kernels.check import largest_error, largest_pair_error
-from basinet.kernels.cpp import NoCompilerError
-from basinet.kernels.differentiable import EdgeStage
-from basinet.kernels.edge_stage import EdgeInputs
-from basinet.kernels.pair_native import native
+from basinet.speed.check import largest_error, largest_pair_error
+from basinet.speed.cpp import NoCompilerError
+from basinet.speed.differentiable import EdgeStage
+from basinet.speed.edge_stage import EdgeInputs
+from basinet.speed.pair_native import native
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -68,12 +68,12 @@ class RecipeCommand(TyperCommand):
         from rich.markup import escape
         from rich.padding import Padding
 
-        import basinet.data.configurations as configurations
+        import basinet.commands.assay.recipe as assay_recipe
+        import basinet.commands.build_store as build_store
+        import basinet.commands.compare as compare
+        import basinet.commands.recipe as recipes
+        import basinet.data.generation.configurations as configurations
         import basinet.options as options
-        import basinet.recipe as recipes
-        import basinet.runs.assay_recipe as assay_recipe
-        import basinet.runs.build_store as build_store
-        import basinet.runs.compare as compare
 
         kinds = {
             "pretrain": {"of the recipe": recipes.PretrainRecipe},
@@ -157,7 +157,7 @@ def _require_one(kind: str, found: Sequence[Path]) -> None:
 
 def _packaged(path: Path) -> Path:
     """Return a recipe file, or the one of that name that comes with basinet."""
-    from basinet.recipe import RECIPES
+    from basinet.commands.recipe import RECIPES
 
     shipped = RECIPES / path.name
     return shipped if not path.exists() and path.parent == Path() and shipped.exists() else path

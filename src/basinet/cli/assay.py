@@ -10,12 +10,12 @@ from basinet.cli.watch import Watcher
 from basinet.terminal import columns, progress, say
 
 if TYPE_CHECKING:
-    from basinet.runs.assay import AssayResult
+    from basinet.commands.assay.run import AssayResult
 
 
 def is_assay(given: RecipeArguments) -> bool:
     """Return whether a column is to be learned: an option, or the recipe, says target."""
-    from basinet.recipe import read_recipe_file
+    from basinet.commands.recipe import read_recipe_file
 
     if any(option.partition("=")[0] == "target" for option in given.overrides):
         return True
@@ -24,9 +24,9 @@ def is_assay(given: RecipeArguments) -> bool:
 
 def finetune_table(given: RecipeArguments, out: Path, resume: bool) -> None:
     """Learn a column of a table and print what came of it."""
-    from basinet.recipe import load_recipe
-    from basinet.runs.assay import finetune_assay
-    from basinet.runs.assay_recipe import AssayRecipe
+    from basinet.commands.assay.recipe import AssayRecipe
+    from basinet.commands.assay.run import finetune_assay
+    from basinet.commands.recipe import load_recipe
 
     recipe = load_recipe(AssayRecipe, given.recipe, given.overrides, data=given.one_data)
     with ExitStack() as stack:

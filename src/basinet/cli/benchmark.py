@@ -51,10 +51,10 @@ def md17_md(
     Runs of the published length take hours; --picoseconds and --replicas shorten them, and the result says so. Ctrl-C
     saves, and the same command with --resume goes on; with more --picoseconds it goes on for longer.
     """
-    from basinet.recipe import UnitsConfig
-    from basinet.runs.md_benchmark import prepare_md_benchmark, run_md_benchmark
-    from basinet.runs.md_benchmark_config import DT, MDBenchmarkConfig
-    from basinet.runs.md_benchmark_report import RUN_HEADER, report_benchmark, run_cells
+    from basinet.commands.recipe import UnitsConfig
+    from basinet.commands.simulate.benchmark import prepare_md_benchmark, run_md_benchmark
+    from basinet.commands.simulate.benchmark_report import RUN_HEADER, report_benchmark, run_cells
+    from basinet.commands.simulate.benchmark_settings import DT, MDBenchmarkConfig
 
     ensure_fetched([data])
     config = MDBenchmarkConfig(

@@ -33,10 +33,10 @@ def certify(
 
     Of an ensemble every member is examined; the worst of each check is shown, and all are in the card.
     """
+    from basinet.commands.certify import HEADER, card_of, rows_of, verdict_of, write_card
+    from basinet.commands.certify import certify as run
     from basinet.config import read_settings
     from basinet.evaluation.certificate import Thresholds
-    from basinet.runs.certify import HEADER, card_of, rows_of, verdict_of, write_card
-    from basinet.runs.certify import certify as run
 
     limits = read_settings(Thresholds, dict(map(_pair, thresholds or [])), "thresholds")
     with progress("examining") as show:

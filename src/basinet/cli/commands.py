@@ -99,8 +99,8 @@ app.command()(predict)
 @app.command(cls=PretrainCommand)
 def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     """Pre-train a model on many molecules."""
-    from basinet.recipe import PretrainRecipe, load_recipe
-    from basinet.runs import pretrain as run
+    from basinet.commands import pretrain as run
+    from basinet.commands.recipe import PretrainRecipe, load_recipe
 
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
@@ -118,9 +118,9 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     With target=COLUMN the data is a table of SMILES, and that column is learned: basinet finetune assay.csv
     target=pIC50 split=scaffold from=MODEL --out DIR. Its options are listed after the others.
     """
-    from basinet.recipe import FinetuneRecipe, load_recipe
-    from basinet.runs import finetune as run
-    from basinet.runs.finetune import describe_errors
+    from basinet.commands import finetune as run
+    from basinet.commands.recipe import FinetuneRecipe, load_recipe
+    from basinet.commands.train.finetune import describe_errors
 
     given = RecipeArguments.parse(arguments)
     if is_assay(given):
@@ -159,9 +159,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare the energies and forces, or the property, of a model with the labels of a file."""
-    from basinet.recipe import UnitsConfig
-    from basinet.runs import correlate_file, evaluate_file, write_correlation
-    from basinet.runs.finetune import describe_errors
+    from basinet.commands import correlate_file, evaluate_file, write_correlation
+    from basinet.commands.recipe import UnitsConfig
+    from basinet.commands.train.finetune import describe_errors
 
     ensure_fetched([molecules])
     units = UnitsConfig(
@@ -205,7 +205,7 @@ def replay(
     run: Annotated[Path, typer.Argument(help="Directory of a run that stopped at a loss that is not finite.")],
 ) -> None:
     """Compute the failed step of a run again and name the molecules to blame."""
-    from basinet.runs import replay as run_again
+    from basinet.commands import replay as run_again
 
     found = run_again(run)
     say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))

@@ -18,10 +18,10 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with the comparison in --out.")] = False,
 ) -> None:
     """Fine-tune from several starts with few and many labels: did pre-training help on this data?"""
+    from basinet.commands.compare import CompareRecipe
+    from basinet.commands.compare import compare as run
+    from basinet.commands.recipe import load_recipe
     from basinet.evaluation.compare_page import readings, table_of, write_comparison_page
-    from basinet.recipe import load_recipe
-    from basinet.runs.compare import CompareRecipe
-    from basinet.runs.compare import compare as run
 
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(CompareRecipe, given.recipe, given.overrides, data=given.one_data)

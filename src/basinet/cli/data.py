@@ -31,11 +31,11 @@ def generate(
     shard: Annotated[str | None, typer.Option(help="Make the i-th of n parts only, as i/n; then data merge.")] = None,
 ) -> None:
     """Make labelled data from SMILES: conformers, minima and dynamics, with energies and forces."""
-    from basinet.data.configurations import GenerateConfig
-    from basinet.data.generate import generate as run
-    from basinet.data.parts import Part
-    from basinet.data.skipped import SKIPPED_FILE
-    from basinet.recipe import load_recipe
+    from basinet.commands.recipe import load_recipe
+    from basinet.data.generation.configurations import GenerateConfig
+    from basinet.data.generation.generate import generate as run
+    from basinet.data.generation.parts import Part
+    from basinet.data.generation.skipped import SKIPPED_FILE
 
     given = RecipeArguments.parse(options or [])
     if given.data:
@@ -60,7 +60,7 @@ def merge(
     ],
 ) -> None:
     """Join the shards that data generate --shard has made into one store."""
-    from basinet.data.merge import merge as run
+    from basinet.data.generation.merge import merge as run
 
     if len(stores) < 2:
         raise ValueError(f"expected shards and then the store to make, got {' '.join(map(str, stores))}")
@@ -80,10 +80,10 @@ def build(
     ],
 ) -> None:
     """Read files of any known format, and stores, into one store."""
-    from basinet.data.build import SKIPPED_FILE
-    from basinet.recipe import load_recipe
-    from basinet.runs.build_store import BuildRecipe
-    from basinet.runs.build_store import build as run
+    from basinet.commands.build_store import BuildRecipe
+    from basinet.commands.build_store import build as run
+    from basinet.commands.recipe import load_recipe
+    from basinet.data.files.build import SKIPPED_FILE
 
     given = RecipeArguments.parse(arguments)
     if len(given.data) < 2:
@@ -120,9 +120,9 @@ def fetch(
     ] = None,
 ) -> None:
     """Download a public data set, verify it, and make a store of it. Options: limit=N, conformers=N (geom-qm9)."""
+    from basinet.commands.recipe import load_recipe
     from basinet.data.sources.names import parse_name
     from basinet.data.sources.source import FetchConfig
-    from basinet.recipe import load_recipe
 
     dataset = parse_name(name)
     given = RecipeArguments.parse(arguments or [])
@@ -145,8 +145,8 @@ def info(
     ] = False,
 ) -> None:
     """Say what is in a store or a file, and whether its energies and forces fit each other."""
-    from basinet.data import perception
-    from basinet.data.readers import load_store, located
+    from basinet.data.chemistry import perception
+    from basinet.data.reading import load_store, located
 
     ensure_fetched([store])
     found, report = load_store(
@@ -173,7 +173,7 @@ def check(
     forces_key: ForcesKey = None,
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
-    from basinet.runs.check_data import check_data
+    from basinet.commands.check_data import check_data
 
     ensure_fetched([molecules] if against is None else [molecules, against])
     units = {"energy_unit": energy_unit, "length_unit": length_unit}
@@ -189,7 +189,7 @@ def check(
 
 
 def _show_store(path: Path, store: Any) -> None:
-    from basinet.data.check import check_consistency
+    from basinet.data.doctor.check import check_consistency
 
     manifest = store.manifest
     sizes = store.atoms_per_molecule

@@ -54,7 +54,7 @@ def simulate(
     Exit code 0: all replicas stayed whole; 1: some failed (see bad_frames.extxyz); 2: wrong input, or stopped by
     Ctrl-C, with everything saved for --resume.
     """
-    from basinet.runs.simulation_start import SimulateConfig
+    from basinet.commands.simulate.start import SimulateConfig
 
     config = SimulateConfig(
         model=model,
@@ -81,8 +81,8 @@ def simulate(
 
 def _run(config: Any, out: Path, device: Device, resume: bool) -> None:
     """Simulate, and show what came of it."""
-    from basinet.runs.simulate import simulate_file
-    from basinet.runs.simulation_report import replica_cells, summarise
+    from basinet.commands.simulate.report import replica_cells, summarise
+    from basinet.commands.simulate.simulate import simulate_file
 
     with progress("simulating") as show:
         watch = StepWatcher(show, config.n_steps, config.dt)

@@ -37,9 +37,9 @@ def convert(
     level_of_theory: Annotated[str, typer.Option(help="Of the labels it was trained on.")] = "",
 ) -> None:
     """Turn a checkpoint of 3D-EMGP, TorchMD-NET (ET), coordinate denoising or Frad into a model file."""
-    from basinet.models.checkpoint import n_parameters
-    from basinet.models.published import Sizes
-    from basinet.runs.exchange import convert as run
+    from basinet.commands.exchange import convert as run
+    from basinet.models.convert.published import Sizes
+    from basinet.models.file import n_parameters
 
     found = run(
         checkpoint,
@@ -65,7 +65,7 @@ def export(
     ] = False,
 ) -> None:
     """Write an Equivariant Transformer as a checkpoint of TorchMD-NET with equal energies and forces."""
-    from basinet.runs.exchange import export as run
+    from basinet.commands.exchange import export as run
 
     beside = run(model, out, without_references=without_references)
     say(f"{layout.value}: {out}")

@@ -33,7 +33,7 @@ def data_of(recipe: Any) -> list[Path]:
 
 def fetch_shown(dataset: "Dataset", out: Path | None = None, config: Any = None) -> "Fetched":
     """Fetch a data set with a bar: of megabytes, then of molecules."""
-    from basinet.data.readers import open_molecules
+    from basinet.data.reading import open_molecules
     from basinet.data.sources.fetch import fetch
 
     with progress(dataset.name) as show:

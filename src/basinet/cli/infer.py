@@ -68,10 +68,10 @@ def predict(
     To .csv: the columns of the table, the prediction with its interval, and a status, a row for each row. To .xyz: the
     molecules with what is predicted. A run that was interrupted goes on if it is typed again.
     """
-    from basinet.data.table import is_table
-    from basinet.recipe import UnitsConfig
-    from basinet.runs import predict_file, predict_table
-    from basinet.runs.predictor import Faster
+    from basinet.commands import predict_file, predict_table
+    from basinet.commands.answer.predictor import Faster
+    from basinet.commands.recipe import UnitsConfig
+    from basinet.data.files.table import is_table
 
     ensure_fetched([molecules])
     units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
@@ -122,9 +122,9 @@ def embed(
     Beside OUT an index (.index.csv) says what each row is; rows of molecules that failed are NaN. A run that was
     interrupted goes on if it is typed again.
     """
-    from basinet.data.table import is_table
-    from basinet.runs.embed import embed_file, index_path
-    from basinet.runs.records import TableOptions
+    from basinet.commands.answer.embed import embed_file, index_path
+    from basinet.commands.answer.records import TableOptions
+    from basinet.data.files.table import is_table
 
     ensure_fetched([molecules])
     workers = processes if is_table(molecules) else 1

@@ -11,7 +11,7 @@ from basinet.terminal import say, table
 
 def info(model: ModelFile) -> None:
     """Show what a model is, what it was trained on, what it may be asked about, and its certificate."""
-    from basinet.runs.model_info import describe_model
+    from basinet.commands.info import describe_model
 
     table(str(model), describe_model(model))
 
@@ -25,7 +25,7 @@ def ensemble(
 
     Predictions have a standard deviation then, and dynamics can stop where the members disagree (--stop-force-std).
     """
-    from basinet.runs.ensemble import join_models
+    from basinet.commands.ensemble import join_models
 
     if len(models) < 3:
         raise ValueError(f"expected at least two models and then the file to make, got {' '.join(map(str, models))}")

@@ -8,10 +8,10 @@ from jaxtyping import Float64, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from basinet.data.check import FramePairs
-from basinet.data.check_energies import EnergyFit
-from basinet.data.doctor import Diagnosis
-from basinet.data.scan import FORCE_EDGES, RATIO_EDGES, Scan
+from basinet.data.doctor.check import FramePairs
+from basinet.data.doctor.doctor import Diagnosis
+from basinet.data.doctor.energies import EnergyFit
+from basinet.data.doctor.scan import FORCE_EDGES, RATIO_EDGES, Scan
 from basinet.evaluation.plots import INK, NEUTRAL, finish_axis, new_figure
 from basinet.evaluation.report import Picture, Report, Section, Table
 

@@ -19,8 +19,8 @@ from ase.calculators.calculator import Calculator, all_changes
 from jaxtyping import Float64
 
 from basinet.backbones.build import reads_bonds
-from basinet.data.ase_atoms import charge_of
-from basinet.data.perception import Perceiver
+from basinet.data.chemistry.perception import Perceiver
+from basinet.data.files.ase_atoms import charge_of
 from basinet.interfaces.potential import Precision, Source, load_potential
 from basinet.models.committee import Committee
 from basinet.models.derivatives import hessian

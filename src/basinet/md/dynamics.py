@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from basinet.data.files import replacing
+from basinet.files import replacing
 from basinet.md.integrators import Integrator, MDState, Potential, Temperature, init, kinetic_energy, temperature_of
 from basinet.structures.batch import Batch
 

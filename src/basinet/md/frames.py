@@ -27,7 +27,7 @@ from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from jaxtyping import Float64
 from torch import Tensor
 
-from basinet.data.files import replacing
+from basinet.files import replacing
 from basinet.md.dynamics import Failure, MDState, Observer, Record
 from basinet.md.running import cut_file
 from basinet.structures.batch import Batch

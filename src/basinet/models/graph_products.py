@@ -1,4 +1,4 @@
-"""Products of matrices in a recorded graph, given to oneDNN where it is the faster one (:mod:`basinet.nn.products`)."""
+"""Products of matrices in a recorded graph, given to oneDNN where it is the faster one."""
 
 from functools import cache
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from basinet.nn.products import is_faster, product
+from basinet.speed.products import is_faster, product
 
 NAMESPACE, NAME = "basinet", "product"
 """Of an operator of our own: the compiler wants the weights of torch's to be constants, and ours are trained."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.models.corrections import Correction, D3Config, ZBLConfig, build_correction
 from basinet.models.evaluator import Evaluator
-from basinet.models.heads import (
+from basinet.models.heads.basic import (
     DistanceScoreHead,
     EnergyHead,
     Head,
@@ -24,8 +24,8 @@ from basinet.models.heads import (
     SharedNoiseLevelHead,
     build_head,
 )
-from basinet.models.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
-from basinet.models.references import AtomicReferences
+from basinet.models.heads.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
+from basinet.models.heads.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
 from basinet.structures.neighbors import neighbors_of

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from basinet.nn.products import Linear
+from basinet.speed.products import Linear
 
 
 def xavier(n_in: int, *n_out: int, bias: bool = True) -> Linear:

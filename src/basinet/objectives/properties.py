@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basinet.config import settings
+from basinet.models.heads.properties import ReadoutKind, check_property_name
+from basinet.models.heads.standardize import Baseline, Spread
 from basinet.models.model import Model
-from basinet.models.properties import ReadoutKind, check_property_name
-from basinet.models.standardize import Baseline, Spread
 from basinet.noise.base import Perturbation
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise

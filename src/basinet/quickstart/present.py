@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from basinet.data.store import MoleculeStore
+from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import Errors, over_seeds, to_unit
 from basinet.evaluation.results import (
     STARTS,

@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinet.data.generate import GenerateConfig, generate
-from basinet.data.splits import Split, random_split
-from basinet.data.store import MoleculeStore
-from basinet.data.store_writer import StoreWriter
-from basinet.data.trajectory import TrajectoryConfig, chain_of, trajectory
+from basinet.commands.common import MODEL_FILE, batches, errors_of
+from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
+from basinet.commands.side_by_side import run_side_by_side
+from basinet.commands.train.finetune import SCRATCH
+from basinet.data.generation.generate import GenerateConfig, generate
+from basinet.data.generation.trajectory import TrajectoryConfig, chain_of, trajectory
+from basinet.data.store.store import MoleculeStore
+from basinet.data.store.writer import StoreWriter
+from basinet.data.stream.splits import Split, random_split
 from basinet.data.workers import available_cores, map_in_order
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.results import STARTS, MDSeries
@@ -18,12 +22,8 @@ from basinet.md.bonds import BOND_TOLERANCE, reference_bonds
 from basinet.md.integrators import VelocityVerlet
 from basinet.md.observables import bond_deviation, energy_drift, stability_time
 from basinet.md.simulate import simulate
-from basinet.models.checkpoint import load_model
+from basinet.models.file import load_model
 from basinet.quickstart.config import Job, QuickstartConfig
-from basinet.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
-from basinet.runs.common import MODEL_FILE, batches, errors_of
-from basinet.runs.finetune import SCRATCH
-from basinet.runs.side_by_side import run_side_by_side
 from basinet.structures.batch import Batch, collate
 from basinet.terminal import progress, say
 from basinet.training.fit import TrainingConfig

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from basinet.errors import RunError
-from basinet.models.heads import HeadKind
+from basinet.models.heads.basic import HeadKind
+from basinet.models.heads.properties import PropertyForm
 from basinet.models.model import Model
-from basinet.models.properties import PropertyForm
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.segment import max_norm

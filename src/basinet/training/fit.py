@@ -16,7 +16,7 @@ import torch.distributed
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from basinet.data.loader import Part, Stream
+from basinet.data.stream.loader import Part, Stream
 from basinet.models.evaluator import Evaluator
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, mean_terms, total_loss

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
-from basinet.data.loader import Stream
+from basinet.data.stream.loader import Stream
 from basinet.training.optim import Schedule
 
 STATE_FILE = "state.pt"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tarfile import EOFHeaderError, HeaderError, ReadError, TarFile, TarInfo  # pyright: ignore[reportAttributeAccessIssue]
 
-from basinet.data.files import Stream, replacing
+from basinet.files import Stream, replacing
 from basinet.structures import StructureError
 
 EXTRACTED = "extracted"

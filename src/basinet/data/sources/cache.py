@@ -9,8 +9,8 @@ from typing import Any
 
 import pooch
 
-from basinet.data.files import write_text
 from basinet.data.sources.source import RemoteFile
+from basinet.files import write_text
 
 DIRECTORY_VARIABLE = "BASINET_DATA"
 OFFLINE_VARIABLE = "BASINET_OFFLINE"

@@ -10,9 +10,9 @@ from typing import Any
 
 import requests
 
-from basinet.data.files import write_text
 from basinet.data.sources.cache import OFFLINE_VARIABLE, WrongFileError, is_offline, verify
 from basinet.data.sources.source import RemoteFile
+from basinet.files import write_text
 
 TIMEOUT = (10.0, 60.0)
 """Seconds: to connect, and between two pieces."""

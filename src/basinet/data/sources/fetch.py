@@ -10,16 +10,16 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from basinet.config import dump_settings
-from basinet.data.build import Input, OnProgress, write_store
-from basinet.data.check import require_consistent
-from basinet.data.manifest import MANIFEST_FILE
-from basinet.data.report import ReadReport
-from basinet.data.shards import read_manifest
+from basinet.data.doctor.check import require_consistent
+from basinet.data.files.build import Input, OnProgress, write_store
+from basinet.data.files.report import ReadReport
 from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory, verify
 from basinet.data.sources.download import DownloadError, OnBytes, fetch_file
 from basinet.data.sources.source import Dataset, FetchConfig, Files, OpenFile, RemoteFile
-from basinet.data.splits import Split
-from basinet.data.store import MoleculeStore
+from basinet.data.store.manifest import MANIFEST_FILE
+from basinet.data.store.shards import read_manifest
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.splits import Split
 
 SPLITS_DIRECTORY = "splits"
 """In a store: published splits that came with its files, as ``NAME.json``."""

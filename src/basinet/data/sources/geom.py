@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from basinet.data.files import Stream
-from basinet.data.report import ReadReport, counted, valid
+from basinet.data.files.report import ReadReport, counted, valid
 from basinet.data.sources.archives import damage_named, walk
 from basinet.data.sources.source import Files, Opened
+from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
 

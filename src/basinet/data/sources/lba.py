@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.report import ReadReport, counted, valid
+from basinet.data.files.report import ReadReport, counted, valid
 from basinet.data.sources.archives import extract
 from basinet.data.sources.source import Files, Opened
 from basinet.structures import Molecule, StructureError

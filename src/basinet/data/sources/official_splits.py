@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from basinet.data.sources.archives import extract
 from basinet.data.sources.source import DrawSplits, Files
-from basinet.data.splits import Split
+from basinet.data.stream.splits import Split
 from basinet.structures import StructureError
 
 RMD17_LISTS = [f"index_{part}_{number:02}.csv" for number in range(1, 6) for part in ("train", "test")]

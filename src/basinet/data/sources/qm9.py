@@ -29,11 +29,11 @@ import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 from jaxtyping import Int64
 
-from basinet.data.files import Stream
-from basinet.data.report import ReadReport, counted, valid
-from basinet.data.sdf import import_rdkit, quiet_rdkit
+from basinet.data.files.report import ReadReport, counted, valid
+from basinet.data.files.sdf import import_rdkit, quiet_rdkit
 from basinet.data.sources.archives import damage_named, extract, walk
 from basinet.data.sources.source import Files, Opened
+from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor, property_unit
 

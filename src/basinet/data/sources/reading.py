@@ -1,11 +1,11 @@
-"""How the files of a source are opened when a reader of :mod:`basinet.data.readers` knows their format."""
+"""How the files of a source are opened when a reader of :mod:`basinet.data.reading` knows their format."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from basinet.data.report import ReadReport, counted
-from basinet.data.sdf import read_records
+from basinet.data.files.report import ReadReport, counted
+from basinet.data.files.sdf import read_records
 from basinet.data.sources.archives import damage_named, extract, walk
 from basinet.data.sources.source import Files, Opened, Read
 from basinet.structures import Molecule

@@ -7,12 +7,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from basinet.config import settings
-from basinet.data.report import ReadReport
-from basinet.data.splits import Split
+from basinet.data.files.report import ReadReport
+from basinet.data.stream.splits import Split
 from basinet.structures import Molecule
 
 OpenFile = Callable[..., tuple[Iterator[Molecule], ReadReport]]
-"""Opens a file of molecules by its suffix: :func:`basinet.data.readers.open_molecules`."""
+"""Opens a file of molecules by its suffix: :func:`basinet.data.reading.open_molecules`."""
 Opened = tuple[Iterator[Molecule], ReadReport]
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from basinet.data.compounds import ConformerTask, Fragments, conformer_sets
+from basinet.commands.answer.records import Record
+from basinet.commands.answer.stream import OutsidePolicy, outside
+from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets
 from basinet.models.scope import Scope
-from basinet.runs.records import Record
-from basinet.runs.stream import OutsidePolicy, outside
 
 try:
     from sklearn.base import BaseEstimator

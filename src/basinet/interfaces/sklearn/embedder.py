@@ -11,17 +11,17 @@ from jaxtyping import Float32
 from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from basinet.data.compounds import Fragments, canonical_compound
-from basinet.data.conformers import GenerationError, require_rdkit
+from basinet.commands.answer.embed import embed_records
+from basinet.commands.answer.evaluate import load_any
+from basinet.commands.answer.halving import Halving
+from basinet.commands.answer.records import Record
+from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
+from basinet.commands.certify import file_hash
+from basinet.data.chemistry.compounds import Fragments, canonical_compound
+from basinet.data.chemistry.conformers import GenerationError, require_rdkit
 from basinet.interfaces.sklearn.base import OfSmiles, as_smiles, quiet, records_of, refusal
 from basinet.interfaces.sklearn.cache import FeatureCache, Kept
 from basinet.models.model import Model, Pooling
-from basinet.runs.certify import file_hash
-from basinet.runs.embed import embed_records
-from basinet.runs.halving import Halving
-from basinet.runs.inference import load_any
-from basinet.runs.records import Record
-from basinet.runs.stream import CHUNK_RECORDS, OutsidePolicy
 
 
 class MoleculeEmbedder(TransformerMixin, OfSmiles):

@@ -12,15 +12,15 @@ from jaxtyping import Float64
 from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from basinet.data.compounds import Fragments
+from basinet.commands.answer.halving import Halving
+from basinet.commands.answer.predict import Numbers, Predictor, predict_records, predicted_columns
+from basinet.commands.answer.records import Record
+from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
+from basinet.commands.assay.data import ROWS_FILE
+from basinet.commands.assay.recipe import AssayRecipe
+from basinet.commands.assay.run import finetune_assay
+from basinet.data.chemistry.compounds import Fragments
 from basinet.interfaces.sklearn.base import OfSmiles, as_smiles, quiet, records_of, refusal
-from basinet.runs.assay import finetune_assay
-from basinet.runs.assay_data import ROWS_FILE
-from basinet.runs.assay_recipe import AssayRecipe
-from basinet.runs.halving import Halving
-from basinet.runs.predict import Numbers, Predictor, predict_records, predicted_columns
-from basinet.runs.records import Record
-from basinet.runs.stream import CHUNK_RECORDS, OutsidePolicy
 from basinet.training.fit import TrainingConfig
 
 TARGET = "target"

@@ -1,0 +1,1 @@
+"""Predictions, evaluations and embeddings of files."""

@@ -1,0 +1,142 @@
+"""Using a model on files: its errors where there are labels, its predictions everywhere."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from basinet.backbones.build import needs_bonds
+from basinet.backbones.kernels import with_kernels
+from basinet.commands.answer.pieces import in_pieces
+from basinet.commands.common import VALIDATION_BATCH
+from basinet.commands.properties import errors_of_property, property_columns
+from basinet.commands.recipe import UnitsConfig
+from basinet.data.chemistry.perception import with_perceived_bonds
+from basinet.data.reading import open_molecules
+from basinet.evaluation.metrics import Errors, ForceEnergyErrors
+from basinet.evaluation.properties import PropertyErrors
+from basinet.models.committee import Committee
+from basinet.models.file import load_ensemble, load_model, read_backbone
+from basinet.models.model import Model
+from basinet.structures import Batch, Molecule
+from basinet.structures.batch import collate
+
+
+def evaluate_file(
+    model_file: Path, data: Path, units: UnitsConfig, device: str = "cpu"
+) -> tuple[Errors | PropertyErrors, str]:
+    """Return the errors of a model on the labelled molecules of a file or store, and a line about what was read.
+
+    Raises:
+        ValueError: there are no molecules, none has labels, or there are elements the model does not know.
+    """
+    model = load_energy_or_property(model_file, device)
+    label = _property_of(model)
+    molecules, report = open_molecules(
+        data,
+        energy_unit=units.energy_unit,
+        length_unit=units.length_unit,
+        energy_key=units.energy_key,
+        forces_key=units.forces_key,
+        columns=property_columns(data, units, label),
+    )
+    molecules = _with_bonds(molecules, model_file)
+    if label is not None:
+        errors = errors_of_property(model, label, _batches(model, molecules, device))
+        if not errors.n_labelled:
+            raise ValueError(f"{data}: none of its {errors.n_molecules} molecules has {label!r} to compare with")
+        return errors, str(report)
+    errors = ForceEnergyErrors()
+    for batch in _batches(model, molecules, device):
+        errors.update(in_pieces(lambda part: model(part, ["energy", "forces"]), batch), batch)
+    found = errors.compute()
+    if not found.n_molecules:
+        raise ValueError(f"{data} holds no molecules")
+    if not found.n_energies and not found.n_forces:
+        raise ValueError(f"{data}: none of its {found.n_molecules} molecules has an energy or forces to compare with")
+    return found, str(report)
+
+
+def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Molecule]:
+    """Return molecules with bonds for a network that reads them: those of the data, or else perceived."""
+    return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
+
+
+def _property_of(model: Model | Committee) -> str | None:
+    """Return the name of the property of a model; ``None`` if it has energies."""
+    if "energy" in model.offers:
+        return None
+    if len(model.properties) != 1:
+        raise ValueError(f"expected a model of energies or of one property, got one of {sorted(model.offers)}")
+    return next(iter(model.properties))
+
+
+def _batches(model: Model | Committee, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
+    for chunk in in_chunks(molecules):
+        batch = collate(chunk).to(device)
+        model.scope.check(batch)
+        yield batch
+
+
+def in_chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
+    """Cut a stream into lists of the size of a batch."""
+    iterator = iter(molecules)
+    while chunk := list(islice(iterator, VALIDATION_BATCH)):
+        yield chunk
+
+
+def load_any(path: Path, device: str) -> Model:
+    """Return a model in evaluation mode, whatever it was trained for; of an ensemble, the first member.
+
+    Raises:
+        ValueError: there is no such device, or the file is no model.
+    """
+    require_device(device)
+    return with_kernels(load_model(path).model.to(device).eval())
+
+
+def require_device(device: str) -> None:
+    """Raise a ``ValueError`` if there is no such device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("no CUDA device here; leave --device out to use the CPU")
+
+
+def load_energy_or_property(path: Path, device: str) -> Model | Committee:
+    """Return a model that predicts something of a molecule, in evaluation mode; several in one file are a committee.
+
+    Raises:
+        ValueError: there is no such device, or the model has neither an energy in eV nor a property.
+    """
+    require_device(device)
+    members = load_ensemble(path).members
+    require_answers(path, members[0])
+    return with_kernels((members[0] if len(members) == 1 else Committee(members)).to(device).eval())
+
+
+def require_answers(path: Path, model: Model) -> Model:
+    """Return a model that has an energy in eV or a property, or say what to do with one that has not."""
+    if "energy" not in model.offers and not model.properties:
+        raise ValueError(
+            f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "
+            f"(basinet finetune ... from={path}), or see which forces its noise implies (basinet evaluate "
+            "--force-correlation)"
+        )
+    if model.has_pooled_energy:
+        raise ValueError(
+            f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
+            f"(basinet finetune ... from={path})"
+        )
+    return model
+
+
+def load_energy_model(path: Path, device: str) -> Model | Committee:
+    """Return a model that has energies and forces; several in one file are a committee.
+
+    Raises:
+        ValueError: it has none; see also :func:`load_energy_or_property`.
+    """
+    model = load_energy_or_property(path, device)
+    if "forces" not in model.offers:
+        raise ValueError(f"{path} offers {', '.join(sorted(model.offers))} and no forces, so nothing can move with it")
+    return model

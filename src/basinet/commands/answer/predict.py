@@ -1,0 +1,291 @@
+"""Predictions for files of any length: an extended XYZ of energies and forces, or a table with a row for each row."""
+
+import csv
+import io
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from basinet.backbones.build import needs_bonds
+from basinet.commands.answer.halving import Halving
+from basinet.commands.answer.journal import Journal, fingerprint_of
+from basinet.commands.answer.predictor import AS_IT_IS, Faster, Predictor
+from basinet.commands.answer.records import (
+    AS_WRITTEN,
+    Record,
+    TableOptions,
+    count_records,
+    open_unlabelled,
+    read_records,
+    sizes_of,
+)
+from basinet.commands.answer.stream import (
+    CHUNK_RECORDS,
+    Done,
+    OutsidePolicy,
+    Say,
+    Show,
+    batch_of,
+    hidden,
+    place_of,
+    silent,
+    work_through,
+)
+from basinet.commands.recipe import UnitsConfig
+from basinet.data.chemistry.perception import with_perceived_bonds
+from basinet.data.files.extxyz import frame_text
+from basinet.data.files.table import column_names, is_table
+from basinet.files import replacing
+from basinet.models.ensemble import joined
+from basinet.models.fast import ToCome
+from basinet.models.model import Model
+from basinet.structures import Molecule
+from basinet.structures.batch import collate, unbatch
+
+OUTSIDE_KEY = "outside_scope"
+"""Under which a molecule of a prediction says in what it is unlike those in training."""
+COVERAGE = 0.9
+"""Of intervals, if nobody says."""
+FRAMES, ROWS = "frames", "rows"
+Numbers = Mapping[str, float]
+"""What is predicted for a record, by column."""
+
+
+def predict_file(
+    model_file: Path,
+    data: Path,
+    out: Path,
+    device: str = "cpu",
+    *,
+    units: UnitsConfig = AS_WRITTEN,
+    outside_scope: OutsidePolicy = "error",
+    faster: Faster = AS_IT_IS,
+    show: Show = hidden,
+    say: Say = silent,
+) -> Done:
+    """Write an extxyz with the energies (eV) and forces (eV/Å) of a model.
+
+    A model of a property writes that by its name, and its unit as ``<name>_unit``; an ensemble the mean of its members
+    and their spread as ``<name>_std`` (:class:`~basinet.models.committee.Committee`). Labels of the input are kept
+    under ``REF_<name>``. A molecule unlike those in training is refused, or answered with the reasons under
+    ``outside_scope``.
+    Molecules stream: memory does not grow with the file. The output appears when it is complete; an interrupted run
+    goes on by itself if input and model are the same. Tables and compiling (``faster``) are for models of energies.
+    """
+    data = place_of(data, out)
+    predictor = Predictor.load(model_file, device)
+    if any(faster):
+        predictor = predictor.faster(faster, lambda: _to_come(data, TableOptions(), units), say)
+    about = {"kind": "extxyz", "outside": outside_scope, "units": units, "faster": faster}
+    journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
+    if journal.done:
+        say(f"going on after {journal.done} molecules")
+    molecules, _ = open_unlabelled(data, units)
+    if needs_bonds(predictor.file.backbone):
+        molecules = with_perceived_bonds(molecules)
+    before, n_outside = journal.done, int(journal.notes.get("outside", 0))
+    rest: Iterator[Molecule] = islice(molecules, before, None)
+
+    def compute(chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
+        return _results(predictor, chunk, outside_scope)
+
+    halved = Halving(compute, CHUNK_RECORDS, say)
+    while chunk := list(islice(rest, CHUNK_RECORDS)):
+        results = halved(chunk)
+        text = "".join(frame_text(molecule, found) for molecule, found in zip(chunk, results, strict=True))
+        n_outside += sum(OUTSIDE_KEY in found for found in results)
+        journal.append({FRAMES: text.encode()}, len(chunk), {"outside": n_outside})
+        show(journal.done, None, "")
+    count = journal.done
+    if not count:
+        journal.discard()
+        raise ValueError(f"{data} holds no molecules")
+    journal.finish({FRAMES: out})
+    return Done(count, 0, before, n_outside)
+
+
+def _to_come(data: Path, table: TableOptions, units: UnitsConfig) -> ToCome:
+    sizes = sizes_of(data, table, units)
+    return ToCome(sizes, min(CHUNK_RECORDS, max(1, len(sizes))) * table.n_conformers)
+
+
+def _results(predictor: Predictor, chunk: Sequence[Molecule], outside_scope: OutsidePolicy) -> list[dict[str, Any]]:
+    """Return what the comment line and the columns of each molecule say."""
+    model, scope = predictor.first, predictor.first.scope
+    outside = ["; ".join(scope.outside(molecule.atomic_numbers, molecule.charge)) for molecule in chunk]
+    if outside_scope == "error":
+        for molecule in chunk:
+            scope.check_molecule(molecule)
+    batch = collate(chunk).to(predictor.device)
+    found = predictor.answers(batch, model.offers & {"energy", "forces", *model.properties})
+    rows: dict[str, Sequence[Any]] = {}
+    for name, values in found.items():
+        of_atoms = name.startswith("forces")
+        rows[name] = [v.double().cpu().numpy() for v in unbatch(values, batch)] if of_atoms else values.tolist()
+    units = {f"{name}_unit": head.form.unit for name, head in model.properties.items()}
+    marks = [{OUTSIDE_KEY: why} if why else {} for why in outside]
+    return [{name: values[i] for name, values in rows.items()} | units | marks[i] for i in range(len(chunk))]
+
+
+def predict_table(
+    model_file: Path,
+    data: Path,
+    out: Path,
+    *,
+    smiles: str | None = None,
+    n_conformers: int | None = None,
+    coverage: float | None = None,
+    processes: int | None = 1,
+    device: str = "cpu",
+    outside_scope: OutsidePolicy = "error",
+    units: UnitsConfig = AS_WRITTEN,
+    faster: Faster = AS_IT_IS,
+    show: Show = hidden,
+    say: Say = silent,
+) -> Done:
+    """Write a table with a row for each row of a table, or each molecule of a file: its columns, and what is predicted.
+
+    ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` if the model has been
+    calibrated; ``status`` (ok, outside, failed) and ``reason``. A row that fails keeps its place, with empty
+    predictions. Everything streams, and goes on after an interruption.
+
+    Args:
+        model_file: energies or properties.
+        data: a table of SMILES, or any file of molecules.
+        out: a .csv.
+        smiles: column; ``None``: that the model was trained with if the table has it, or the one called smiles.
+        n_conformers: made of each SMILES, their predictions averaged; ``None``: as the model was trained.
+        coverage: of the intervals; ``None``: as the model was trained.
+        processes: that make conformers; ``None``: one for each core.
+        device: cpu or cuda.
+        outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
+        units: and names, of a file of molecules.
+        faster: tables and compiling, for a model of energies.
+        show: moves a progress bar.
+        say: told about going on, and about batches that do not fit into memory.
+    """
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"{out}: a table of predictions is written as .csv, got {out.suffix or 'no suffix'}")
+    data = place_of(data, out)
+    predictor = Predictor.load(model_file, device)
+    trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
+    level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
+    given = column_names(data) if is_table(data) else ["name", "smiles"]
+    table = _table_options(trained, given, smiles, n_conformers, processes)
+    if any(faster):
+        predictor = predictor.faster(faster, lambda: _to_come(data, table, units), say)
+    columns = predicted_columns(predictor)
+    if clash := sorted({*columns, "status", "reason"} & set(given)):
+        raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
+    about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "units": units}
+    options = {"kind": "table", **about, "faster": faster}
+    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
+    if journal.done:
+        say(f"going on after {journal.done} rows")
+    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone), units)
+
+    def compute(chunk: Sequence[Record]) -> list[Numbers]:
+        return predict_records(predictor, chunk, level)
+
+    def write(rows: Sequence[tuple[Record, Numbers | None, str]]) -> dict[str, bytes]:
+        return {ROWS: _lines(rows, given, columns).encode()}
+
+    done = work_through(
+        records,
+        compute,
+        predictor.first,
+        journal,
+        write,
+        total=count_records(data),
+        outside_scope=outside_scope,
+        show=show,
+        say=say,
+    )
+    if not done.n_records:
+        journal.discard()
+        raise ValueError(f"{data} holds no molecules")
+    _put_together(journal, out, [*given, *columns, "status", "reason"])
+    return done
+
+
+def _table_options(
+    trained: Mapping[str, Any],
+    given: Sequence[str],
+    smiles: str | None,
+    n_conformers: int | None,
+    processes: int | None,
+) -> TableOptions:
+    """Return how molecules are made of rows: as the model was trained, where nobody says."""
+    known = trained.get("smiles")
+    return TableOptions(
+        smiles=known if smiles is None and known in given else smiles,
+        n_conformers=n_conformers or trained.get("conformers", 1),
+        seed=trained.get("conformer_seed", 0),
+        fragments=trained.get("fragments", "refuse"),
+        processes=processes,
+    )
+
+
+def predicted_columns(predictor: Predictor) -> list[str]:
+    """Return the columns that a model adds to a table."""
+    names: list[str] = []
+    for name in _predicted(predictor.first):
+        names.append(f"{name}_predicted")
+        if len(predictor.members) > 1:
+            names.append(f"{name}_std")
+        if name in predictor.file.calibration:
+            names += [f"{name}_lower", f"{name}_upper"]
+    return names
+
+
+def _predicted(model: Model) -> list[str]:
+    return sorted(model.offers & {"energy", *model.properties})
+
+
+def predict_records(predictor: Predictor, records: Sequence[Record], coverage: float) -> list[Numbers]:
+    """Return what a model says about records, averaged over their conformers, with intervals if it has them."""
+    batch, owner = batch_of(records)
+    batch = batch.to(predictor.device)
+    found: dict[str, list[float]] = {}
+    n = len(records)
+    names = _predicted(predictor.first)
+    said = predictor.ask(batch, names)
+    for name in names:
+        answer = joined(torch.stack([one[name].double().cpu() for one in said]), owner, n)
+        found[f"{name}_predicted"] = answer.value.tolist()
+        if answer.deviation is not None:
+            found[f"{name}_std"] = answer.deviation.tolist()
+        calibration = predictor.file.calibration.get(name)
+        if calibration is not None:
+            radius = calibration.radius(answer.deviation, n, coverage)
+            found[f"{name}_lower"] = (answer.value - radius).tolist()
+            found[f"{name}_upper"] = (answer.value + radius).tolist()
+    return [{name: values[i] for name, values in found.items()} for i in range(n)]
+
+
+def _lines(rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[str], columns: Sequence[str]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for record, numbers, reason in rows:
+        cells = record.cells or {"name": record.name, "smiles": record.smiles}
+        if numbers is not None and any(math.isnan(value) for value in numbers.values()):
+            numbers, reason = None, "the prediction is not finite"
+        predicted = [""] * len(columns) if numbers is None else [f"{numbers[name]:.8g}" for name in columns]
+        status = "failed" if numbers is None else "outside" if reason else "ok"
+        writer.writerow([*(cells[name] for name in given), *predicted, status, reason])
+    return text.getvalue()
+
+
+def _put_together(journal: Journal, out: Path, header: Sequence[str]) -> None:
+    with replacing(out) as temporary, open(temporary, "wb") as file:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(header)
+        file.write(line.getvalue().encode())
+        with open(journal.path(ROWS), "rb") as rows:
+            shutil.copyfileobj(rows, file)
+    journal.discard()

@@ -1,0 +1,144 @@
+"""Input as a stream of records: one for each row or molecule of a file, those that give no molecule included."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import islice, tee
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from basinet.commands.recipe import UnitsConfig
+from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets, count_atoms
+from basinet.data.chemistry.conformers import GenerationError
+from basinet.data.chemistry.perception import Perceiver
+from basinet.data.files.report import ReadReport
+from basinet.data.files.table import is_table, read_rows, smiles_column
+from basinet.data.reading import open_molecules
+from basinet.data.store.store import MoleculeStore
+from basinet.structures import Molecule
+
+AS_WRITTEN = UnitsConfig()
+"""Units and names as the format has them."""
+
+
+class Record(NamedTuple):
+    """A row of a table, or a molecule of a file."""
+
+    number: int
+    """From 0."""
+    name: str
+    smiles: str
+    """As written; of a file without, what is known."""
+    cells: Mapping[str, str]
+    """Of a table."""
+    conformers: list[Molecule]
+    """One, or several made from a SMILES; none if it failed."""
+    reason: str
+    """Why there are none."""
+
+
+class TableOptions(NamedTuple):
+    """How molecules are made from the rows of a table."""
+
+    smiles: str | None = None
+    """Column; ``None``: the one called smiles."""
+    n_conformers: int = 1
+    seed: int = 0
+    fragments: Fragments = "refuse"
+    processes: int | None = 1
+
+
+def read_records(
+    path: Path, options: TableOptions, first: int, needs_bonds: bool, units: UnitsConfig = AS_WRITTEN
+) -> Iterator[Record]:
+    """Yield the records of a file from number ``first`` on, one at a time.
+
+    Args:
+        path: a table, or any file or store of molecules.
+        options: for a table.
+        first: records before are not made; of a table their conformers neither.
+        needs_bonds: whether bonds that are missing are perceived.
+        units: and names, of a file of molecules.
+    """
+    if is_table(path):
+        yield from _of_table(path, options, first)
+    else:
+        yield from islice(_of_molecules(path, needs_bonds, units), first, None)
+
+
+def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]:
+    column = smiles_column(path, options.smiles)
+    rows, ahead = tee(islice(read_rows(path), first, None))
+    tasks = (ConformerTask(r[column], options.n_conformers, options.seed, options.fragments) for r in ahead)
+    for number, (row, found) in enumerate(zip(rows, conformer_sets(tasks, options.processes), strict=True), first):
+        made, reason = ([], f"SMILES: {found}") if isinstance(found, str) else (found, "")
+        yield Record(number, f"{path.name}:{number}", row[column], row, made, reason)
+
+
+def open_unlabelled(
+    path: Path, units: UnitsConfig = AS_WRITTEN, *, skip_invalid: bool = False
+) -> tuple[Iterator[Molecule], ReadReport]:
+    """Open molecules whose labels do not matter: an array file that does not say the unit of its energies is read."""
+    return open_molecules(
+        path,
+        energy_unit=units.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None),
+        length_unit=units.length_unit,
+        energy_key=units.energy_key,
+        forces_key=units.forces_key,
+        skip_invalid=skip_invalid,
+    )
+
+
+def _of_molecules(path: Path, needs_bonds: bool, units: UnitsConfig) -> Iterator[Record]:
+    molecules, report = open_unlabelled(path, units, skip_invalid=True)
+    perceiver = Perceiver() if needs_bonds else None
+    n_skipped = 0
+    number = 0
+    for molecule in molecules:
+        for skipped in report.skipped_records[n_skipped:]:
+            yield Record(number, skipped.name, "", {}, [], skipped.reason)
+            number += 1
+        n_skipped = len(report.skipped_records)
+        yield _record(number, molecule, perceiver)
+        number += 1
+    for skipped in report.skipped_records[n_skipped:]:
+        yield Record(number, skipped.name, "", {}, [], skipped.reason)
+        number += 1
+
+
+def _record(number: int, molecule: Molecule, perceiver: Perceiver | None) -> Record:
+    """Return the record of a molecule, with bonds if they are needed and can be told."""
+    if perceiver is not None and molecule.bonds is None:
+        graph = perceiver(molecule)
+        if graph is None:
+            reason = f"no bonds on record, and none can be perceived ({next(iter(perceiver.report.failures))})"
+            return Record(number, molecule.name, molecule.smiles, {}, [], reason)
+        molecule = dataclasses.replace(molecule, bonds=graph.bonds, bond_orders=graph.orders)
+    return Record(number, molecule.name, molecule.smiles, {}, [molecule], "")
+
+
+def sizes_of(path: Path, options: TableOptions, units: UnitsConfig = AS_WRITTEN) -> Int64[np.ndarray, " n_molecules"]:
+    """Return the numbers of atoms of all molecules of a file or store; of a table, without making conformers."""
+    if path.is_dir():
+        return MoleculeStore.open(path).atoms_per_molecule
+    return np.fromiter(_sizes_in_table(path, options) if is_table(path) else _sizes_in_file(path, units), np.int64)
+
+
+def _sizes_in_file(path: Path, units: UnitsConfig) -> Iterator[int]:
+    molecules, _ = open_unlabelled(path, units, skip_invalid=True)
+    return (molecule.n_atoms for molecule in molecules)
+
+
+def _sizes_in_table(path: Path, options: TableOptions) -> Iterator[int]:
+    column = smiles_column(path, options.smiles)
+    for row in read_rows(path):
+        with suppress(GenerationError):  # it has no conformers either, and the prediction says why
+            yield count_atoms(row[column], options.fragments)
+
+
+def count_records(path: Path) -> int | None:
+    """Return how many records a table has; ``None`` for files that would have to be read."""
+    return sum(1 for _ in read_rows(path)) if is_table(path) else None

@@ -1,0 +1,1 @@
+"""Fine-tuning on a table of SMILES and measurements."""

@@ -1,0 +1,85 @@
+"""Which runs need bonds, and what becomes of molecules that have none."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from basinet.backbones.build import BackboneConfig, needs_bonds
+from basinet.commands import common
+from basinet.commands.properties import SCRATCH
+from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.splits import Split
+from basinet.models.file import read_backbone
+from basinet.objectives.base import Objective
+from basinet.objectives.combine import all_set
+
+BOND_FLAGS = frozenset({"has_bonds", "has_rotors"})
+"""Flags that bonds perceived from coordinates can set."""
+
+
+class BondNeeds(NamedTuple):
+    """What of a run needs bonds."""
+
+    network: bool
+    """The network reads them: it can do nothing with a molecule without."""
+    flags: frozenset[str]
+    """Terms of the loss need molecules with these flags and leave the others out."""
+
+    @property
+    def any(self) -> bool:
+        """Whether bonds are worth perceiving."""
+        return self.network or bool(self.flags)
+
+
+def bond_needs(recipe: PretrainRecipe | FinetuneRecipe, objective: Objective) -> BondNeeds:
+    """Return what of a run needs bonds."""
+    return BondNeeds(needs_bonds(backbone_of(recipe)), objective.flags & BOND_FLAGS)
+
+
+def backbone_of(recipe: PretrainRecipe | FinetuneRecipe) -> BackboneConfig:
+    """Return the settings of the network of a run: those of the recipe, or of the model it starts from."""
+    if recipe.start is None or recipe.start == SCRATCH:
+        return recipe.model
+    return read_backbone(Path(recipe.start))
+
+
+def with_bonds_known(store: MoleculeStore, split: Split) -> tuple[Split, str]:
+    """Return a split without the molecules whose bonds are unknown, and a line about them; empty if there are none.
+
+    Raises:
+        ValueError: that leaves nothing to train on or to validate on.
+    """
+    parts = {name: _with_flag(store, getattr(split, name), "has_bonds") for name in ("train", "validation", "test")}
+    known = Split(**parts)
+    lacking = sum(len(getattr(split, name)) - len(part) for name, part in parts.items())
+    if not lacking:
+        return split, ""
+    what = f"{lacking} of {len(split.train) + len(split.validation) + len(split.test)} conformations"
+    if not (len(known.train) and len(known.validation)):
+        raise ValueError(
+            f"{what} have no bonds on record, which the network reads; let them be perceived (units.bonds=auto), "
+            "read them from a format that has bonds (SDF, SMILES), or choose another network (model.kind=...)"
+        )
+    return known, f"{what} have no bonds, which the network reads; they are neither drawn nor tested"
+
+
+def lacking_bonds(needs: BondNeeds, store: MoleculeStore, split: Split) -> list[str]:
+    """Return how many molecules that are drawn take no part in the terms that need bonds, one line for each flag."""
+    drawn = np.concatenate([split.train, split.validation])
+    lines: list[str] = []
+    for flag in sorted(needs.flags):
+        lacking = len(drawn) - len(_with_flag(store, drawn, flag))
+        if lacking:
+            what = "bonds" if flag == "has_bonds" else "bonds with bond orders"
+            lines.append(f"{lacking} of {len(drawn)} conformations have no {what}; terms that need them leave them out")
+    return lines
+
+
+def _with_flag(
+    store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"], flag: str
+) -> Int64[np.ndarray, " n_flagged"]:
+    chosen = [all_set(batch, [flag]).numpy() for batch in common.chunks(store, indices)]
+    return indices[np.concatenate(chosen)] if chosen else indices

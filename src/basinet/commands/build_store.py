@@ -1,0 +1,165 @@
+"""``basinet data build``: files and stores of any kind, read one molecule at a time, become one store."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from hashlib import file_digest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from basinet.commands.properties import property_columns
+from basinet.commands.recipe import UnitsConfig
+from basinet.config import dump_settings, settings
+from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
+from basinet.data.files.build import Built, Input, OnProgress, write_store
+from basinet.data.files.columns import PropertyColumn, property_units
+from basinet.data.files.report import ReadReport
+from basinet.data.reading import located, open_molecules
+from basinet.data.store.manifest import UNITS
+from basinet.data.store.store import MoleculeStore
+from basinet.data.workers import available_cores
+from basinet.structures import Molecule
+
+NOT_KEPT = frozenset({"data", "processes"})
+"""Options that the store does not keep: inputs are kept by their hashes, and the processes change nothing."""
+
+
+@settings
+class BuildRecipe:
+    """Files and stores to read into one store."""
+
+    data: tuple[Path, ...]
+    """What to read: files of any known format, and stores."""
+    units: UnitsConfig = UnitsConfig()
+    """Units and keys of the files; stores have their own. property_key names the label as well as its column."""
+    properties: tuple[str, ...] = ()
+    """Further labels, one number a molecule, each as column:unit or label=column:unit, such as mu:D."""
+    is_equilibrium: bool = False
+    """Whether the geometries in the files are minima of the energy; stores say so themselves."""
+    skip_invalid: bool = False
+    """Leave out molecules that are not valid and count them; without it, the first one is an error."""
+    perceive_bonds: bool = False
+    """Find bonds where there are none on record, and keep them: runs that need bonds then need not find them."""
+    processes: int | None = None
+    """That make conformers from SMILES; null takes all cores. The store is the same whatever their number."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no column, and perceiving bonds, which runs do for themselves."""
+        self.columns(())
+        if self.units.bonds != "auto":
+            raise ValueError("units.bonds is an option of runs; to find bonds for a store, give perceive_bonds=true")
+        if self.processes is not None and self.processes < 1:
+            raise ValueError(f"processes must be at least 1, got {self.processes}")
+
+    def columns(self, of_file: Sequence[PropertyColumn]) -> tuple[PropertyColumn, ...]:
+        """Return the columns to read from a file, after those that are given."""
+        columns = (*of_file, *map(_column, self.properties))
+        if twice := [name for name, count in Counter(c.name for c in columns).items() if count > 1]:
+            raise ValueError(
+                f"the label {twice[0]!r} is asked for twice; give one of them another name: label=column:unit"
+            )
+        return columns
+
+
+def _column(text: str) -> PropertyColumn:
+    name, equals, rest = text.partition("=")
+    key, colon, unit = (rest if equals else text).rpartition(":")
+    if not (colon and key and unit and (name or not equals)):
+        raise ValueError(f"properties must be column:unit or label=column:unit, got {text!r}")
+    return PropertyColumn(name=name if equals else key, key=key, unit=unit)
+
+
+class OpenedFile(NamedTuple):
+    """One file or store, opened, with what a store of it must say."""
+
+    input: Input
+    level_of_theory: str
+    units: dict[str, str]
+    """Of labels other than energies and forces."""
+    identity: dict[str, Any]
+    """By which a resumed build knows its input again."""
+
+
+def build(recipe: BuildRecipe, out: Path, on_progress: OnProgress | None = None) -> Built:
+    """Read files and stores, in their order, into one store.
+
+    Memory does not grow with the files. A build that was interrupted is resumed by the same call, which reads its
+    inputs again up to where it stopped; until it is finished, nothing opens the store. If an input turns out to be
+    damaged, the store is deleted. Records that gave no molecule are listed in ``skipped.csv`` in the store.
+
+    Raises:
+        ValueError: an input cannot be read, two inputs do not fit together, or ``out`` was begun with other inputs.
+        FileExistsError: ``out`` is a finished store or something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file; choose another path for the store")
+    opened = [_open(path, recipe) for path in recipe.data]
+    inputs = [one.input for one in opened]
+    if recipe.perceive_bonds:
+        inputs = [i._replace(molecules=_bonded(i.molecules, i.report)) for i in inputs]
+    return write_store(
+        inputs,
+        out,
+        level_of_theory=_joint_level(opened),
+        source=", ".join(path.name for path in recipe.data),
+        settings={
+            "inputs": [one.identity for one in opened],
+            **{k: v for k, v in dump_settings(recipe).items() if k not in NOT_KEPT},
+        },
+        units=_joint_units(opened),
+        on_progress=on_progress,
+    )
+
+
+def _bonded(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Molecule]:
+    perceiver = Perceiver()
+    yield from with_perceived_bonds(molecules, perceiver)
+    report.notes.append(str(perceiver.report))
+
+
+def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
+    path = located(path)
+    if path.is_dir():
+        manifest = MoleculeStore.open(path).manifest
+        molecules, report = open_molecules(path, skip_invalid=recipe.skip_invalid)
+        units = {name: unit for name, unit in manifest.units.items() if name not in UNITS}
+        identity = {"name": path.name, "fingerprint": manifest.fingerprint}
+        return OpenedFile(Input(path, molecules, report), manifest.level_of_theory, units, identity)
+    given = recipe.units
+    columns = recipe.columns(property_columns(path, given, given.property_key))
+    molecules, report = open_molecules(
+        path,
+        energy_unit=given.energy_unit,
+        length_unit=given.length_unit,
+        energy_key=given.energy_key,
+        forces_key=given.forces_key,
+        is_equilibrium=recipe.is_equilibrium,
+        columns=columns,
+        skip_invalid=recipe.skip_invalid,
+        processes=recipe.processes or available_cores(),
+    )
+    with open(path, "rb") as file:
+        identity = {"name": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
+    level = given.level_of_theory or report.level_of_theory
+    return OpenedFile(Input(path, molecules, report), level, property_units(columns), identity)
+
+
+def _joint_level(opened: Sequence[OpenedFile]) -> str:
+    levels = {one.level_of_theory: one.input.path for one in opened}
+    if len(levels) > 1:
+        found = ", ".join(f"{path}: {level or 'not on record'}" for level, path in levels.items())
+        raise ValueError(
+            f"a store holds labels of one level of theory, got {found}; build several stores, or name the level of "
+            "files that do not say it: units.level_of_theory=..."
+        )
+    return next(iter(levels))
+
+
+def _joint_units(opened: Sequence[OpenedFile]) -> dict[str, str]:
+    units: dict[str, str] = {}
+    for source in opened:
+        for label, unit in source.units.items():
+            if units.setdefault(label, unit) != unit:
+                raise ValueError(
+                    f"{source.input.path}: {label!r} is in {unit}, but in {units[label]} in an input before"
+                )
+    return units

@@ -1,0 +1,377 @@
+"""A recipe: everything that decides what a run does, in one YAML file and ``key=value`` overrides.
+
+Options are fields of frozen dataclasses beside what they build; this module reads them, strictly, and lists them for
+``--help``. A run is reproduced from the resolved recipe in its directory.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from basinet.backbones.build import BackboneConfig
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.config import adapter, dump_settings, read_settings, settings
+from basinet.files import write_text
+from basinet.md.stability import StabilityConfig
+from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
+from basinet.training.fit import TrainingConfig
+from basinet.training.optim import OptimizerConfig
+
+Recipe = TypeVar("Recipe")
+
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with basinet."""
+
+
+@settings
+class LaunchConfig:
+    """Where a run runs."""
+
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one."""
+    devices: int = 1
+    """Processes on each machine, one device each. Several are started by basinet, torchrun or SLURM alike."""
+    nodes: int = 1
+    """Machines."""
+    threads: int | None = None
+    """CPU threads of each process; null: as torch decides."""
+    keep_memory: bool = False
+    """Whether freed memory stays in the process (Linux with glibc): fewer page faults, and memory stays at its peak."""
+    kernels: Literal["auto", "plain", "native", "chunked", "triton"] = "auto"
+    """Of the edges of the Equivariant Transformer. native: C++ kernels for CPUs, two to three times as fast, compiled
+    in seconds. plain: PyTorch. chunked: PyTorch, a few molecules at a time. triton: GPU kernels. Where a run cannot
+    have those it asked for, it says so and goes on as with plain. auto: native on a CPU with a C++ compiler."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that make no sense."""
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1 or null, got {self.threads}")
+
+
+@settings
+class UnitsConfig:
+    """What a file does not say about itself; a store says all of this."""
+
+    energy_unit: str | None = None
+    """eV, meV, Ha, kcal/mol or kJ/mol; null: eV. Forces are in this per length unit."""
+    length_unit: str | None = None
+    """Angstrom, bohr or nm; null: Angstrom."""
+    energy_key: str | None = None
+    """Where the energies are; null: REF_energy, the calculator's, energy, in this order."""
+    forces_key: str | None = None
+    """Where the forces are; null: REF_forces, the calculator's, forces, in this order."""
+    property_key: str | None = None
+    """Column of the property that is learned; null: the name of its label. An .npz has it as an array."""
+    property_unit: str | None = None
+    """Its unit in the file: an energy unit, D, e*bohr, bohr^2, bohr^3, cal/mol/K ..., or 1 for a number without one."""
+    level_of_theory: str = ""
+    """How the labels were computed; goes into the model."""
+    bonds: Literal["auto", "file", "perceive"] = "auto"
+    """Of a file or a store. auto: where it has none and the run needs them, from the SMILES or the coordinates; file:
+    those it has; perceive: from the SMILES or the coordinates, whatever it has."""
+
+
+@settings
+class SourceConfig:
+    """One of several stores or files to train on."""
+
+    path: Path
+    """The store, or a file of molecules."""
+    name: str | None = None
+    """What to call it in logs; null: the name of the file without its ending."""
+    weight: float | None = None
+    """How often its molecules are drawn, relative to the weights of the others; null: see mixing_temperature."""
+    is_equilibrium: bool | None = None
+    """Whether all its positions are minima; null: as the store says, and no in a file."""
+    level_of_theory: str | None = None
+    """Of its labels; null: as the store, or units, say."""
+    leave_out: tuple[str, ...] = ()
+    """Labels not to use, such as energy."""
+    units: UnitsConfig | None = None
+    """Units and keys of a file; null: those of the recipe."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights and names that cannot be meant."""
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be positive and finite, got {self.weight}; leave the source out instead")
+        if self.name is not None and (not self.name or "/" in self.name):
+            raise ValueError(f"name must be a word without /, got {self.name!r}")
+
+
+def _one_or_several(value: object) -> str:
+    return "several" if isinstance(value, list | tuple) else "one"
+
+
+def _sources(value: Any) -> Any:
+    """Let a bare path stand for a source."""
+    return [{"path": item} if isinstance(item, str | Path) else item for item in value]
+
+
+Sources = Annotated[tuple[SourceConfig, ...], BeforeValidator(_sources)]
+Data = Annotated[Annotated[Path, Tag("one")] | Annotated[Sources, Tag("several")], Discriminator(_one_or_several)]
+"""A path, or a list of paths and of groups of options with a path."""
+
+
+@settings
+class PretrainRecipe:
+    """Pre-train a model on a store of many molecules."""
+
+    data: Data
+    """The store, or a file of molecules; or a list of them. In place of a path a list may have groups of options: path,
+    name, weight, is_equilibrium, level_of_theory, leave_out, units."""
+    mixing_temperature: float = 2.0
+    """Of several sources: a molecule is drawn from one of n molecules with a probability proportional to n^(1/T). 1: as
+    if they were one; larger: small sources are drawn more often."""
+    units: UnitsConfig = UnitsConfig()
+    """Units and keys of a file, or of all files."""
+    validation_fraction: float = 0.05
+    """Part of the compounds kept for validation."""
+    model: BackboneConfig = EquivariantTransformerConfig()
+    """The network."""
+    start: Annotated[Path | None, Field(alias="from")] = None
+    """A model file to go on from; null: fresh weights."""
+    objective: ObjectiveConfig = ForceAndDenoiseConfig()
+    """What to learn."""
+    plugin: Path | None = None
+    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    plugin_options: dict[str, Any] | None = None
+    """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
+    training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
+    """How to learn it."""
+    launch: LaunchConfig = LaunchConfig()
+    """Where to run."""
+
+    def __post_init__(self) -> None:
+        """Refuse fractions outside 0 to 1, and properties."""
+        if property_settings(self.objective) is not None:
+            raise ValueError("a property is learned by basinet finetune, with from=scratch if nothing came before")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+        if not 1 <= self.mixing_temperature < math.inf:
+            raise ValueError(f"mixing_temperature must be at least 1 and finite, got {self.mixing_temperature}")
+        if self.data == ():
+            raise ValueError("data is an empty list; expected a path, or a list of paths")
+        _check_plugin(self.plugin, self.plugin_options, self.objective == ForceAndDenoiseConfig())
+
+
+@settings
+class ReplayConfig:
+    """Minima beside the data of fine-tuning, so that a model keeps them. Their labels are not used."""
+
+    data: Data
+    """The store, or a file of molecules; or a list of them, as for pre-training. Only minima are drawn."""
+    every: int = 1
+    """Minima come with every n-th batch."""
+    batch_size: int = 8
+    """Minima that come, over all processes together."""
+    mixing_temperature: float = 2.0
+    """Of several sources, as for pre-training."""
+    zero_force: float = 0.1
+    """Weight of the force predicted at the minima, where it must vanish."""
+    denoising: float = 0.0
+    """Weight of the force that pulls a noisy minimum back (ET-OREO); 0 leaves it out. For models pre-trained by it."""
+    sigma: float = 0.04
+    """Standard deviation of that noise, Å."""
+    temperature: float = 298.15
+    """K; the pull is kT/sigma² times the displacement."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts, weights and noise that make no sense."""
+        for name in ("every", "batch_size", "mixing_temperature"):
+            if not 1 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("zero_force", "sigma", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if not 0 <= self.denoising < math.inf:
+            raise ValueError(f"denoising must not be negative, got {self.denoising}")
+        if self.data == ():
+            raise ValueError("data is an empty list; expected a path, or a list of paths")
+
+
+@settings
+class FinetuneRecipe:
+    """Fine-tune a model on labelled conformations, or train one from scratch on them."""
+
+    data: Path
+    """A file of molecules or a store."""
+    units: UnitsConfig = UnitsConfig()
+    """Units and keys of a file."""
+    start: Annotated[str, Field(alias="from")] = "scratch"
+    """A model file to start from, or scratch."""
+    n_train: int | None = None
+    """Conformations to train on; null: all that are left."""
+    n_validation: int | None = None
+    """Conformations that choose the best step; null: a tenth, at least one."""
+    n_test: int | None = None
+    """Conformations to test on at the end; null: what is left, or a tenth if n_train is null too."""
+    split_seed: int = 0
+    """Which conformations go where."""
+    split: Path | None = None
+    """A saved split instead of a random one, or the name of a published one for data in the order of its source:
+    qm9-110k, qm9-3d-emgp, md17-950, md17-9500, md17-mdsim, and those that come with a source (rmd17-01 ...)."""
+    model: BackboneConfig = EquivariantTransformerConfig()
+    """The network, if it starts from scratch."""
+    objective: ObjectiveConfig = EnergyForcesConfig()
+    """What to learn."""
+    plugin: Path | None = None
+    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    plugin_options: dict[str, Any] | None = None
+    """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
+    references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"
+    """Reference energies of the elements. fit: to what a loaded model leaves unexplained, or to the energies from
+    scratch; keep: those of the loaded model; isolated: energies of the data's molecules of one atom, which are never
+    trained on; or eV by element, {H: -13.6, C: -1029.9}."""
+    reference_ridge: float = 0.0
+    """Pulls what is fitted on top of a loaded model to zero, for few labels of the level it was trained on: the sum of
+    squares is paid at this rate. 0: the solution of least norm where the data leaves a choice."""
+    freeze: int | Literal["backbone"] = 0
+    """What keeps the loaded weights. n: the embedding and the first n layers; backbone: all but heads; 0: nothing."""
+    noise_statistics: Literal["keep", "reset"] = "keep"
+    """Of the noise the loaded model has seen, if noise is learned further. Kept, as published, they divide smaller
+    noise by the old size: from 0.04 to 0.005 Å the loss of noise starts 64 times smaller. reset: forget them."""
+    replay: ReplayConfig | None = None
+    """Minima to train on beside the data; null: none."""
+    select_by: Literal["loss", "stability"] = "loss"
+    """What makes the best step. loss: the lowest of validation; stability: the longest mean time for which short
+    dynamics keep molecules whole, ties broken by the loss."""
+    stability: StabilityConfig = StabilityConfig()
+    """Those dynamics."""
+    training: TrainingConfig = TrainingConfig(
+        n_steps=2000,
+        batch_size=8,
+        validate_every=100,
+        save_every=200,
+        optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, ema_decay=0.99),
+    )
+    """How to learn it."""
+    launch: LaunchConfig = LaunchConfig()
+    """Where to run."""
+
+    def __post_init__(self) -> None:
+        """Refuse what only a loaded model has, and penalties below zero."""
+        is_fresh = self.start == "scratch"
+        if is_fresh and (self.references == "keep" or self.reference_ridge or self.freeze):
+            raise ValueError(
+                "references=keep, reference_ridge and freeze are for a loaded model; say which, with from=MODEL"
+            )
+        if self.reference_ridge < 0 or (self.reference_ridge and self.references != "fit"):
+            raise ValueError(
+                f"reference_ridge must not be negative and needs references=fit, got {self.reference_ridge} and "
+                f"{self.references}"
+            )
+        if property_settings(self.objective) is not None and self.references != "fit":
+            raise ValueError(f"references={self.references} is for energies; a property has a baseline, and its spread")
+        if property_settings(self.objective) is not None and self.select_by == "stability":
+            raise ValueError("select_by=stability is for energies and forces; nothing moves by a property")
+        if isinstance(self.freeze, int) and self.freeze < 0:
+            raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
+        _check_plugin(self.plugin, self.plugin_options, self.objective == EnergyForcesConfig())
+
+
+def _check_plugin(plugin: Path | None, options: Mapping[str, Any] | None, is_default: bool) -> None:
+    if plugin is None and options:
+        raise ValueError(f"plugin_options {', '.join(options)} without a plugin; give plugin=FILE.py")
+    if plugin is not None and not is_default:
+        raise ValueError("plugin and objective are both given, and one of them is learned; leave the other out")
+
+
+TrainableRecipe = PretrainRecipe | FinetuneRecipe
+"""A recipe that makes a run with a directory."""
+
+
+def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str], **given: object) -> Recipe:
+    """Return a recipe from a YAML file, then ``key=value`` overrides, then values given by name.
+
+    Raises:
+        ValueError: the file is no YAML mapping, or an option is unknown or has a value that is not allowed; all
+            problems are named at once.
+    """
+    values = _defaults(kind)
+    _merge(values, {} if path is None else read_recipe_file(path))
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        _merge(changes, _read_override(override))
+    _merge(values, changes)
+    _merge(values, {key: value for key, value in given.items() if value is not None})
+    where = "recipe" if path is None else str(path)
+    return read_settings(kind, values, where)
+
+
+def _read_override(override: str) -> dict[str, Any]:
+    name, separator, text = override.partition("=")
+    if not separator or not name:
+        raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
+    try:
+        change: Any = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+    for part in reversed(name.split(".")):
+        change = {part: change}
+    return change
+
+
+def read_recipe_file(path: Path) -> dict[str, Any]:
+    """Return the options in a recipe file, put over those of the recipe that its ``base`` names.
+
+    A base is a path relative to the recipe, or one of the recipes that come with basinet.
+    """
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base must name a recipe file, got {base!r}")
+    beside, shipped = path.parent / base, RECIPES / base
+    merged = read_recipe_file(shipped if not beside.exists() and shipped.exists() else beside)
+    _merge(merged, values)
+    return merged
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no recipe {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected options, one 'key: value' a line, got {type(values).__name__}")
+    return values
+
+
+def save_recipe(recipe: object, path: Path) -> None:
+    """Write a recipe, every option included."""
+    write_text(path, yaml.safe_dump(dump_settings(recipe), sort_keys=False))
+
+
+def _defaults(kind: type[Any]) -> dict[str, Any]:
+    """Return the default of every option that has one.
+
+    Options a recipe leaves out keep the default of that recipe, also inside a group of which it sets another option.
+    """
+    schema = adapter(kind).json_schema(by_alias=True)
+    return {name: copy.deepcopy(field["default"]) for name, field in schema["properties"].items() if "default" in field}
+
+
+def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put changes over values, group by group; a group of another ``kind`` replaces the one that was there."""
+    for name, change in changes.items():
+        old = values.get(name)
+        if (
+            isinstance(change, Mapping)
+            and isinstance(old, dict)
+            and ("kind" not in old or change.get("kind", old["kind"]) == old["kind"])
+        ):
+            _merge(old, change)
+        else:
+            values[name] = dict(change) if isinstance(change, Mapping) else change

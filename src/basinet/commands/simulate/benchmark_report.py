@@ -1,0 +1,253 @@
+"""What the MD17 benchmark says in the end: ``result.json``, ``result.md``, ``report.html``."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from basinet.commands.simulate.benchmark import MDBenchmark
+from basinet.commands.simulate.benchmark_figure import BenchmarkSeries, benchmark_figure
+from basinet.commands.simulate.benchmark_settings import DT, MOLECULES, TEMPERATURE, departures
+from basinet.commands.simulate.report import plain, replica_cells, replicas_of, series_of
+from basinet.commands.simulate.report_page import write_simulation_report
+from basinet.evaluation.report import Picture, Section, Table
+from basinet.files import write_text
+from basinet.md.observables import HISTOGRAM_RANGE, histogram_error
+
+CITATION = "Fu et al., Forces are not Enough, TMLR 2023 (arXiv 2210.07237)"
+
+
+class BenchmarkRun(NamedTuple):
+    """One run."""
+
+    run: int
+    start: int
+    """Frame of the data."""
+    stable_ps: float
+    """By the bonds of its first frame, as published."""
+    stable_topology_ps: float
+    """By the bonds of the molecule."""
+    reason: str
+    """Why it was not whole to the end; empty if it was."""
+    h_error: float
+    """Integral of |h - h_ref| up to the first broken bond: 0 to 2; NaN if there is no frame."""
+    closest: float
+    """Smallest distance of two atoms up to then, Å, to a bin of h(r); NaN if there is no frame."""
+    temperature: float
+    """Mean, K."""
+
+
+class BenchmarkResult(NamedTuple):
+    """The numbers of a benchmark, and where they are written."""
+
+    runs: list[BenchmarkRun]
+    departures: list[str]
+    rows: dict[str, str]
+    """What to show of it."""
+    report: Path
+
+
+def report_benchmark(done: MDBenchmark, out: Path) -> BenchmarkResult:
+    """Write the result of a benchmark into its directory."""
+    series = series_of(done.simulation, out)
+    replicas = replicas_of(done.simulation, series)
+    histograms = done.simulation.distances.histograms().cpu()
+    runs = _runs(done, [r.temperature for r in replicas])
+    molecule = done.simulation.molecules[0]
+    away = departures(done.before.config, molecule, done.before.reference.n_frames, done.before.measured.n_test)
+    rows = _rows(done, runs, away)
+    write_text(out / "result.json", json.dumps(_content(done, runs, away), indent=2) + "\n")
+    write_text(out / "result.md", _markdown(done, runs, away))
+    drawn = BenchmarkSeries(
+        reference=done.before.reference.histogram.numpy(),
+        runs=histograms.numpy(),
+        largest_distance=HISTOGRAM_RANGE,
+        stable=[r.stable_ps for r in runs],
+        picoseconds=done.before.config.picoseconds,
+    )
+    section = Section(
+        title="Benchmark",
+        reading="A small force error is not enough: runs should stay whole, and their distances be those of the data.",
+        pictures=[
+            Picture(name="benchmark", figure=benchmark_figure(drawn), description="h(r) and stable time of the runs")
+        ],
+        tables=[Table(header=RUN_HEADER, rows=[run_cells(r) for r in runs])],
+    )
+    header = ["replica", "went on (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
+    report = write_simulation_report(
+        out,
+        series,
+        title=f"MD benchmark: {_name(done)}",
+        lead=f"{CITATION}, with {done.before.config.name}. "
+        + ("The full protocol." if not away else f"Not the full protocol: {'; '.join(away)}."),
+        summary=rows,
+        replicas=Table(header=header, rows=[replica_cells(r) for r in replicas], folded="Every replica"),
+        further=[section],
+    )
+    return BenchmarkResult(runs, away, rows, report)
+
+
+RUN_HEADER = (
+    "run",
+    "start frame",
+    "whole (ps)",
+    "by topology (ps)",
+    "stopped by",
+    "h(r) error",
+    "closest (Å)",
+    "mean T (K)",
+)
+
+
+def run_cells(one: BenchmarkRun) -> list[str]:
+    """Return one run as a row of text."""
+    return [
+        str(one.run),
+        str(one.start),
+        f"{one.stable_ps:.4g}",
+        f"{one.stable_topology_ps:.4g}",
+        one.reason or "-",
+        f"{one.h_error:.3f}",
+        f"{one.closest:.2f}",
+        f"{one.temperature:.0f}",
+    ]
+
+
+def _runs(done: MDBenchmark, temperatures: Sequence[float]) -> list[BenchmarkRun]:
+    failures = {f.molecule: f for f in done.simulation.dynamics.failures}
+    distances, first = done.simulation.distances, done.broken.times.cpu() / 1000
+    histograms, counted = distances.histograms().cpu(), distances.counts.sum(dim=(0, 2)).cpu()
+    found: list[BenchmarkRun] = []
+    for i, temperature in enumerate(temperatures):
+        failure = failures.get(i)
+        end = done.before.config.picoseconds if failure is None else failure.time / 1000
+        whole, by_topology = (min(end, float(first[way, i])) for way in (0, 1))
+        is_broken = math.isfinite(float(first[0, i]))
+        reason = "" if failure is None else failure.reason
+        found.append(
+            BenchmarkRun(
+                run=i,
+                start=int(done.before.starts[i]),
+                stable_ps=whole,
+                stable_topology_ps=by_topology,
+                reason="a bond broke" if is_broken else reason,
+                h_error=histogram_error(histograms[i], done.before.reference.histogram) if counted[i] else math.nan,
+                closest=_closest(histograms[i]),
+                temperature=temperature,
+            )
+        )
+    return found
+
+
+def _closest(histogram: Tensor) -> float:
+    """Return where h(r) begins, Å."""
+    filled = torch.nonzero(histogram).flatten().tolist()
+    return filled[0] * HISTOGRAM_RANGE / len(histogram) if filled else math.nan
+
+
+def _rows(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> dict[str, str]:
+    whole = [r.h_error for r in runs if not r.reason]
+    topology = [r.stable_topology_ps for r in runs]
+    speed = done.before.measured.speed
+    errors = _spread([r.h_error for r in runs])
+    rows = {
+        "molecule": f"{_name(done)}, {len(runs)} runs of {done.before.config.picoseconds:g} ps at {TEMPERATURE:g} K",
+        "protocol": "as published" if not away else "not the full one: " + "; ".join(away),
+        "force MAE": f"{1000 * done.before.measured.force_mae:.4g} meV/Å ({done.before.measured.n_test:,} frames)",
+        "stability": f"{_spread([r.stable_ps for r in runs])} ps; {len(whole)} of {len(runs)} whole to the end",
+        "h(r) error": errors
+        + (f"; of runs that stayed whole {_spread(whole)}" if whole else "")
+        + f"; of as many reference frames {done.before.noise:.2g}",
+    }
+    known = [r for r in runs if math.isfinite(r.closest)]
+    if known:
+        nearest = min(known, key=lambda r: r.closest)
+        known_least = _closest(done.before.reference.histogram)
+        rows["closest atoms"] = f"{nearest.closest:.2f} Å, in run {nearest.run}; {known_least:.2f} Å in the data"
+    if topology != [r.stable_ps for r in runs]:
+        rows["stability by topology"] = f"{_spread(topology)} ps (bonds of the mean geometry, not of the first frame)"
+    if speed is not None:
+        rows["speed"] = (
+            f"{speed.steps_per_second:.3g} steps/s of one replica ({1000 * speed.overhead:.2g} ms a step outside of "
+            "the force field)"
+        )
+        if math.isfinite(together := _together(done)):
+            rows["speed"] += f"; {together:.3g} steps/s of {len(runs)} together"
+    return rows
+
+
+def _together(done: MDBenchmark) -> float:
+    """Return the steps a second of all replicas together; NaN if this process made none."""
+    simulation = done.simulation
+    return len(simulation.molecules) * simulation.steps_done / simulation.seconds if simulation.steps_done else math.nan
+
+
+def _content(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> dict[str, object]:
+    config, measured, speed = done.before.config, done.before.measured, done.before.measured.speed
+    whole = [r.h_error for r in runs if not r.reason]
+    return {
+        "benchmark": CITATION,
+        "is_full_protocol": not away,
+        "departures": list(away),
+        "examined": config.name,
+        "data": str(config.data),
+        "molecule": _name(done),
+        "protocol": f"Nose-Hoover {TEMPERATURE:g} K, {DT:g} fs, {config.picoseconds:g} ps, a frame every 50 fs",
+        "force_mae_meV_per_A": 1000 * measured.force_mae,
+        "n_test_frames": measured.n_test,
+        "n_reference_frames": done.before.reference.n_frames,
+        "stability_ps": _moments([r.stable_ps for r in runs]),
+        "stability_topology_ps": _moments([r.stable_topology_ps for r in runs]),
+        "h_error": _moments([r.h_error for r in runs]),
+        "h_error_of_whole_runs": _moments(whole),
+        "h_error_of_as_many_reference_frames": done.before.noise,
+        "closest_atoms_in_reference_A": _closest(done.before.reference.histogram),
+        "steps_per_second_of_one": None if speed is None else speed.steps_per_second,
+        "overhead_ms_per_step": None if speed is None else 1000 * speed.overhead,
+        **plain({"steps_per_second_of_all": _together(done)}),
+        "runs": [plain(r._asdict()) for r in runs],
+    }
+
+
+def _markdown(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> str:
+    """Return the row of the published table."""
+    config, measured, speed = done.before.config, done.before.measured, done.before.measured.speed
+    cells = [
+        _name(done),
+        config.name,
+        f"{1000 * measured.force_mae:.1f}",
+        _spread([r.stable_ps for r in runs]),
+        _spread([r.h_error for r in runs]),
+        "-" if speed is None else f"{speed.steps_per_second:.1f}",
+    ]
+    note = "The full protocol" if not away else f"**Not the full protocol**: {'; '.join(away)}"
+    return (
+        "| molecule | model | force MAE (meV/Å) | stability (ps) | h(r) error | steps/s |\n|---|---|---|---|---|---|\n"
+        f"| {' | '.join(cells)} |\n\n{note}. {CITATION}: {TEMPERATURE:g} K, Nosé-Hoover, {DT:g} fs, "
+        f"{config.picoseconds:g} ps; mean (standard deviation) of {len(runs)} runs. Published numbers are of models "
+        "trained on 9,500 frames of MD17.\n"
+    )
+
+
+def _name(done: MDBenchmark) -> str:
+    formula = done.simulation.molecules[0].formula
+    return MOLECULES.get(formula, formula)
+
+
+def _moments(values: Sequence[float]) -> dict[str, float | int | None]:
+    known = np.array([v for v in values if math.isfinite(v)])
+    mean = float(known.mean()) if len(known) else None
+    return {"mean": mean, "std": float(known.std(ddof=1)) if len(known) > 1 else None, "runs": len(known)}
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation, as the published table has them."""
+    found = _moments(values)
+    if found["mean"] is None:
+        return "not known"
+    return f"{found['mean']:.3g}" + ("" if found["std"] is None else f" ({found['std']:.2g})")

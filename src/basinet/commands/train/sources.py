@@ -1,0 +1,355 @@
+"""Data of a run: read, looked at, split; one store or a mixture of several."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+from lightning_fabric import Fabric
+
+from basinet.commands import common
+from basinet.commands.bonds import bond_needs, lacking_bonds, with_bonds_known
+from basinet.commands.properties import property_columns
+from basinet.commands.recipe import PretrainRecipe, SourceConfig, UnitsConfig
+from basinet.data.chemistry.perception import find_bonds
+from basinet.data.doctor.check import ConsistencyReport, require_consistent
+from basinet.data.doctor.leaks import find_leaks
+from basinet.data.reading import load_store, located
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.loader import Loader
+from basinet.data.stream.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
+from basinet.data.stream.split_sources import split_sources
+from basinet.data.stream.splits import Split
+from basinet.objectives.base import Objective
+from basinet.training.fit import TrainingConfig, Validate
+
+
+class RunSource(NamedTuple):
+    """One of the sources of a run."""
+
+    name: str
+    config: SourceConfig
+    store: MoleculeStore
+    read: str
+    """A line about what was read."""
+    consistency: ConsistencyReport
+
+
+class Mixture(NamedTuple):
+    """Several sources, split, with the molecules that are drawn and how often."""
+
+    sources: tuple[RunSource, ...]
+    splits: tuple[Split, ...]
+    """Of each source: molecules that some term of the loss is for."""
+    probabilities: tuple[float, ...]
+    store: MoleculeStore
+    """All sources joined."""
+    split: Split
+    """Of the joined store."""
+    notes: tuple[str, ...]
+    """What a user should know."""
+
+
+def read_sources(
+    configs: Sequence[SourceConfig], units: UnitsConfig, needs_bonds: bool = False
+) -> tuple[RunSource, ...]:
+    """Read every source.
+
+    Args:
+        configs: what to read.
+        units: of files that have none of their own; ``bonds`` is of stores too.
+        needs_bonds: whether bonds that are missing are perceived.
+
+    Raises:
+        ValueError: a source cannot be read, is empty, contradicts itself, or is given twice.
+    """
+    given = units != UnitsConfig(bonds=units.bonds)
+    if given and all(located(c.path).is_dir() or c.units is not None for c in configs):
+        raise ValueError("units are given, but no source is a file without units of its own; leave units out")
+    names = _names(configs)
+    return tuple(_read(config, name, units, needs_bonds) for config, name in zip(configs, names, strict=True))
+
+
+def _names(configs: Sequence[SourceConfig]) -> list[str]:
+    chosen = [c.path.name.removesuffix(c.path.suffix) if c.name is None else c.name for c in configs]
+    for name, count in Counter(chosen).items():
+        if count > 1:
+            paths = ", ".join(str(c.path) for c, n in zip(configs, chosen, strict=True) if n == name)
+            raise ValueError(
+                f"{count} sources are called {name!r} ({paths}); give them names: {{path: ..., name: ...}}"
+            )
+    return chosen
+
+
+def _read(config: SourceConfig, name: str, units: UnitsConfig, needs_bonds: bool) -> RunSource:
+    if config.units is not None:
+        units = config.units
+    elif located(config.path).is_dir():
+        units = UnitsConfig(bonds=units.bonds)
+    if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
+        raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")
+    try:
+        property_columns(config.path, units, None)  # refuses a column that nobody would read
+        found, report = load_store(
+            config.path,
+            level_of_theory=units.level_of_theory,
+            energy_unit=units.energy_unit,
+            length_unit=units.length_unit,
+            energy_key=units.energy_key,
+            forces_key=units.forces_key,
+        )
+        store = adapted(
+            found,
+            is_equilibrium=config.is_equilibrium,
+            level_of_theory=config.level_of_theory,
+            leave_out=config.leave_out,
+        )
+        store, bonds = find_bonds(store, units.bonds, needs_bonds)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"source {name}: {error}") from None
+    except ValueError as error:
+        raise ValueError(f"source {name}: {error}") from None
+    read = f"{report}\n{bonds}" if bonds else str(report)
+    return RunSource(name, config, store, read, require_consistent(store, f"source {name}"))
+
+
+def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
+    """Read, check, split and weigh the sources of a recipe.
+
+    Raises:
+        ValueError: a source cannot be used, or they do not fit each other or the loss.
+    """
+    assert not isinstance(recipe.data, Path)
+    needs = bond_needs(recipe, objective)
+    sources = read_sources(recipe.data, recipe.units, needs.any)
+    notes = _compare(sources)
+    _require_one_level(objective, sources)
+    stores = {s.name: s.store for s in sources}
+    store = joined(stores)
+    drawn = split_sources(stores, recipe.validation_fraction, recipe.training.seed)
+    notes += [f"{name} is one compound; its conformations are split" for name in drawn.by_conformation]
+    notes += [
+        f"{count} conformations of {name} are not used: their compound is split by conformation in another source"
+        for name, count in drawn.left_out.items()
+    ]
+    candidates = dict(drawn.splits)
+    if needs.network:
+        for source in sources:
+            try:
+                candidates[source.name], note = with_bonds_known(source.store, candidates[source.name])
+            except ValueError as error:
+                raise ValueError(f"source {source.name}: {error}; or leave the source out") from None
+            notes += [f"{source.name}: {note}"] if note else []
+    _require_data(objective, store, _joined_split(sources, list(candidates.values())))
+    splits: list[Split] = []
+    for source in sources:
+        used, n_unused = _used(objective, source, candidates[source.name])
+        splits.append(used)
+        notes += [f"{source.name}: {line}" for line in lacking_bonds(needs, source.store, used)]
+        if n_unused:
+            notes.append(f"{n_unused} conformations of {source.name} have nothing that a term of the loss is for")
+    probabilities = _probabilities(recipe, [len(split.train) for split in splits])
+    return Mixture(
+        sources, tuple(splits), probabilities, store, _joined_split(sources, splits), (*notes, _levels_note(sources))
+    )
+
+
+def _compare(sources: Sequence[RunSource]) -> list[str]:
+    """Refuse the same data twice; say which sources share conformations."""
+    notes: list[str] = []
+    for a, b in combinations(sources, 2):
+        if a.store.fingerprint == b.store.fingerprint:
+            raise ValueError(f"the sources {a.name} and {b.name} hold the same data; leave one of them out")
+        small, large = sorted((a, b), key=lambda s: len(s.store))
+        leaks = find_leaks(large.store, small.store, compounds=False)
+        if len(leaks.rows):
+            notes.append(
+                f"warning: {len(leaks.rows)} conformations of {large.name} are in {small.name} too; they are drawn "
+                "from both, and may train in one and validate in the other unless both name their compounds (SMILES)"
+            )
+    return notes
+
+
+def energy_levels(sources: Sequence[RunSource]) -> dict[str, list[str]]:
+    """Return the sources with energies by their level of theory."""
+    levels: dict[str, list[str]] = {}
+    for source in sources:
+        if source.store.label_counts.get("energy"):
+            levels.setdefault(source.store.manifest.level_of_theory, []).append(source.name)
+    return levels
+
+
+def _require_one_level(objective: Objective, sources: Sequence[RunSource]) -> None:
+    """Refuse to fit energies of several levels of theory with one set of reference energies."""
+    levels = energy_levels(sources)
+    names = [name for of_level in levels.values() for name in of_level]
+    if "energy" not in objective.labels or (len(levels) <= 1 and ("" not in levels or len(names) == 1)):
+        return
+    found = "; ".join(f"{', '.join(of_level)}: {level or 'not on record'}" for level, of_level in levels.items())
+    raise ValueError(
+        f"the loss fits energies, and those of the sources are not known to be of one level of theory ({found}). Learn "
+        "forces only (objective.kind=forces), or leave the energies of all levels but one out (leave_out: [energy]); "
+        "if they are of one level, say so in each source (level_of_theory: ...)"
+    )
+
+
+def reference_sources(sources: Sequence[RunSource]) -> tuple[str, list[str]]:
+    """Return the level of theory that most energies are of, and its sources: reference energies are fitted to them.
+
+    Energies of an unknown level are one level for each source.
+    """
+    groups: list[tuple[str, list[str]]] = []
+    for level, of_level in energy_levels(sources).items():
+        groups += [(level, of_level)] if level else [(level, [name]) for name in of_level]
+    counts = {s.name: s.store.label_counts.get("energy", 0) for s in sources}
+    return max(groups, key=lambda group: sum(counts[name] for name in group[1]), default=("", []))
+
+
+def _levels_note(sources: Sequence[RunSource]) -> str:
+    level, names = reference_sources(sources)
+    if not names:
+        return "no energies; reference energies are zero"
+    return f"reference energies are fitted to {', '.join(names)} (level of theory: {level or 'not on record'})"
+
+
+def _used(objective: Objective, source: RunSource, split: Split) -> tuple[Split, int]:
+    parts: dict[str, Int64[np.ndarray, " _"]] = {}
+    for part in ("train", "validation"):
+        try:
+            parts[part] = used_by(objective, source.store, getattr(split, part))
+        except ValueError as error:
+            raise ValueError(f"source {source.name}, {part}: {error}; or leave the source out") from None
+    used = Split(train=parts["train"], validation=parts["validation"], test=split.test)
+    return used, len(split.train) + len(split.validation) - len(used.train) - len(used.validation)
+
+
+def used_by(
+    objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]
+) -> Int64[np.ndarray, " n_used"]:
+    """Return the chosen molecules that some term of the loss is for: the others would only thin out the batches."""
+    used = indices[np.concatenate([objective.uses(batch).numpy() for batch in common.chunks(store, indices)])]
+    if len(used) == 0:
+        raise ValueError(
+            f"none of {len(indices)} conformations has all that a term of the loss ({', '.join(objective.weights)}) "
+            "needs at once; choose another objective (objective.kind=...) or data that has it"
+        )
+    return used
+
+
+def _require_data(objective: Objective, store: MoleculeStore, split: Split) -> None:
+    for part, indices in (("training", split.train), ("validation", split.validation)):
+        common.require_data(objective, store, indices, f"the {part} part of all sources together")
+
+
+def _joined_split(sources: Sequence[RunSource], splits: Sequence[Split]) -> Split:
+    """Return the split of the joined store."""
+    ends = np.cumsum([len(s.store) for s in sources])
+    first = [0, *ends[:-1].tolist()]
+    parts = {
+        part: np.concatenate([getattr(split, part) + f for split, f in zip(splits, first, strict=True)])
+        for part in ("train", "validation", "test")
+    }
+    return Split(**parts)
+
+
+def _probabilities(recipe: PretrainRecipe, sizes: Sequence[int]) -> tuple[float, ...]:
+    assert not isinstance(recipe.data, Path)
+    weights = [c.weight for c in recipe.data if c.weight is not None]
+    if weights and len(weights) < len(sizes):
+        raise ValueError(f"{len(weights)} of {len(sizes)} sources have a weight; give one to all or to none")
+    return tuple(mixing_probabilities(sizes, recipe.mixing_temperature, weights or None).tolist())
+
+
+def mixture_statistics(mixture: Mixture, seed: int) -> common.Statistics:
+    """Fit reference energies to the sources of one level of theory, and measure the forces of all."""
+    _, names = reference_sources(mixture.sources)
+    forces = common.label_statistics(mixture.store, mixture.split.train, seed).force_rms
+    chosen = [(s, split) for s, split in zip(mixture.sources, mixture.splits, strict=True) if s.name in names]
+    if not chosen:
+        return common.Statistics(None, forces)
+    store = joined({s.name: s.store for s, _ in chosen})
+    split = _joined_split([s for s, _ in chosen], [split for _, split in chosen])
+    return common.Statistics(common.label_statistics(store, split.train, seed).references, forces)
+
+
+def mixture_loaders(
+    mixture: Mixture, config: TrainingConfig, fabric: Fabric
+) -> tuple[MixtureLoader, dict[str, Loader]]:
+    """Return this process's share of the training data, and the validation set of each source."""
+    every = list(zip(mixture.sources, mixture.splits, mixture.probabilities, strict=True))
+    training = MixtureLoader(
+        [Source(s.name, s.store, split.train, p) for s, split, p in every],
+        batch_size=config.batch_size,
+        batch_atoms=config.batch_atoms,
+        seed=config.seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    validation = {
+        s.name: Loader(s.store, split.validation, batch_size=common.VALIDATION_BATCH, seed=0, shuffle=False)
+        for s, split, _ in every
+    }
+    return training, validation
+
+
+def mixture_validation(objective: Objective, loaders: Mapping[str, Loader], fabric: Fabric) -> Validate:
+    """Return a function that gives the metrics of each source (``forces/md17``), and the loss over all of them.
+
+    Terms are averaged over all validation sets together, and so is the force error. Energies of different sources may
+    be of different levels of theory: their error is given source by source only.
+    """
+    each = {name: common.validation(objective, loader, fabric) for name, loader in loaders.items()}
+    counts = {name: _counts(objective, loader) for name, loader in loaders.items()}
+
+    def validate(model: Any) -> Mapping[str, float]:
+        found = {name: validate_one(model) for name, validate_one in each.items()}
+        means: dict[str, float] = {}
+        for term in (*objective.weights, "force_mae"):
+            of = {name: counts[name][term] for name in found if term in found[name]}
+            if of:
+                means[term] = sum(n * found[name][term] for name, n in of.items()) / sum(of.values())
+        loss = sum((objective.weights[term] * means[term] for term in objective.weights if term in means), start=0.0)
+        by_source = {f"{key}/{name}": value for name, metrics in found.items() for key, value in metrics.items()}
+        return {"loss": loss, **means, **by_source}
+
+    return validate
+
+
+def _counts(objective: Objective, loader: Loader) -> dict[str, float]:
+    """Return how many things each term sums over in a validation set, and how many atoms have forces."""
+    total: Counter[str] = Counter()
+    for batch in common.chunks(loader.store, loader.indices):
+        total.update(objective.counts(batch))
+        if "has_forces" in batch.flags:
+            total["force_mae"] += int(batch.flags["has_forces"][batch.molecule].sum())
+    return {term: float(total[term]) for term in (*objective.weights, "force_mae")}
+
+
+def source_records(mixture: Mixture) -> list[dict[str, Any]]:
+    """Return what ``data.json`` says about each source; ``first`` is the place of its first molecule in the split."""
+    records: list[dict[str, Any]] = []
+    first = 0
+    for source, split, probability in zip(mixture.sources, mixture.splits, mixture.probabilities, strict=True):
+        manifest = source.store.manifest
+        records.append(
+            {
+                "name": source.name,
+                "path": str(source.config.path),
+                "fingerprint": source.store.fingerprint,
+                "source": manifest.source,
+                "level_of_theory": manifest.level_of_theory,
+                "is_equilibrium": source.config.is_equilibrium,
+                "n_molecules": len(source.store),
+                "first": first,
+                "labels": source.store.label_counts,
+                "n_train": len(split.train),
+                "n_validation": len(split.validation),
+                "probability": probability,
+                "consistency": source.consistency.reason,
+            }
+        )
+        first += len(source.store)
+    return records

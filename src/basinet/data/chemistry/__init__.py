@@ -1,0 +1,1 @@
+"""SMILES, conformers, bonds and compounds."""

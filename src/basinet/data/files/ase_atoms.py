@@ -1,0 +1,132 @@
+"""One frame of ASE as a molecule with labels: what extended XYZ, trajectories and databases of ASE share."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from basinet.data.files.columns import PropertyColumn, read_properties, sign_of_forces
+from basinet.data.files.report import ReadReport, array_of, valid
+from basinet.structures import Molecule, StructureError
+from basinet.units import energy_factor, length_factor
+
+ENERGY_KEYS = ("REF_energy", "energy", "total_energy")
+"""Where an energy is looked for, in this order; ASE moves ``energy`` of a comment line into its calculator. The last is
+that of ISO17."""
+FORCES_KEYS = ("REF_forces", "forces", "atomic_forces")
+CHARGE_KEY = "charge"
+SMILES_KEY = "smiles"
+WHOLE = 1e-3
+"""e. The charges of atoms may add up to a whole number this closely, for they were rounded."""
+
+
+def read_atoms(
+    atoms: Atoms,
+    name: str,
+    report: ReadReport,
+    is_equilibrium: bool,
+    energy_key: str | None,
+    forces_key: str | None,
+    columns: Sequence[PropertyColumn] = (),
+) -> Iterator[Molecule]:
+    """Yield the molecule of a frame; labels are looked for in ``info``, ``arrays`` and the results of the calculator.
+
+    Raises:
+        StructureError: the frame is periodic, or has its labels under other keys than the frames before.
+    """
+    if atoms.pbc.any():
+        raise StructureError(
+            f'{name}: the frame is periodic, and basinet treats molecules only; write pbc="F F F" or remove Lattice'
+        )
+    labels = _labels(atoms, name, report, energy_key, forces_key)
+    if columns:
+        numbers = {key: value for key, value in _per_molecule(atoms).items() if np.ndim(value) == 0}
+        labels |= read_properties(numbers, columns, name, report)
+    yield from valid(
+        report,
+        atomic_numbers=atoms.numbers.astype(np.int64),
+        positions=atoms.positions * length_factor(report.length_unit),
+        charge=charge_of(atoms, name),
+        labels=labels,
+        is_equilibrium=is_equilibrium,
+        smiles=str(_values(atoms.info).get(SMILES_KEY, "")),
+        name=name,
+    )
+
+
+def charge_of(atoms: Atoms, name: str) -> int:
+    """Return the total charge of a frame (e): ``charge`` of its comment, or the sum of its initial charges."""
+    charge = _values(atoms.info).get(CHARGE_KEY)
+    if charge is None:
+        return _sum_of_charges(atoms, name)
+    whole = isinstance(charge, int | float | np.integer | np.floating) and math.isfinite(charge)
+    if not whole or charge != round(charge):
+        raise StructureError(f"{name}: {CHARGE_KEY} must be a whole number (e), got {charge!r}")
+    return int(charge)
+
+
+def _sum_of_charges(atoms: Atoms, name: str) -> int:
+    """Return the sum of the initial charges of the atoms, where ASE keeps the charge of a molecule."""
+    total = float(np.sum(atoms.arrays.get("initial_charges", 0.0)))
+    if not math.isfinite(total) or abs(total - round(total)) > WHOLE:
+        raise StructureError(f"{name}: the initial charges of the atoms add up to {total:g} e, not a whole number")
+    return round(total)
+
+
+def _labels(
+    atoms: Atoms, name: str, report: ReadReport, energy_key: str | None, forces_key: str | None
+) -> dict[str, Any]:
+    results = {} if atoms.calc is None else atoms.calc.results
+    labels: dict[str, Any] = {}
+    per_molecule, per_atom = _per_molecule(atoms), {**atoms.arrays, **results}
+    energy = _find(per_molecule, ENERGY_KEYS, energy_key, name, report.energy_keys)
+    if energy is not None:
+        labels["energy"] = _number(energy, name) * energy_factor(report.energy_unit)
+    forces = _find(per_atom, FORCES_KEYS, forces_key, name, report.forces_keys)
+    if forces is not None:
+        unit = energy_factor(report.energy_unit) / length_factor(report.length_unit)
+        labels["forces"] = _rows(forces, name) * (unit * sign_of_forces(forces_key or ""))
+    return labels
+
+
+def _per_molecule(atoms: Atoms) -> dict[str, Any]:
+    results = {} if atoms.calc is None else atoms.calc.results
+    return _values({**atoms.info, **results})
+
+
+def _values(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the bare words of a comment such as "lowest energy found", which ASE reads as ``energy=True``."""
+    return {key: value for key, value in info.items() if not isinstance(value, bool | np.bool_)}
+
+
+def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, name: str, used: Any) -> Any:
+    """Return the value under the key asked for, or under the first of ``keys`` that is there; count the key."""
+    if wanted is not None and array_of(wanted) not in values:
+        there = ", ".join(sorted(set(values) - {"numbers", "positions"})) or "no labels"
+        raise StructureError(f"{name}: has no {array_of(wanted)!r}; it has {there}")
+    key = wanted or next((key for key in keys if key in values), None)
+    if key is None:
+        return None
+    if others := sorted(set(used) - {key}):
+        raise StructureError(
+            f"{name}: {key!r} is used here, but {others[0]!r} in the frames before, so they may be of different levels "
+            f"of theory; name the one to use (energy_key or forces_key)"
+        )
+    used[key] += 1
+    return values[array_of(key)]
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise StructureError(f"{name}: the energy must be one number, got {value!r}") from None
+
+
+def _rows(value: Any, name: str) -> np.ndarray:
+    rows = np.asarray(value)
+    if rows.dtype.kind not in "fiu":
+        raise StructureError(f"{name}: forces must be three numbers an atom, got {rows.dtype} values")
+    return rows.astype(np.float64)

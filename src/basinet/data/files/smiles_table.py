@@ -1,0 +1,151 @@
+"""Tables with a column of SMILES: one conformer a row by distance geometry and a force field (RDKit)."""
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from basinet.data.chemistry.conformers import MAX_HEAVY_ATOMS, GenerationError, embed, parse_smiles, require_rdkit
+from basinet.data.files.columns import PropertyColumn, read_properties
+from basinet.data.files.report import ReadReport, valid
+from basinet.data.workers import map_in_order
+from basinet.structures import Molecule, StructureError
+from basinet.units import energy_factor
+
+SMILES_COLUMN = "smiles"
+ROWS_AT_ONCE = 32
+"""Given to a process at once."""
+FEW = 200
+"""Rows that one process embeds before others would have started."""
+
+Cells = Mapping[str, Any]
+"""The SMILES and the wanted cells of a row, by the name of their columns; empty ones are NaN."""
+
+
+class Row(NamedTuple):
+    """What a process needs to make a conformer."""
+
+    number: int
+    cells: Cells
+
+
+def read_smiles_rows(
+    table: Iterable[Cells],
+    path: Path,
+    report: ReadReport,
+    *,
+    energy_key: str | None,
+    columns: Sequence[PropertyColumn] = (),
+    processes: int = 1,
+) -> Iterator[Molecule]:
+    """Make a molecule of each row of a table; ``name`` is ``file.csv:17``, the rows numbered from 0.
+
+    The conformer of a row depends on its SMILES and number alone, and rows stay in their order, whatever the number of
+    processes. A SMILES that gives no conformer is skipped, and the report says which and why. An empty cell
+    is no label.
+
+    Args:
+        table: The rows, see ``csv_cells``.
+        path: The file.
+        report: Counts what is read.
+        energy_key: Column of the energies; ``None`` reads none.
+        columns: Columns to read as labels.
+        processes: That make conformers; more than one are begun for more than ``FEW`` rows.
+
+    Raises:
+        StructureError: the table is damaged, or a label is not a number.
+        RunError: a process died.
+    """
+    require_rdkit()
+    for row, made in _conformers(map(Row, count(), table), processes):
+        name = f"{path.name}:{row.number}"
+        if isinstance(made, str):
+            report.skip(name, f"SMILES: {made}")
+            continue
+        labels = read_properties(row.cells, columns, name, report) if columns else {}
+        if energy_key is not None and (energy := _number(row.cells[energy_key], energy_key, name)) == energy:  # no NaN
+            labels["energy"] = energy * energy_factor(report.energy_unit)
+            report.energy_keys[energy_key] += 1
+        fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+        yield from valid(report, **{**fields, "labels": labels, "name": name})
+
+
+def _conformers(rows: Iterator[Row], processes: int) -> Iterator[tuple[Row, Molecule | str]]:
+    """Yield each row with its conformer or the reason why there is none."""
+    first = list(islice(rows, FEW + 1)) if processes > 1 else []
+    if len(first) <= FEW:
+        yield from ((row, _conformer(row)) for row in chain(first, rows))
+        return
+    rows = chain(first, rows)
+    tasks = iter(lambda: list(islice(rows, ROWS_AT_ONCE)), [])
+    with closing(map_in_order(_conformers_of, tasks, processes)) as results:
+        yield from chain.from_iterable(results)
+
+
+def _conformers_of(rows: list[Row]) -> list[tuple[Row, Molecule | str]]:
+    return [(row, _conformer(row)) for row in rows]
+
+
+def _conformer(row: Row) -> Molecule | str:
+    smiles = str(row.cells[SMILES_COLUMN]).strip()
+    try:
+        if not smiles:
+            return "empty"
+        if parse_smiles(smiles).GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
+            return f"more than {MAX_HEAVY_ATOMS} heavy atoms"
+        return embed(smiles, row.number)[0]
+    except GenerationError as error:
+        return str(error)
+
+
+def csv_cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
+    """Yield the SMILES and the wanted cells of each row of a CSV file; the first row names the columns.
+
+    Raises:
+        StructureError: the table is damaged.
+    """
+    row = -1
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.reader(file, strict=True)
+            header = [name.strip() for name in next(table, [])]
+            places = column_places(path, header, wanted)
+            for row, cells in enumerate(line for line in table if line):
+                if len(cells) != len(header):
+                    raise StructureError(
+                        f"{path.name}:{row}: has {len(cells)} cells, expected {len(header)} as the header; a comma "
+                        "inside a cell needs quotes"
+                    )
+                yield {name: cells[place].strip() or "nan" for name, place in places.items()} | {
+                    SMILES_COLUMN: cells[places[SMILES_COLUMN]]
+                }
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise StructureError(f"{path.name}:{row + 1}: cannot be read as CSV ({error})") from None
+
+
+def column_places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:
+    """Return the places of the wanted columns and of ``smiles`` (in any case), by name.
+
+    Raises:
+        StructureError: one is not there, or twice.
+    """
+    smiles = [i for i, name in enumerate(header) if name.lower() == SMILES_COLUMN]
+    there = ", ".join(header)[:300] or "none"
+    if len(smiles) != 1:
+        raise StructureError(f"{path}: expected one column named smiles, got {len(smiles)}; the columns are: {there}")
+    for name in wanted:
+        if header.count(name) != 1:
+            raise StructureError(
+                f"{path}: expected one column named {name!r}, got {header.count(name)}; the columns are: {there}"
+            )
+    return {name: header.index(name) for name in wanted} | {SMILES_COLUMN: smiles[0]}
+
+
+def _number(value: Any, key: str, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise StructureError(f"{name}: {key!r} must be one number, got {value!r}") from None

@@ -1,0 +1,1 @@
+"""Labelled conformations made from SMILES."""

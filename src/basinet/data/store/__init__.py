@@ -1,0 +1,1 @@
+"""The store: molecules in flat memory-mapped arrays."""

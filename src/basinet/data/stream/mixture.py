@@ -1,0 +1,320 @@
+"""Several stores as one set of data: joined for statistics, mixed for training."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from basinet.data.store.manifest import Manifest
+from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.batching import by_size, equal_cuts, gather_each
+from basinet.data.stream.loader import ORDER_VERSION, Part, Stream, check_batch, check_indices, check_rank, hash_of
+from basinet.data.stream.permutation import Permutation
+from basinet.data.stream.read_ahead import ReadAhead
+from basinet.structures import Batch
+
+
+class Source(NamedTuple):
+    """One store of a mixture."""
+
+    name: str
+    store: MoleculeStore
+    indices: Int64[np.ndarray, " n_chosen"]
+    """Molecules that are drawn."""
+    probability: float
+    """That a molecule of a step comes from here."""
+
+
+def mixing_probabilities(
+    sizes: Sequence[int], temperature: float, weights: Sequence[float] | None = None
+) -> Float64[np.ndarray, " n_sources"]:
+    r"""Return the probability that a molecule is drawn from each source.
+
+    .. math:: p_s = \frac{n_s^{1/T}}{\sum_t n_t^{1/T}}
+
+    ==================  ==============================================================
+    :math:`n_s`         ``sizes``, molecules of the source
+    :math:`T`           ``temperature``; 1: as the sources were one, infinite: all alike
+    ==================  ==============================================================
+
+    Args:
+        sizes: molecules of each source.
+        temperature: at least 1.
+        weights: in place of the formula: the probabilities, up to a factor.
+    """
+    if weights is None:
+        if not temperature >= 1:
+            raise ValueError(f"the temperature of a mixture must be at least 1, got {temperature}")
+        exponent = 1 / temperature
+        share = np.array([math.exp(exponent * math.log(n)) for n in sizes])
+    else:
+        share = np.array(weights, dtype=np.float64)
+        if not (np.isfinite(share).all() and (share > 0).all()):
+            raise ValueError(f"weights of sources must be positive and finite, got {list(weights)}")
+    return share / share.sum()
+
+
+class _Place(NamedTuple):
+    """Where a round of steps begins."""
+
+    step: int
+    positions: tuple[int, ...]
+    """Molecules that each source has given before it."""
+
+
+class _Round(NamedTuple):
+    """Steps that are planned and read together."""
+
+    sizes: Sequence[Sequence[int]]
+    """Molecules of each source in each step, over all ranks."""
+    batches: Sequence[Iterator[Batch]]
+    """Of each source, those of this rank."""
+    end: _Place
+
+
+class MixtureLoader(Stream):
+    """An endless, deterministic stream of steps, each made of one batch from every source.
+
+    Of ``batch_size`` molecules a source gives its share, rounded down or up at random so that the mean is exact. Each
+    source is gone through in an order of its own: every molecule once an epoch of that source, however often the
+    others were gone through meanwhile. A term of the loss is averaged over the batches of a step together, so its
+    weight does not depend on how many molecules it had.
+
+    Steps are planned ``window`` at a time: the molecules a source gives to all of them are sorted by size and cut, and
+    the cuts fall to the steps at random, so a batch holds molecules of similar size. Batches of different sources are
+    not joined: each is a pass of its own, and their sizes may differ without padding. With ``batch_atoms`` in place of
+    ``batch_size`` the cuts of a source have equal numbers of atoms, to a molecule, and a step has about as many; the
+    shares are of molecules all the same.
+
+    Rank ``r`` takes molecules ``r``, ``r + world_size``, ... of a step, counted through all its batches.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        *,
+        batch_size: int | None = None,
+        batch_atoms: int | None = None,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        window: int = 64,
+    ) -> None:
+        check_batch(batch_size, batch_atoms, window)
+        check_rank(rank, world_size)
+        for source in sources:
+            check_indices(source.indices, len(source.store))
+        self.sources = tuple(source.name for source in sources)
+        self.batch_size, self.batch_atoms = batch_size, batch_atoms
+        self._sources = tuple(sources)
+        ends = np.cumsum([source.probability for source in sources])
+        self._ends = np.concatenate([[0.0], ends[:-1] / ends[-1], [1.0]])
+        self._per_step = self._molecules_per_step()
+        self._seed, self._window = seed, window
+        self._rank, self._world_size = rank, world_size
+        self._orders: dict[int, tuple[int, Permutation]] = {}
+        self._ahead: ReadAhead[_Place, _Round] = ReadAhead(self._read)
+        self._begin(_Place(0, (0,) * len(sources)), 0)
+
+    def next_parts(self) -> list[Part]:
+        """Return this rank's share of the next step: a batch from every source that has molecules in it.
+
+        A batch is empty where a rank gets none of its molecules; all ranks get batches of the same sources.
+        """
+        steps = self._current()
+        if self._done == self._window:
+            self._begin(steps.end, 0)
+            steps = self._current()
+        self._ahead.begin(steps.end)
+        parts = [
+            Part(number, next(batches))
+            for number, (sizes, batches) in enumerate(zip(steps.sizes, steps.batches, strict=True))
+            if sizes[self._done]
+        ]
+        self._done += 1
+        return parts
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the stream is, and what it is a stream of."""
+        return {"step": self._place.step + self._done, "positions": list(self._place.positions), **self._identity}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken.
+
+        Raises:
+            ValueError: the state is of other data or another order of batches.
+        """
+        self.check_state(state, {"step", "positions"}, self._identity)
+        if state["step"] < 0 or len(state["positions"]) != len(self._sources) or min(state["positions"]) < 0:
+            raise ValueError(f"step {state['step']} at {state['positions']} is not a place in this mixture")
+        # A round that is just over is not left before the next step is asked for.
+        done = state["step"] % self._window
+        first = state["step"] - (done if done or not state["step"] else self._window)
+        self._begin(_Place(first, tuple(state["positions"])), state["step"] - first)
+
+    def _molecules_per_step(self) -> float:
+        if self.batch_size is not None:
+            return float(self.batch_size)
+        assert self.batch_atoms is not None
+        shares = np.diff(self._ends)
+        atoms = [s.store.manifest.n_atoms / s.store.manifest.n_molecules for s in self._sources]
+        per_step = self.batch_atoms / float(shares @ atoms)
+        if per_step * shares.max() < 1:
+            needed = math.ceil(float(shares @ atoms) / shares.max())
+            raise ValueError(
+                f"batch_atoms={self.batch_atoms} is too few for a step of this mixture: even the source that is drawn "
+                f"most often would not give a molecule to each; give at least {needed}"
+            )
+        return per_step
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """Everything that decides the order of molecules; the number of ranks does not."""
+        data = "".join(hash_of(s.store, s.indices) for s in self._sources)
+        return {
+            "order": ORDER_VERSION,
+            "seed": self._seed,
+            "batch_size": self.batch_size,
+            "batch_atoms": self.batch_atoms,
+            "window": self._window,
+            "probabilities": np.diff(self._ends).tolist(),
+            "data": sha256(data.encode()).hexdigest(),
+        }
+
+    def _begin(self, place: _Place, done: int) -> None:
+        self._place, self._done = place, done
+        self._round: _Round | None = None
+
+    def _current(self) -> _Round:
+        """Return the steps of a round, beginning with the next one."""
+        if self._round is None:
+            self._round = self._ahead.take(self._place) or self._read(self._place)
+            for sizes, batches in zip(self._round.sizes, self._round.batches, strict=True):
+                for size in sizes[: self._done]:
+                    if size:
+                        next(batches)
+        return self._round
+
+    def _read(self, place: _Place) -> _Round:
+        """Plan a round of steps and read this rank's molecules of it."""
+        generator = np.random.default_rng([self._seed, len(self._sources), place.step])
+        # Systematic sampling: one random offset a step, then evenly spaced points on the line of probabilities.
+        offset = generator.random(self._window)
+        counts = np.diff(np.floor(self._per_step * self._ends + offset[:, None]).astype(np.int64), axis=1)
+        plan = [self._cut(s, place.positions[s], counts[:, s], generator) for s in range(len(self._sources))]
+        sizes = np.array([[len(chosen) for chosen in of_source] for of_source in plan])
+        before = np.cumsum(sizes, axis=0) - sizes
+        batches = [
+            gather_each(
+                source.store,
+                [
+                    chosen[(self._rank - n) % self._world_size :: self._world_size]
+                    for chosen, n in zip(of_source, before[number].tolist(), strict=True)
+                    if len(chosen)
+                ],
+            )
+            for number, (source, of_source) in enumerate(zip(self._sources, plan, strict=True))
+        ]
+        given = tuple(p + n for p, n in zip(place.positions, sizes.sum(1).tolist(), strict=True))
+        return _Round(sizes.tolist(), batches, _Place(place.step + self._window, given))
+
+    def _cut(
+        self, number: int, first: int, counts: Int64[np.ndarray, " n_steps"], generator: np.random.Generator
+    ) -> list[Int64[np.ndarray, " _"]]:
+        """Return the molecules that a source gives to each step of a round."""
+        chosen = self._draw(number, first, int(counts.sum()))
+        sizes = self._sources[number].store.atom_counts(chosen)
+        order = by_size(sizes)
+        steps = generator.permutation(len(counts))
+        cuts = np.cumsum(counts[steps])[:-1] if self.batch_atoms is None else equal_cuts(sizes[order], len(counts))
+        plan = [chosen[:0]] * len(counts)
+        for step, piece in zip(steps.tolist(), np.split(chosen[order], cuts), strict=True):
+            plan[step] = piece
+        return plan
+
+    def _draw(self, number: int, first: int, n: int) -> Int64[np.ndarray, " n"]:
+        """Return molecules ``first`` to ``first + n`` of a source whose epochs follow one another without end."""
+        indices = self._sources[number].indices
+        drawn = [np.zeros(0, dtype=np.int64)]
+        while n > 0:
+            epoch, place = divmod(first, len(indices))
+            piece = indices[self._order(number, epoch)(place, n)]
+            drawn.append(piece)
+            first, n = first + len(piece), n - len(piece)
+        return np.concatenate(drawn)
+
+    def _order(self, number: int, epoch: int) -> Permutation:
+        known = self._orders.get(number)
+        if known is None or known[0] != epoch:
+            known = (epoch, Permutation(len(self._sources[number].indices), [self._seed, number, epoch, 1]))
+            self._orders[number] = known
+        return known[1]
+
+
+def joined(stores: Mapping[str, MoleculeStore]) -> MoleculeStore:
+    """Return one store of the molecules of several, in that order; nothing is copied but an index of molecules.
+
+    Raises:
+        ValueError: a label is per molecule in one of them and per atom in another.
+    """
+    labelled = [s for s in stores.values() if s.label_counts]
+    manifest = Manifest(
+        level_of_theory="; ".join(dict.fromkeys(s.manifest.level_of_theory for s in labelled)),
+        source="; ".join(f"{name}: {s.manifest.source}" for name, s in stores.items()),
+        settings={},
+        complete=True,
+    )
+    for name, store in stores.items():
+        for shard in store.manifest.shards:
+            try:
+                manifest = manifest.with_shard(shard)
+            except ValueError as error:
+                raise ValueError(f"{name} does not fit the sources before it: {error}") from None
+    return MoleculeStore(manifest, [shard for store in stores.values() for shard in store.shards])
+
+
+def adapted(
+    store: MoleculeStore,
+    *,
+    is_equilibrium: bool | None = None,
+    level_of_theory: str | None = None,
+    leave_out: Sequence[str] = (),
+) -> MoleculeStore:
+    """Return a store that says something else about its molecules; the files stay as they are.
+
+    Args:
+        store: as it is.
+        is_equilibrium: whether all its positions are minima; ``None``: as the store says.
+        level_of_theory: of the labels; ``None``: as the store says.
+        leave_out: labels to pretend not to have.
+
+    Raises:
+        ValueError: the store has no such label.
+    """
+    unknown = sorted(set(leave_out) - set(store.label_counts))
+    if unknown:
+        raise ValueError(f"cannot leave out {', '.join(unknown)}: the labels are {store.label_counts or 'none'}")
+
+    def kept(labels: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in labels.items() if name not in leave_out}
+
+    shards = [
+        dataclasses.replace(
+            shard,
+            labels=kept(shard.labels),
+            atom_labels=kept(shard.atom_labels),
+            has=kept(shard.has),
+            is_equilibrium=shard.is_equilibrium
+            if is_equilibrium is None
+            else np.full(shard.n_molecules, is_equilibrium),
+        )
+        for shard in store.shards
+    ]
+    entries = tuple(dataclasses.replace(entry, labels=kept(entry.labels)) for entry in store.manifest.shards)
+    level = store.manifest.level_of_theory if level_of_theory is None else level_of_theory
+    return MoleculeStore(dataclasses.replace(store.manifest, shards=entries, level_of_theory=level), shards)

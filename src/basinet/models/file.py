@@ -1,0 +1,225 @@
+"""The model file: safetensors with a JSON header. It explains itself and runs no code."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from basinet import __version__
+from basinet.backbones.build import BackboneConfig, build_backbone
+from basinet.config import dump_settings, read_settings
+from basinet.models.conformal import Calibration
+from basinet.models.corrections import CorrectionConfig
+from basinet.models.heads.basic import HeadKind
+from basinet.models.heads.properties import PropertyForm
+from basinet.models.model import Model, build_model_of
+from basinet.models.scope import Scope
+
+FORMAT_VERSION = 5
+"""1: heads were a list of names, the energy head was the gated one; up to 2: no properties; up to 3: one member, no
+calibration; up to 4: no corrections, charges and sizes."""
+MEMBER = "members."
+"""What the names of the weights of further members begin with, before their number."""
+CALIBRATION = "calibration."
+"""What the names of scores begin with."""
+NOT_CALIBRATED: Mapping[str, Calibration] = MappingProxyType({})
+UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
+
+
+class ModelFile(NamedTuple):
+    """A model as it was saved, with what was written beside it."""
+
+    model: Model
+    backbone: BackboneConfig
+    """The settings its backbone was built from."""
+    metadata: Mapping[str, Any]
+    """``recipe``, ``metrics``, ``step``, ``data`` ... as the writer chose; see :func:`save_model`."""
+
+
+class EnsembleFile(NamedTuple):
+    """All that a model file holds: the members of an ensemble, and the calibration of its intervals."""
+
+    members: tuple[Model, ...]
+    """A plain model is one member."""
+    backbone: BackboneConfig
+    metadata: Mapping[str, Any]
+    calibration: Mapping[str, Calibration]
+    """Of properties, by name; empty if there is none."""
+
+
+def save_model(
+    model: Model,
+    path: Path,
+    backbone: BackboneConfig,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    further: Sequence[Model] = (),
+    calibration: Mapping[str, Calibration] = NOT_CALIBRATED,
+) -> None:
+    """Write a model, all or nothing: a reader sees the old file or the new one, never a part.
+
+    Args:
+        model: what to save.
+        path: where, by convention ``*.safetensors``.
+        backbone: the settings its backbone was built from.
+        metadata: anything JSON can hold that a reader of the file should know: recipe, metrics, data hashes.
+        further: other members of an ensemble: the same network with other weights.
+        calibration: of the intervals of properties, by name.
+    """
+    if any(member.head_kinds() != model.head_kinds() or _forms(member) != _forms(model) for member in further):
+        raise ValueError("the members of an ensemble must have the same heads")
+    header = {
+        "format_version": FORMAT_VERSION,
+        "basinet_version": __version__,
+        "units": UNITS,
+        "backbone": dump_settings(backbone),
+        "heads": dict(sorted(model.head_kinds().items())),
+        "properties": {name: form._asdict() for name, form in _forms(model).items()},
+        "members": 1 + len(further),
+        "calibration": {name: {"floor": c.floor, "n": len(c.scores)} for name, c in calibration.items()},
+        "elements": sorted(model.scope.elements),
+        "level_of_theory": model.scope.level_of_theory,
+        "charges": sorted(model.scope.charges),
+        "sizes": model.scope.sizes,
+        "corrections": [dump_settings(correction.config) for correction in model.named_corrections()],
+        "metadata": dict(metadata or {}),
+    }
+    tensors = _weights(model, "")
+    for number, member in enumerate(further, start=1):
+        tensors |= _weights(member, f"{MEMBER}{number}.")
+    tensors |= {f"{CALIBRATION}{name}": c.scores.double().cpu().contiguous() for name, c in calibration.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (SafetensorError, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error}; is the disk full? A model saved before is intact") from error
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a model file strictly: every tensor is used, none is missing. Of an ensemble, this is the first member.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a model file of ours, is damaged, or is from a newer version.
+    """
+    file = load_ensemble(path)
+    return ModelFile(file.members[0], file.backbone, file.metadata)
+
+
+def load_ensemble(path: Path) -> EnsembleFile:
+    """Read all members of a model file, and its calibration; errors as in :func:`load_model`."""
+    header, tensors = _read(path)
+    config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
+    wanted = {f"{CALIBRATION}{name}": floor for name, floor in _floors(header, path).items()}
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ValueError(f"{path}: the calibration the file describes is not in it: {', '.join(missing)}")
+    calibration = {
+        key.removeprefix(CALIBRATION): Calibration(tensors.pop(key).clone(), floor) for key, floor in wanted.items()
+    }
+    n_members = header.get("members", 1)
+    prefixes = [f"{MEMBER}{number}." for number in range(1, n_members)]
+    parts = [{k.removeprefix(p): tensors.pop(k) for k in list(tensors) if k.startswith(p)} for p in prefixes]
+    members = tuple(_member(header, path, config, part) for part in (tensors, *parts))
+    return EnsembleFile(members, config, header["metadata"], calibration)
+
+
+def _member(header: Mapping[str, Any], path: Path, config: BackboneConfig, tensors: Mapping[str, Tensor]) -> Model:
+    """Return one network with its weights."""
+    corrections = read_settings(list[CorrectionConfig], header.get("corrections", []), f"{path}: corrections")
+    model = build_model_of(build_backbone(config), _head_kinds(header, path), _property_forms(header, path))
+    model = model.with_corrections(*corrections)
+    problems = _mismatch(model.state_dict(), tensors)
+    if problems:
+        raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
+    # Assigned, to keep the dtype they were saved in; copied, because they lie unaligned in the file, and sums of
+    # unaligned numbers round in another order.
+    model.load_state_dict({key: value.clone() for key, value in tensors.items()}, assign=True)
+    model.scope = _scope(header)
+    return model
+
+
+def _weights(model: Model, prefix: str) -> dict[str, Tensor]:
+    return {prefix + key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+
+
+def _forms(model: Model) -> dict[str, PropertyForm]:
+    return {name: head.form for name, head in sorted(model.properties.items())}
+
+
+def _floors(header: Mapping[str, Any], path: Path) -> dict[str, float | None]:
+    """Return the floor of each calibration."""
+    found = read_settings(dict[str, dict[str, float | None]], header.get("calibration", {}), f"{path}: calibration")
+    return {name: entry["floor"] for name, entry in found.items()}
+
+
+def read_backbone(path: Path) -> BackboneConfig:
+    """Return the settings of the backbone in a model file; errors as in :func:`load_model`."""
+    return read_settings(BackboneConfig, _read(path)[0]["backbone"], f"{path}: backbone")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory; name the model file in it, for example {path / 'model.safetensors'}")
+    if not path.exists():
+        raise FileNotFoundError(f"no model file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("basinet")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a model file, or is cut short ({error}); expected *.safetensors") from None
+    if text is None:
+        raise ValueError(f"{path} is a safetensors file but not one of basinet; convert it first")
+    header = json.loads(text)
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format {header['format_version']} (basinet {header['basinet_version']}), this basinet "
+            f"{__version__} reads up to {FORMAT_VERSION}; update basinet"
+        )
+    return header, tensors
+
+
+def _head_kinds(header: Mapping[str, Any], path: Path) -> dict[str, HeadKind]:
+    heads = header["heads"]
+    if header["format_version"] == 1:
+        heads = {name: "gated_energy" if name == "energy" else name for name in heads}
+    return read_settings(dict[str, HeadKind], heads, f"{path}: heads")
+
+
+def _property_forms(header: Mapping[str, Any], path: Path) -> dict[str, PropertyForm]:
+    return read_settings(dict[str, PropertyForm], header.get("properties", {}), f"{path}: properties")
+
+
+def _scope(header: Mapping[str, Any]) -> Scope:
+    sizes = header.get("sizes")
+    return Scope(
+        frozenset(header["elements"]),
+        header["level_of_theory"],
+        frozenset(header.get("charges", [])),
+        None if sizes is None else (sizes[0], sizes[1]),
+    )
+
+
+def _mismatch(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
+    problems = [f"missing {key}" for key in sorted(expected.keys() - got.keys())]
+    problems += [f"unexpected {key}" for key in sorted(got.keys() - expected.keys())]
+    for key in sorted(expected.keys() & got.keys()):
+        if expected[key].shape != got[key].shape:
+            problems.append(f"{key} is {list(got[key].shape)}, expected {list(expected[key].shape)}")
+    return problems
+
+
+def n_parameters(model: torch.nn.Module) -> int:
+    """Count trainable numbers."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

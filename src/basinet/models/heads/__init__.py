@@ -1,0 +1,1 @@
+"""Heads: from node features to energies, vectors and properties."""
