@@ -1,7 +1,8 @@
 """The MD17 benchmark of "Forces are not Enough": does a force field with small errors also simulate?
 
 Fu et al., TMLR 2023. Its directory holds the files of a simulation
-(:mod:`basinet.commands.simulate.simulate`), what was measured before the dynamics (``measured.json``), and ``result.json``, ``result.md`` and ``report.html``.
+(:mod:`basinet.commands.simulate.simulate`), what was measured before the dynamics
+(``measured.json``), and ``result.json``, ``result.md`` and ``report.html``.
 """
 
 import json
