@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.cli import app
-from basinet.commands import predict_file, predict_table, predictor
+from basinet.commands import predict_file, predict_table
+from basinet.commands.answer import predictor
 from basinet.commands.answer.predictor import AS_IT_IS, Faster
 from basinet.commands.answer.records import TableOptions, sizes_of
 from basinet.data.chemistry.compounds import ConformerTask, conformers, count_atoms

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from basinet.backbones.base import NodeFeatures
 from basinet.commands import correlate_file, evaluate_file, write_correlation
-from basinet.commands import force_correlation as runs
+from basinet.commands.answer import force_correlation as runs
 from basinet.commands.answer.force_correlation import BY_FORCE, FROM_MINIMUM, implied_forces
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.generation.displaced import displaced_frames

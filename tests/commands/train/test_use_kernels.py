@@ -13,8 +13,8 @@ from basinet.backbones import kernels as of_backbones
 from basinet.backbones.egnn import EGNN, EGNNConfig
 from basinet.backbones.equivariant_transformer import AttentionLayer, EquivariantTransformer
 from basinet.backbones.kernels import TOLERANCE, NoKernelsWarning
-from basinet.commands import kernels
 from basinet.commands.recipe import LaunchConfig
+from basinet.commands.train import kernels
 from basinet.commands.train.finetune import finetune
 from basinet.errors import RunError
 from basinet.speed import cpp
