@@ -24,7 +24,7 @@ from basinet.training.optim import OptimizerConfig
 
 Recipe = TypeVar("Recipe")
 
-RECIPES = Path(__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[1] / "recipes"
 """The recipes that come with basinet."""
 
 
