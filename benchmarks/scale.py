@@ -27,7 +27,7 @@ import torch
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.loader import Loader
-from basinet.structures.neighbors import Padding
+from basinet.structures.dense import Padding
 from store_rate import random_arrays
 
 SHARD = 150_000

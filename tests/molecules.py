@@ -54,6 +54,21 @@ def from_rdkit(mol: Chem.Mol, **fields: Any) -> Molecule:
     )
 
 
+def hop_distances(n_atoms: int, bonds: np.ndarray, max_hops: int = 3) -> np.ndarray:
+    """Return the number of bonds between each pair of atoms; 0 on the diagonal, beyond ``max_hops``, or unconnected."""
+    bonded = np.zeros((n_atoms, n_atoms), dtype=bool)
+    bonded[bonds[:, 0], bonds[:, 1]] = True
+    bonded |= bonded.T
+    hops = np.zeros((n_atoms, n_atoms), dtype=np.int64)
+    reached = np.eye(n_atoms, dtype=bool)
+    frontier = reached
+    for hop in range(1, max_hops + 1):
+        frontier = (frontier.astype(np.int64) @ bonded.astype(np.int64) > 0) & ~reached
+        hops[frontier] = hop
+        reached = reached | frontier
+    return hops
+
+
 HELIUM = molecule([2], [[0, 0, 0]], name="helium")
 METHANE = from_ase("CH4")
 WATER = from_ase("H2O")

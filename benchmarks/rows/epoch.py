@@ -13,7 +13,7 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.models.model import Model
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import SparseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 from rows import molecules, training
 from rows.stock import fresh_et
 from rows.timing import Line

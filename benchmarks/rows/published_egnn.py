@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from basinet.backbones.egnn import EGNN, BondGraph, element_features
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
-from basinet.structures.hops import hop_blocks
+from basinet.structures.blocks import hop_blocks
 from basinet.structures.pairs import all_pairs
 
 

@@ -13,8 +13,9 @@ from basinet.backbones.egnn import BondGraph, EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch, collate
+from basinet.structures.dense import DenseNeighbors
 from basinet.structures.molecule import Molecule
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 from molecules import (
     BENZENE,
     CARBON_MONOXIDE,

@@ -23,9 +23,10 @@ from basinet.config import dump_settings, read_settings
 from basinet.models.file import n_parameters
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import DenseNeighbors, Neighbors, SparseNeighbors
-from basinet.structures.topology import hop_distances
-from molecules import BENZENE, ETHANOL, HELIUM, SMALL, WATER, apart, bonded, from_smiles, moved
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.neighbors import Neighbors
+from basinet.structures.sparse import SparseNeighbors
+from molecules import BENZENE, ETHANOL, HELIUM, SMALL, WATER, apart, bonded, from_smiles, hop_distances, moved
 
 TINY: dict[str, Any] = {"n_features": 8, "n_layers": 2}
 ROUNDING = 1e-12

@@ -11,8 +11,9 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.commands.certify import subject_of
 from basinet.evaluation.certificate import Ask, Check, Subject, Thresholds, compare_compiled, examine
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import SparseNeighbors, neighbors_of
+from basinet.structures.layouts import neighbors_of
 from basinet.structures.segment import sum_per_molecule
+from basinet.structures.sparse import SparseNeighbors
 from molecules import AMMONIUM, ETHANOL, HELIUM, WATER, bonded, molecule
 from small_runs import tiny_model
 

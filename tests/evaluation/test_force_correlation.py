@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from basinet.evaluation.force_correlation import CorrelationCurves, ForceCorrelation
 from basinet.evaluation.plots import force_correlation_figure
-from basinet.structures.rigid import superposed_rmsd
+from basinet.structures.geometry import superposed_rmsd
 
 
 def filled(scale: float, noise: float = 0.0, n_molecules: int = 200) -> ForceCorrelation:

@@ -16,7 +16,8 @@ from basinet.models.model import Model, build_model
 from basinet.models.tabulated import tabulated
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 
 CONFIG = EquivariantTransformerConfig(n_features=32, n_layers=2, n_heads=4, n_basis=16)
 

@@ -10,7 +10,7 @@ from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import mean_terms, total_loss
 from basinet.objectives.denoising import Denoising
 from basinet.structures.batch import Batch, collate
-from basinet.structures.rigid import project_out_rigid_motion
+from basinet.structures.geometry import project_out_rigid_motion
 from molecules import ETHANOL, WATER, from_smiles
 
 DENOISING = Denoising(CoordinateNoise(0.04))

@@ -20,8 +20,9 @@ from basinet.objectives.config import ObjectiveConfig, build_objective
 from basinet.objectives.distances import DistanceDenoising
 from basinet.objectives.methods import distance_denoising
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.dense import DenseNeighbors
 from basinet.structures.pairs import AtomPairs, all_pairs
+from basinet.structures.sparse import SparseNeighbors
 from molecules import ETHANOL, HELIUM, SMALL, WATER, apart, bonded, moved, random_orthogonal
 
 ET_TINY = EquivariantTransformerConfig(n_features=16, n_layers=1, n_heads=4, n_basis=8)

@@ -14,8 +14,8 @@ from basinet.objectives.denoising import ForceDenoising, spring_constant
 from basinet.objectives.methods import et_oreo
 from basinet.objectives.supervised import ForceLoss, ZeroForce
 from basinet.structures.batch import Batch, collate
+from basinet.structures.geometry import project_out_rigid_motion
 from basinet.structures.molecule import Molecule
-from basinet.structures.rigid import project_out_rigid_motion
 from basinet.structures.segment import sum_per_molecule
 from molecules import AMMONIUM, BENZENE, CARBON_MONOXIDE, ETHANOL, HELIUM, WATER, at_equilibrium, labelled
 

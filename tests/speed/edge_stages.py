@@ -7,7 +7,7 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformer, Eq
 from basinet.models.model import Model, build_model
 from basinet.speed.differentiable import EdgeStage
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors
+from basinet.structures.dense import DenseNeighbors
 
 CONFIGS = {
     "own": EquivariantTransformerConfig(n_features=8, n_layers=2, n_heads=2, n_basis=8),

@@ -16,8 +16,9 @@ from basinet.speed.chunked import IN_CHUNKS
 from basinet.speed.differentiable import PLAIN, EdgeStage, differentiable
 from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs, forward
 from basinet.structures.batch import collate
+from basinet.structures.dense import DenseNeighbors
 from basinet.structures.molecule import Molecule
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 from molecules import ETHANOL, HELIUM, SMALL, WATER, apart
 
 SIZES = {"one atom": 1, "two atoms": 2, "four atoms": 4}

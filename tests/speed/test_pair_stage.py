@@ -21,9 +21,11 @@ from basinet.speed.pair_native import native
 from basinet.speed.pair_stage import PairInputs
 from basinet.speed.pair_sum import pair_sum
 from basinet.structures.batch import Batch, collate
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.layouts import neighbors_of
 from basinet.structures.molecule import Molecule
-from basinet.structures.neighbors import DenseNeighbors, PairList, SparseNeighbors, neighbors_of
 from basinet.structures.pairs import AtomPairs
+from basinet.structures.sparse import PairList, SparseNeighbors
 from molecules import ETHANOL, HELIUM, SMALL, WATER, apart
 
 pytestmark = pytest.mark.skipif(
@@ -232,7 +234,7 @@ def test_the_sum_over_neighbours_is_the_sum_and_has_all_derivatives(generator: t
 
 
 def test_blocks_that_are_padded_have_no_list() -> None:
-    from basinet.structures.neighbors import Blocks
+    from basinet.structures.dense import Blocks
 
     batch = collate([WATER, WATER])
     blocks = DenseNeighbors(batch, 5.0, Blocks(torch.ones(2, 3, dtype=torch.bool), None))

@@ -3,9 +3,8 @@ import pytest
 import torch
 
 from basinet.structures.batch import collate
-from basinet.structures.hops import hop_blocks
-from basinet.structures.topology import hop_distances
-from molecules import WATER, from_smiles, molecule
+from basinet.structures.blocks import hop_blocks
+from molecules import WATER, from_smiles, hop_distances, molecule
 
 METHANOL = molecule(
     [6, 8, 1, 1, 1, 1],

@@ -9,13 +9,10 @@ from torch import Tensor
 
 from basinet.structures import pairs as module
 from basinet.structures.batch import Batch, collate, unbatch
-from basinet.structures.neighbors import (
-    DENSE_LIMIT,
-    DenseNeighbors,
-    Neighbors,
-    SparseNeighbors,
-    neighbors_of,
-)
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.layouts import DENSE_LIMIT, neighbors_of
+from basinet.structures.neighbors import Neighbors
+from basinet.structures.sparse import SparseNeighbors
 from molecules import BENZENE, ETHANOL, HELIUM, SMALL, WATER, apart, molecule
 
 ROUNDING = 1e-12

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from basinet.structures.batch import collate
-from basinet.structures.rigid import project_out_rigid_motion
+from basinet.structures.geometry import project_out_rigid_motion
 from basinet.structures.segment import centre_per_molecule, sum_per_molecule
 from molecules import BENZENE, CARBON_MONOXIDE, ETHANOL, HELIUM, SMALL, WATER, from_smiles, molecule
 

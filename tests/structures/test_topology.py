@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from basinet.structures.batch import collate
+from basinet.structures.blocks import hop_blocks
 from basinet.structures.molecule import Molecule, StructureError
-from basinet.structures.topology import adjacency, hop_distances, rotors, side_of
-from molecules import WATER, embedded, from_rdkit, from_smiles
+from basinet.structures.topology import adjacency, rotors, side_of
+from molecules import WATER, embedded, from_rdkit, from_smiles, molecule
 
 ROTORS = {
     "CCO": (2, 0),
@@ -65,7 +67,8 @@ def reached_by_search(n: int, edges: Edges, start: int) -> dict[int, int]:
 @given(graphs(), st.integers(1, 4))
 def test_hop_distances_are_those_of_a_breadth_first_search(graph: tuple[int, Edges], max_hops: int) -> None:
     n, edges = graph
-    hops = hop_distances(n, bonds_of(edges), max_hops)
+    chain = molecule([6] * n, [[i, 0, 0] for i in range(n)], bonds=bonds_of(edges))
+    hops = hop_blocks(collate([chain]), max_hops)[0]
     for i in range(n):
         distance = reached_by_search(n, edges, i)
         expected = [distance.get(j, 0) if distance.get(j, 0) <= max_hops else 0 for j in range(n)]

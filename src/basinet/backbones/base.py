@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import Neighbors, neighbors_of
+from basinet.structures.layouts import neighbors_of
+from basinet.structures.neighbors import Neighbors
 
 Layout = Callable[[Batch, float | None], Neighbors]
 """Makes the neighbours of a batch within a cutoff (Å)."""

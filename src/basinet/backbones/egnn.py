@@ -16,10 +16,10 @@ from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.speed.products import linear
 from basinet.structures.batch import Batch
-from basinet.structures.hops import count_hops
+from basinet.structures.blocks import count_hops
+from basinet.structures.molecule import N_ELEMENTS
 from basinet.structures.neighbors import Neighbors
 
-N_ELEMENTS = 100
 N_POWERS = 3
 """Columns for each element: 1, Z/100 and its square, as published."""
 COORDINATE_GAIN = 0.001

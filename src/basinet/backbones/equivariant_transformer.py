@@ -21,9 +21,12 @@ from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs
 from basinet.speed.pair_stage import PairInputs
 from basinet.speed.pair_sum import pair_sum
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors, Neighbors, PairList, SparseNeighbors, neighbors_of
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.layouts import neighbors_of
+from basinet.structures.molecule import N_ELEMENTS
+from basinet.structures.neighbors import Neighbors
+from basinet.structures.sparse import PairList, SparseNeighbors
 
-N_ELEMENTS = 100
 """Rows of the element tables, as published; row 0 is unused."""
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 from basinet.backbones.base import Layout
 from basinet.config import settings
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors, neighbors_of
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.layouts import neighbors_of
+from basinet.structures.sparse import SparseNeighbors
 
 Ask = Callable[[Batch, Layout], Mapping[str, Tensor]]
 """Returns the outputs of a batch by name; the dtype is that of its positions."""

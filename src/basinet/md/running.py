@@ -14,6 +14,7 @@ from basinet.md.bonds import Bonds, bond_lengths, largest_deviation
 from basinet.md.dynamics import MDState, Observer, Record
 from basinet.md.observables import HISTOGRAM_BINS, count_distances, normalised
 from basinet.structures.batch import Batch
+from basinet.structures.geometry import best_overlap
 from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 
 Quantity = Callable[[Record], Float64[Tensor, " n_molecules"]]
@@ -25,16 +26,13 @@ RECORDS_AT_ONCE = 256
 def rmsd(positions: Float[Tensor, "n_atoms 3"], batch: Batch) -> Float64[Tensor, " n_molecules"]:
     r"""Return the distance of each molecule from its positions in ``batch``, after the best shift and turn, Å.
 
-    .. math:: d^2 = \tfrac1N \Big(\sum_i |p_i|^2 + |q_i|^2 - 2 (s_1 + s_2 \pm s_3)\Big)
+    .. math:: d^2 = \tfrac1N \Big(\sum_i |p_i|^2 + |q_i|^2 - 2\,\mathrm{tr}\,R^\top P^\top Q\Big)
 
-    with centred positions and the singular values :math:`s` of :math:`P^\top Q`; the sign is that of its determinant.
-    Reflections are not taken, atoms of the same element are not exchanged.
+    with centred positions and their best proper rotation; atoms of the same element are not exchanged.
     """
     p, q = (x.double() - mean_per_molecule(x.double(), batch)[batch.molecule] for x in (batch.positions, positions))
     product = sum_per_molecule(p[:, :, None] * q[:, None, :], batch)  # [B, 3, 3]
-    s = torch.linalg.svdvals(product)
-    overlap = s[:, 0] + s[:, 1] + torch.sign(torch.linalg.det(product)) * s[:, 2]
-    squared = sum_per_molecule(p.square().sum(1) + q.square().sum(1), batch) - 2 * overlap
+    squared = sum_per_molecule(p.square().sum(1) + q.square().sum(1), batch) - 2 * best_overlap(product)
     return (squared.clamp(min=0) / batch.atoms_per_molecule).sqrt()
 
 

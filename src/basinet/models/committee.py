@@ -11,7 +11,7 @@ from basinet.models.heads.properties import PropertyHead
 from basinet.models.model import Model
 from basinet.models.scope import Scope
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import neighbors_of
+from basinet.structures.layouts import neighbors_of
 
 STD = "_std"
 """What is put after the name of an output for the spread of the members."""

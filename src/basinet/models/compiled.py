@@ -24,7 +24,8 @@ from basinet.models.model import Model
 from basinet.models.shapes import Shapes
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import adjacency_blocks, place_in_molecule
-from basinet.structures.neighbors import Blocks, DenseNeighbors, neighbors_of
+from basinet.structures.dense import Blocks, DenseNeighbors
+from basinet.structures.layouts import neighbors_of
 
 
 class Chunk(NamedTuple):

@@ -7,7 +7,7 @@ from torch import Tensor
 from basinet.backbones.base import Layout
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import neighbors_of
+from basinet.structures.layouts import neighbors_of
 
 ROWS_AT_ONCE = 96
 """Rows of the Hessian in one pass: bounds its memory to that many copies of the molecule."""

@@ -18,7 +18,7 @@ from basinet.models.model import Model
 from basinet.models.shapes import shapes_for
 from basinet.models.tabulated import tabulated
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DENSE_LIMIT
+from basinet.structures.layouts import DENSE_LIMIT
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest difference of a compiled graph from the network, relative to the largest value."""

@@ -28,7 +28,7 @@ from basinet.models.heads.properties import PropertyForm, PropertyHead, build_pr
 from basinet.models.heads.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import neighbors_of
+from basinet.structures.layouts import neighbors_of
 from basinet.structures.pairs import AtomPairs
 from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from basinet.structures.neighbors import DENSE_LIMIT
+from basinet.structures.layouts import DENSE_LIMIT
 
 CHUNK = 16
 """Molecules in a chunk on a CPU, at most. Larger ones waste more where few molecules are left over."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.ladder import NoiseLadder
 from basinet.structures.batch import Batch
+from basinet.structures.geometry import best_rotation
 from basinet.structures.segment import centre_per_molecule, sum_per_molecule
 
 
@@ -121,10 +122,7 @@ def riemannian_target(clean: Batch, displacement: Float[Tensor, "n_atoms 3"]) ->
 def superpose(mobile: Float[Tensor, "n_atoms 3"], fixed: Batch) -> Float[Tensor, "n_atoms 3"]:
     """Return positions turned and shifted, not mirrored, so that each molecule is closest to that of a batch."""
     o, p = centre_per_molecule(fixed.positions, fixed), centre_per_molecule(mobile, fixed)
-    u, _, vt = torch.linalg.svd(_product_per_molecule(p, o, fixed))
-    sign = torch.ones_like(u[:, 0])
-    sign[:, 2] = torch.linalg.det(u @ vt).sign()
-    rotation = (u * sign[:, None]) @ vt  # [B, 3, 3]
+    rotation = best_rotation(_product_per_molecule(p, o, fixed))  # [B, 3, 3]
     centre = fixed.positions - o
     return centre + (p[:, None] @ rotation[fixed.molecule])[:, 0]
 

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from basinet.noise.internal import InternalNoise, require_rotors
 from basinet.structures.batch import Batch
-from basinet.structures.blocks import adjacency_blocks, place_in_molecule
+from basinet.structures.blocks import adjacency_blocks, hop_blocks, place_in_molecule
 from basinet.structures.geometry import rotate_about_axis
-from basinet.structures.hops import hop_blocks
 
 STRAIGHT = 1e-4
 """Sine of an angle below which it has no plane to bend in."""

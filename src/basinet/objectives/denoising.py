@@ -12,7 +12,7 @@ from basinet.objectives.base import Objective
 from basinet.objectives.combine import all_set, select_all_set
 from basinet.objectives.supervised import ForceLoss, force_error
 from basinet.structures.batch import Batch
-from basinet.structures.rigid import project_out_rigid_motion
+from basinet.structures.geometry import project_out_rigid_motion
 from basinet.units import BOLTZMANN
 
 

@@ -8,7 +8,7 @@ from basinet.speed import pair_stage
 from basinet.speed.differentiable import PLAIN, EdgeStage, Inputs
 from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs
 from basinet.speed.pair_stage import PairInputs
-from basinet.structures.neighbors import PairList
+from basinet.structures.sparse import PairList
 
 
 def random_inputs(n_molecules: int, n: int, n_features: int, generator: torch.Generator) -> EdgeInputs:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from basinet.speed.cpp import load
-from basinet.structures.neighbors import PairList
+from basinet.structures.sparse import PairList
 
 SOURCES = Path(__file__).with_name("cpp")
 WITHOUT = "call backbone.use_edge_stage(None), or record within as_written(backbone)"

@@ -10,7 +10,7 @@ from basinet.speed.differentiable import EdgeStage
 from basinet.speed.edge_stage import EdgeOutputs
 from basinet.speed.native import call, library, n_parts
 from basinet.speed.pair_stage import PairInputs
-from basinet.structures.neighbors import PairList
+from basinet.structures.sparse import PairList
 
 STRIDED = (0, 1, 2, 4)
 """The inputs whose rows need not lie end to end: query, key, scalar and directed come side by side from one product."""

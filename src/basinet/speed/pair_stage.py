@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basinet.speed.edge_stage import EdgeOutputs
-from basinet.structures.neighbors import PairList
+from basinet.structures.sparse import PairList
 
 
 class PairInputs(NamedTuple):

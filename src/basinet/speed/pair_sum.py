@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from basinet.speed.native import call, library, n_parts
-from basinet.structures.neighbors import PairList
+from basinet.structures.sparse import PairList
 
 
 def pair_sum(

@@ -9,8 +9,8 @@ import numpy as np
 from ase.data import chemical_symbols
 from jaxtyping import Float64, Int64
 
-MAX_ATOMIC_NUMBER = 99
-"""Largest atomic number a model can embed (the tables of the published networks have 100 rows)."""
+N_ELEMENTS = 100
+"""Rows of every table of elements, as in the published networks: atomic numbers below this."""
 
 MIN_DISTANCE = 0.3
 """Å. Two nuclei closer than this are a damaged record: the shortest bond, H-H, is 0.74 Å."""
@@ -77,11 +77,11 @@ class Molecule:
         return self.name or "molecule"
 
     def _check_elements(self) -> None:
-        bad = (self.atomic_numbers < 1) | (self.atomic_numbers > MAX_ATOMIC_NUMBER)
+        bad = (self.atomic_numbers < 1) | (self.atomic_numbers >= N_ELEMENTS)
         if bad.any():
             atom = int(np.argmax(bad))
             raise StructureError(
-                f"{self._who}: atomic numbers must be 1 to {MAX_ATOMIC_NUMBER}, "
+                f"{self._who}: atomic numbers must be 1 to {N_ELEMENTS - 1}, "
                 f"got {self.atomic_numbers[atom]} for atom {atom}"
             )
 

@@ -1,4 +1,4 @@
-"""Facts of the bond graph: hop distances, rings, and rotors with the atoms each one moves."""
+"""Find rings and rotors in a bond graph, with the atoms each rotor moves."""
 
 from typing import Literal, NamedTuple
 
@@ -28,23 +28,6 @@ def adjacency(n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"]) -> Adjacency:
         neighbours[i].append(j)
         neighbours[j].append(i)
     return neighbours
-
-
-def hop_distances(
-    n_atoms: int, bonds: Int64[np.ndarray, "n_bonds 2"], max_hops: int = 3
-) -> Int64[np.ndarray, "n_atoms n_atoms"]:
-    """Return the number of bonds between each pair of atoms; 0 on the diagonal, beyond ``max_hops``, or unconnected."""
-    bonded = np.zeros((n_atoms, n_atoms), dtype=bool)
-    bonded[bonds[:, 0], bonds[:, 1]] = True
-    bonded |= bonded.T
-    hops = np.zeros((n_atoms, n_atoms), dtype=np.int64)
-    reached = np.eye(n_atoms, dtype=bool)
-    frontier = reached
-    for hop in range(1, max_hops + 1):
-        frontier = (frontier.astype(np.int64) @ bonded.astype(np.int64) > 0) & ~reached
-        hops[frontier] = hop
-        reached = reached | frontier
-    return hops
 
 
 def side_of(neighbours: Adjacency, fixed: int, start: int) -> set[int]:

@@ -16,7 +16,7 @@ from basinet.models.joint import Compiler, inductor, missing_compiler
 from basinet.models.model import Model
 from basinet.models.shapes import CHUNK, Shapes, shapes_for
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DENSE_LIMIT, neighbors_of
+from basinet.structures.layouts import DENSE_LIMIT, neighbors_of
 from basinet.training.guard import Guard, Say
 
 CompileMode = Literal["auto", "always", "never"]

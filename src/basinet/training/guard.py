@@ -11,7 +11,7 @@ from basinet.errors import RunError
 from basinet.models.compiled import CompiledNetwork, Graph, Network
 from basinet.models.evaluator import What
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import neighbors_of
+from basinet.structures.layouts import neighbors_of
 from basinet.structures.segment import sum_per_molecule
 
 Say = Callable[[str], None]

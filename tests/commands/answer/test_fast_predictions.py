@@ -27,7 +27,7 @@ from basinet.models.heads.properties import PropertyForm, build_property_head
 from basinet.models.joint import interpreted
 from basinet.models.model import build_model
 from basinet.models.scope import Scope
-from basinet.structures.neighbors import DENSE_LIMIT
+from basinet.structures.layouts import DENSE_LIMIT
 from small_runs import TINY, GoneError, frames, make_store, make_xyz, tiny_model
 
 WAYS = {"tables": Faster(tables=True), "compiled": Faster(compiled=True), "both": Faster(tables=True, compiled=True)}

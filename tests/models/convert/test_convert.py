@@ -18,7 +18,8 @@ from basinet.models.convert.torchmd_net import from_torchmd_net
 from basinet.models.file import n_parameters
 from basinet.models.model import Layout, build_model
 from basinet.structures.batch import Batch
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 
 CONFIG = EquivariantTransformerConfig(n_features=32, n_layers=2, n_heads=4, n_basis=16, vector_cutoff=False)
 EMBEDDING = "representation_model.embedding.weight"

@@ -14,7 +14,8 @@ from basinet.models.file import load_model, n_parameters, save_model
 from basinet.models.heads.basic import PooledEnergyHead
 from basinet.models.model import Model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.dense import DenseNeighbors
+from basinet.structures.sparse import SparseNeighbors
 from molecules import BENZENE, bonded, molecule
 from reference import reference_checkpoint
 

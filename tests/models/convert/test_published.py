@@ -164,7 +164,7 @@ def test_a_network_of_coordinate_denoising_keeps_its_noise_head_and_statistics(
 
 
 def SparseOf(batch: Batch) -> Any:  # noqa: N802
-    from basinet.structures.neighbors import SparseNeighbors
+    from basinet.structures.sparse import SparseNeighbors
 
     return SparseNeighbors(batch, CONFIG.cutoff)
 

@@ -15,8 +15,9 @@ from basinet.models.heads.basic import (
 )
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
-from basinet.structures.neighbors import DenseNeighbors, SparseNeighbors
+from basinet.structures.dense import DenseNeighbors
 from basinet.structures.segment import centre_per_molecule, sum_per_molecule
+from basinet.structures.sparse import SparseNeighbors
 from molecules import ETHANOL, SMALL, WATER, apart, bonded, moved, random_orthogonal
 
 EGNN_TINY = EGNNConfig(n_features=16, n_layers=2)

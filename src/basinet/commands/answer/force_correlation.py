@@ -20,7 +20,7 @@ from basinet.files import write_text
 from basinet.models.model import Model
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate, unbatch
-from basinet.structures.rigid import superposed_rmsd
+from basinet.structures.geometry import superposed_rmsd
 
 FROM_MINIMUM = "rmsd from the nearest minimum (Å)"
 BY_FORCE = "rms of the reference force (eV/Å)"

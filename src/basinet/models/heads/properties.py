@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.models.heads.basic import Head, two_layers
-from basinet.models.heads.references import N_ELEMENTS
 from basinet.nn.equivariant import GatedEquivariantBlock, safe_norm
 from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
+from basinet.structures.molecule import N_ELEMENTS
 from basinet.structures.segment import from_centre_of_mass, mean_per_molecule, sum_per_molecule
 from basinet.units import property_unit
 

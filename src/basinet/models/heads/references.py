@@ -8,9 +8,8 @@ from torch import Tensor
 
 from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
+from basinet.structures.molecule import N_ELEMENTS
 from basinet.structures.segment import sum_per_molecule
-
-N_ELEMENTS = 100
 
 
 class ReferenceFit(NamedTuple):

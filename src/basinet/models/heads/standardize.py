@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from basinet.models.heads.properties import PropertyHead, SpatialExtentReadout, spatial_extent
-from basinet.models.heads.references import N_ELEMENTS, composition, fit_references
+from basinet.models.heads.references import composition, fit_references
 from basinet.structures.batch import Batch
+from basinet.structures.molecule import N_ELEMENTS
 
 Baseline = Literal["mean", "composition", "none"]
 """What is known before the network says anything: the mean label; one contribution per element, by least squares
