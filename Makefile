@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+LOWEST := build/lowest
+PY313 := build/py313
 
-.PHONY: install quickstart check test test-all bench clean
+.PHONY: install quickstart check docs test test-all test-lowest test-py313 bench clean
 
 install: $(INSTALLED)
 
@@ -17,21 +20,40 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install  ## from SMILES to a fine-tuned force field and a report
 	$(BIN)/basinet quickstart
 
-check: install  ## lint, types, import contract
-	$(BIN)/ruff check src tests benchmarks scripts examples
-	$(BIN)/ruff format --check src tests benchmarks scripts examples
+check: install  ## lint, sizes, types, import contracts, documentation
+	$(BIN)/ruff check src tests benchmarks scripts examples docs
+	$(BIN)/ruff format --check src tests benchmarks scripts examples docs
+	$(BIN)/python scripts/check_sizes.py
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
+	$(MAKE) docs
+
+docs: install  ## the documentation, every warning an error, into docs/_build/html; needs no network
+	$(BIN)/sphinx-build -q -n -W --keep-going docs docs/_build/html
 
 test: check  ## everything that runs in minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(PYTEST)
+
+test-lowest:  ## with the oldest dependencies that pyproject.toml allows, in build/lowest; downloads them
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet uv
+	$(LOWEST)/bin/uv pip compile --quiet --resolution lowest-direct --extra dev pyproject.toml -o build/lowest.txt
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python -r build/lowest.txt
+	$(LOWEST)/bin/uv pip install --python $(LOWEST)/bin/python --no-deps -e .
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -m "not slow and not gpu"
+
+test-py313:  ## on Python 3.13, in build/py313: PYTHON313=path if python3.13 is not on the path
+	$(or $(PYTHON313),python3.13) -m venv $(PY313)
+	$(PY313)/bin/python -m pip install --quiet torch -c constraints.txt
+	$(PY313)/bin/python -m pip install --quiet -e ".[dev]" -c constraints.txt
+	OMP_NUM_THREADS=1 $(PY313)/bin/python -m pytest -n 2 -m "not slow and not gpu"
 
 bench: install  ## beside the peers, into docs/performance.md; some 20 minutes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,bench]" -c constraints.txt
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/peers.py
 
 clean:
-	rm -rf $(VENV) quickstart build dist
+	rm -rf $(VENV) quickstart build dist docs/_build docs/commands

@@ -1,0 +1,50 @@
+"""Build the documentation with Sphinx: ``make docs``."""
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parent
+sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
+
+from basinet import __version__  # noqa: E402
+
+project = "basinet"
+author = "the basinet developers"
+copyright = author  # noqa: A001
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "command_pages",
+]
+exclude_patterns = ["_build", "inventories/README.md"]
+html_theme = "furo"
+html_title = "basinet"
+html_static_path = ["_static"]
+html_css_files = ["basinet.css"]
+html_theme_options = {"source_repository": "https://github.com/basinet/basinet/", "source_branch": "main"}
+html_theme_options["source_directory"] = "docs/"
+
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+highlight_language = "none"
+copybutton_exclude = ".linenos, .gp, .go, .c1"
+
+autodoc_typehints = "description"
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+# The inventories are files of this repository: the build needs no network (inventories/README.md).
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3/", str(DOCS / "inventories" / "python.inv")),
+    "numpy": ("https://numpy.org/doc/stable/", str(DOCS / "inventories" / "numpy.inv")),
+    "torch": ("https://docs.pytorch.org/docs/stable/", str(DOCS / "inventories" / "torch.inv")),
+    "ase": ("https://ase-lib.org/", str(DOCS / "inventories" / "ase.inv")),
+}
