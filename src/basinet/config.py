@@ -4,21 +4,44 @@ Every field carries a docstring; it is the text of ``--help``. Unknown keys and 
 once. There is no registry and no dotted class path in a recipe: a ``kind`` selects a dataclass, ``match`` builds.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError, with_config
 
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
+Count = Annotated[int, Ge(1)]
+"""A number of things: at least 1."""
+Positive = Annotated[float, Gt(0), AllowInfNan(False)]
+"""Positive and finite."""
+NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
+"""Zero or positive, and finite."""
+
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """Make a frozen, keyword-only dataclass whose fields are read strictly and documented by their docstrings."""
+    """Make a frozen, keyword-only dataclass whose fields are read strictly and documented by their docstrings.
+
+    Limits in the types of its fields (:data:`Count`, ``Annotated[float, Gt(0)]``) hold for objects made in Python as
+    well as for files. They are checked before the class's own ``__post_init__``.
+    """
+    own: Callable[[T], None] | None = getattr(cls, "__post_init__", None)
+
+    def check(self: T) -> None:
+        if problems := list(_beyond_limits(self)):
+            raise ValueError("; ".join(problems))
+        if own is not None:
+            own(self)
+
+    setattr(cls, "__post_init__", check)  # noqa: B010 (type checkers know no such attribute)
     make: Callable[[type[T]], type[T]] = dataclass(frozen=True, kw_only=True)
     return with_config(STRICT)(make(cls))
 
@@ -47,6 +70,52 @@ def dump_settings(value: object) -> Any:
     return adapter(type(value)).dump_python(value, mode="json", by_alias=True)
 
 
+def _beyond_limits(value: Any) -> Iterator[str]:
+    """Yield one line for each field of a settings object that does not keep the limits in its type."""
+    for field in fields(value):
+        for problem in _broken(field.type, getattr(value, field.name)):
+            yield f"{field.name} {problem}"
+
+
+def _broken(kind: Any, value: Any) -> Iterator[str]:
+    """Yield the limits that a value or its entries do not keep; types without limits have none."""
+    if get_origin(kind) is not Annotated:
+        for entry in value if isinstance(value, tuple) else (value,):
+            for part in get_args(kind):
+                yield from _broken(part, entry)
+        return
+    inner, *limits = get_args(kind)
+    if not isinstance(value, int | float):
+        yield from _broken(inner, value)
+    elif problem := next((text for limit in limits if (text := _breaks(limit, value))), ""):
+        yield f"{problem}, got {value}"
+
+
+def _breaks(limit: Any, value: int | float) -> str:
+    """Return what a value must be, if it does not keep a limit."""
+    for kind, key, holds in _LIMITS:
+        if isinstance(limit, kind) and not holds(value, bound := getattr(limit, key)):
+            return _must_be(key, bound)
+    return ""
+
+
+_LIMITS: Sequence[tuple[type[Any], str, Callable[[Any, Any], bool]]] = (
+    (Gt, "gt", operator.gt),
+    (Ge, "ge", operator.ge),
+    (Lt, "lt", operator.lt),
+    (Le, "le", operator.le),
+    (AllowInfNan, "allow_inf_nan", lambda value, allowed: allowed or math.isfinite(value)),
+)
+"""Kinds of limits, the attribute that holds the bound (which pydantic names in its errors), and their meaning."""
+
+
+def _must_be(key: str, bound: Any) -> str:
+    if key == "allow_inf_nan":
+        return "must be finite"
+    words = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}[key]
+    return "must be positive" if key == "gt" and bound == 0 else f"must be {words} {bound:g}"
+
+
 def _problem(error: Any, values: object) -> str:
     option = _option(error["loc"], values) or "settings"
     if error["type"] == "unexpected_keyword_argument":
@@ -57,6 +126,10 @@ def _problem(error: Any, values: object) -> str:
         return f"{option}: say which, with {option}.kind=..."
     if error["type"] == "union_tag_invalid":
         return f"{option}.kind: got {error['ctx']['tag']!r}; expected one of {error['ctx']['expected_tags']}"
+    if error["type"] == "finite_number":
+        return f"{option} must be finite, got {error['input']}"
+    if bounds := [key for _, key, _ in _LIMITS if key in error.get("ctx", ())]:
+        return f"{option} {_must_be(bounds[0], error['ctx'][bounds[0]])}, got {error['input']}"
     if error["type"] == "value_error":
         return f"{option}: {error['ctx']['error']}"
     return f"{option}: got {error['input']!r}; {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -54,7 +54,7 @@ def md17_md(
     from basinet.commands.recipe import UnitsConfig
     from basinet.commands.simulate.benchmark import prepare_md_benchmark, run_md_benchmark
     from basinet.commands.simulate.benchmark_report import RUN_HEADER, report_benchmark, run_cells
-    from basinet.commands.simulate.benchmark_settings import DT, MDBenchmarkConfig
+    from basinet.commands.simulate.settings import DT, MDBenchmarkConfig
 
     ensure_fetched([data])
     config = MDBenchmarkConfig(

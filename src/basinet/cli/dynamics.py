@@ -54,7 +54,7 @@ def simulate(
     Exit code 0: all replicas stayed whole; 1: some failed (see bad_frames.extxyz); 2: wrong input, or stopped by
     Ctrl-C, with everything saved for --resume.
     """
-    from basinet.commands.simulate.start import SimulateConfig
+    from basinet.commands.simulate.settings import SimulateConfig
 
     config = SimulateConfig(
         model=model,

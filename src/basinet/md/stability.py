@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from basinet.config import settings
+from basinet.config import Count, Positive, settings
 from basinet.md.bonds import BOND_TOLERANCE, STRETCHED, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, start
-from basinet.md.integrators import LangevinBAOAB, Potential, check_positive
+from basinet.md.integrators import LangevinBAOAB, Potential
 from basinet.md.streams import replica_seeds
 from basinet.structures.batch import collate
 from basinet.structures.molecule import Molecule
@@ -28,28 +28,20 @@ RECORD_EVERY = 10
 class StabilityConfig:
     """Short dynamics at every validation, if select_by=stability."""
 
-    replicas: int = 24
-    """Replicas, from as many conformations of the validation set."""
-    picoseconds: float = 1.0
-    """Length of each."""
-    temperature: float = 500.0
-    """K."""
-    dt: float = 0.5
+    replicas: Count = 24
+    """Number of replicas, from as many conformations of the validation set."""
+    picoseconds: Positive = 1.0
+    """Length of each, ps."""
+    temperature: Positive = 500.0
+    """Temperature, K."""
+    dt: Positive = 0.5
     """Time step, fs."""
-    friction: float = 0.01
-    """Of Langevin dynamics, 1/fs."""
-    bond_tolerance: float = BOND_TOLERANCE
-    """A replica ends when a bond deviates more from its length at the start, Å."""
+    friction: Positive = 0.01
+    """Friction of the Langevin thermostat, 1/fs."""
+    bond_tolerance: Positive = BOND_TOLERANCE
+    """Deviation of a bond from its initial length at which a replica stops, Å."""
     seed: int = 0
-    """Of velocities and noise, the same at every validation."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        if self.replicas < 1:
-            raise ValueError(f"replicas must be at least 1, got {self.replicas}")
-        for name, unit in (("picoseconds", "ps"), ("temperature", "K"), ("dt", "fs"), ("bond_tolerance", "Å")):
-            check_positive(name, getattr(self, name), unit)
-        check_positive("friction", self.friction, "1/fs")
+    """Seed for velocities and random forces, the same at every validation."""
 
 
 class Stability(NamedTuple):

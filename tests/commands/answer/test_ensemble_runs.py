@@ -18,8 +18,8 @@ from basinet.commands.ensemble import join_models
 from basinet.commands.recipe import UnitsConfig
 from basinet.commands.simulate.report import summarise
 from basinet.commands.simulate.report_page import SPREAD_COLUMN
+from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import RECORDS_FILE, simulate_file
-from basinet.commands.simulate.start import SimulateConfig
 from basinet.md.uncertainty import FORCES_APART
 from basinet.models.committee import Committee
 from basinet.models.file import load_ensemble, save_model

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from basinet.cli import app
 from basinet.commands.simulate.benchmark import prepare_md_benchmark, run_md_benchmark
-from basinet.commands.simulate.benchmark_report import report_benchmark
-from basinet.commands.simulate.benchmark_settings import MDBenchmarkConfig, departures
+from basinet.commands.simulate.benchmark_report import departures, report_benchmark
+from basinet.commands.simulate.settings import MDBenchmarkConfig
 from basinet.data.reading import read_molecules
 from basinet.data.stream.splits import Split
 from basinet.models.file import save_model
@@ -168,7 +168,7 @@ def test_only_the_published_numbers_are_the_full_protocol(data):
     short = MDBenchmarkConfig(data=data, calculator="x:y", picoseconds=10.0, replicas=2, split="mine.json")
     assert len(departures(short, aspirin, 5000, 100)) == 5
     water = Molecule(atomic_numbers=g2("H2O").numbers.astype(np.int64), positions=g2("H2O").positions)
-    assert "H2O is none of its molecules" in departures(full, water, 211_762, 10_000)[0]
+    assert "H2O is not one of its molecules" in departures(full, water, 211_762, 10_000)[0]
 
 
 def test_starts_and_errors_are_of_the_test_part(data, model, tmp_path):

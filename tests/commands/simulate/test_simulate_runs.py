@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from basinet.backbones.build import build_backbone
 from basinet.cli import app
 from basinet.commands.simulate.report import summarise
+from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import simulate_file
-from basinet.commands.simulate.start import SimulateConfig
 from basinet.data.reading import read_molecules
 from basinet.models.file import save_model
 from basinet.models.model import build_model
@@ -210,9 +210,9 @@ def test_settings_that_make_no_sense_are_refused(model, water):
     base = config(model, water)
     for change, message in (
         ({"replicas": 0}, "replicas must be at least 1"),
-        ({"picoseconds": 0.0001}, "shorter than a time step"),
+        ({"picoseconds": 0.0001}, "picoseconds must be at least one time step"),
         ({"dt": -1.0}, "dt must be positive"),
-        ({"temperature": float("nan")}, "temperature must be zero or positive"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, got nan"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(base, **change)

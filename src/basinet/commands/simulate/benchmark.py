@@ -20,7 +20,7 @@ from torch import Tensor
 from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.evaluate import load_energy_model, require_device
 from basinet.commands.recipe import save_recipe
-from basinet.commands.simulate.benchmark_settings import (
+from basinet.commands.simulate.settings import (
     ALL,
     DT,
     RECORD_EVERY,

@@ -12,14 +12,26 @@ from torch import Tensor
 
 from basinet.commands.simulate.benchmark import MDBenchmark
 from basinet.commands.simulate.benchmark_figure import BenchmarkSeries, benchmark_figure
-from basinet.commands.simulate.benchmark_settings import DT, MOLECULES, TEMPERATURE, departures
 from basinet.commands.simulate.report import plain, replica_cells, replicas_of, series_of
 from basinet.commands.simulate.report_page import write_simulation_report
+from basinet.commands.simulate.settings import (
+    DT,
+    PICOSECONDS,
+    REPLICAS,
+    SPLIT,
+    TEMPERATURE,
+    TEST_FRAMES,
+    MDBenchmarkConfig,
+)
 from basinet.evaluation.report import Picture, Section, Table
 from basinet.files import write_text
 from basinet.md.observables import HISTOGRAM_RANGE, histogram_error
+from basinet.structures import Molecule
 
 CITATION = "Fu et al., Forces are not Enough, TMLR 2023 (arXiv 2210.07237)"
+MOLECULES = {"C9H8O4": "aspirin", "C2H6O": "ethanol", "C10H8": "naphthalene", "C7H6O3": "salicylic acid"}
+LEAST_FRAMES = 100_000
+"""Frames that the MD17 files of these four molecules have at least."""
 
 
 class BenchmarkRun(NamedTuple):
@@ -212,6 +224,24 @@ def _content(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str
         **plain({"steps_per_second_of_all": _together(done)}),
         "runs": [plain(r._asdict()) for r in runs],
     }
+
+
+def departures(config: MDBenchmarkConfig, molecule: Molecule, n_frames: int, n_test: int) -> list[str]:
+    """Return the differences from the published protocol."""
+    found: list[str] = []
+    if molecule.formula not in MOLECULES:
+        found.append(f"{molecule.formula} is not one of its molecules ({', '.join(MOLECULES.values())})")
+    if config.picoseconds != PICOSECONDS:
+        found.append(f"{config.picoseconds:g} ps instead of {PICOSECONDS:g}")
+    if config.replicas != REPLICAS:
+        found.append(f"{config.replicas} runs instead of {REPLICAS}")
+    if config.split != SPLIT:
+        found.append(f"test frames of split {config.split} instead of {SPLIT}")
+    if n_test < TEST_FRAMES:
+        found.append(f"force error of {n_test:,} frames instead of {TEST_FRAMES:,}")
+    if n_frames < LEAST_FRAMES:
+        found.append(f"h(r) and bond lengths of {n_frames:,} reference frames instead of all of MD17")
+    return found
 
 
 def _markdown(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> str:

@@ -15,12 +15,14 @@ import torch
 from basinet.commands.answer.evaluate import load_energy_model
 from basinet.commands.recipe import read_yaml, save_recipe
 from basinet.commands.simulate.report_page import SPREAD_COLUMN
-from basinet.commands.simulate.start import Say, SimulateConfig, load_start, prepare_start, save_start
+from basinet.commands.simulate.settings import SimulateConfig
+from basinet.commands.simulate.start import Say, load_start, prepare_start, save_start
 from basinet.config import dump_settings, read_settings
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
-from basinet.md.integrators import Potential
+from basinet.md.integrators import Integrator, LangevinBAOAB, Potential, VelocityVerlet
+from basinet.md.nose_hoover import NoseHoover
 from basinet.md.potentials import model_potential
 from basinet.md.running import DistanceCounts, Quantity, Table, standard_quantities
 from basinet.md.streams import replica_seeds
@@ -121,7 +123,7 @@ def _dynamics(
     stop_when: Mapping[str, StopWhen],
     further: Mapping[str, Quantity],
 ) -> tuple[Dynamics, DistanceCounts]:
-    integrator = config.integrator()
+    integrator = _integrator(config)
     state = start(potential, batch, integrator, config.temperature, replica_seeds(config.seed, batch.n_molecules))
     distances = DistanceCounts(batch, half=config.picoseconds * 500)
     observers = [
@@ -140,6 +142,16 @@ def _dynamics(
         observers=observers,
     )
     return dynamics, distances
+
+
+def _integrator(config: SimulateConfig) -> Integrator:
+    match config.thermostat:
+        case "langevin":
+            return LangevinBAOAB(dt=config.dt, temperature=config.temperature, friction=config.friction)
+        case "nose-hoover":
+            return NoseHoover(dt=config.dt, temperature=config.temperature)
+        case "nve":
+            return VelocityVerlet(dt=config.dt)
 
 
 def _spread_of(config: SimulateConfig, model: Model | Committee) -> tuple[dict[str, Quantity], dict[str, StopWhen]]:

@@ -1,23 +1,21 @@
-"""What a simulation starts from: settings, and molecules that are read, looked at, and relaxed if asked."""
+"""Read, check and relax the molecules a simulation starts from."""
 
 import math
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from ase.data import covalent_radii
 
 from basinet.backbones.build import needs_bonds
-from basinet.config import settings
+from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.reading import open_molecules
-from basinet.md.bonds import BOND_TOLERANCE, reference_bonds
-from basinet.md.frames import FrameFormat
-from basinet.md.integrators import Integrator, LangevinBAOAB, Potential, VelocityVerlet
-from basinet.md.nose_hoover import NoseHoover
+from basinet.md.bonds import reference_bonds
+from basinet.md.integrators import Potential
 from basinet.md.relax import relax
 from basinet.models.committee import Committee
 from basinet.models.file import read_backbone
@@ -34,83 +32,6 @@ CLOSE = 0.6
 """Of the sum of two covalent radii; atoms that are closer overlap."""
 
 Say = Callable[[str], None]
-
-
-@settings
-class SimulateConfig:
-    """What a simulation does."""
-
-    model: Path
-    """The model file."""
-    molecules: Path
-    """Where the start is."""
-    temperature: float = 300.0
-    """K, of the bath and of the velocities at the start."""
-    picoseconds: float = 10.0
-    """How long."""
-    replicas: int = 16
-    """How many at once."""
-    starts: int = 1
-    """Molecules of the file to start from, in turn."""
-    dt: float = 0.5
-    """Time step, fs."""
-    thermostat: Literal["langevin", "nve", "nose-hoover"] = "langevin"
-    """nve: none, the energy is constant."""
-    friction: float = 0.01
-    """Of langevin, 1/fs."""
-    seed: int = 0
-    """Of velocities and noise."""
-    record_every: int = 20
-    """Steps between records."""
-    frames: FrameFormat = "extxyz"
-    """What the frames are written as."""
-    bond_tolerance: float = BOND_TOLERANCE
-    """A replica stops when a bond deviates more from its length at the start, Å."""
-    stop_force_std: float | None = None
-    """A replica stops when the models of an ensemble disagree about a force by more than this, eV/Å."""
-    relax: bool = False
-    """Whether to go downhill before."""
-    tables: bool = False
-    """Whether the filters of the network are looked up in tables, whose error is said."""
-    compiled: bool = False
-    """Whether the network is compiled first, which takes minutes."""
-    outside_scope: Literal["error", "warn"] = "error"
-    """What to do with a start that is unlike the molecules the model was trained on."""
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        for name in ("replicas", "starts", "record_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("picoseconds", "dt", "friction", "bond_tolerance"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if self.stop_force_std is not None and not self.stop_force_std > 0:
-            raise ValueError(f"stop_force_std must be positive (eV/Å), got {self.stop_force_std}")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"temperature must be zero or positive (K), got {self.temperature}")
-        if self.picoseconds * 1000 < self.dt:
-            raise ValueError(f"{self.picoseconds} ps are shorter than a time step of {self.dt} fs")
-
-    @property
-    def n_steps(self) -> int:
-        """Number of time steps."""
-        return round(self.picoseconds * 1000 / self.dt)
-
-    @property
-    def hottest(self) -> float:
-        """The temperature beyond which a replica stops, K: fluctuations of a single atom stay below it."""
-        return max(5000.0, 10 * self.temperature)
-
-    def integrator(self) -> Integrator:
-        """Return the equations of motion."""
-        match self.thermostat:
-            case "langevin":
-                return LangevinBAOAB(dt=self.dt, temperature=self.temperature, friction=self.friction)
-            case "nose-hoover":
-                return NoseHoover(dt=self.dt, temperature=self.temperature)
-            case _:
-                return VelocityVerlet(dt=self.dt)
 
 
 def prepare_start(
