@@ -20,7 +20,7 @@ from ase.data import covalent_radii
 
 from basinet.data.chemistry.chemical_graph import ChemicalGraph, PerceptionError, perceive
 from basinet.data.chemistry.perception import perceive_bonds
-from basinet.data.reading import load_store
+from basinet.data.reading import Reading, load_store
 from basinet.structures import Molecule
 from basinet.structures.topology import adjacency, rotor_table, side_of
 
@@ -149,7 +149,7 @@ def compounds(path: Path, every: int) -> Comparison:
 
 def trajectory(path: Path, smiles: str) -> str:
     """Compare the bonds of a trajectory with those of its compound."""
-    store, _ = load_store(path, energy_unit="kcal/mol")
+    store, _ = load_store(path, Reading(energy_unit="kcal/mol"))
     start = time.perf_counter()
     perceived, report = perceive_bonds(store)
     seconds = time.perf_counter() - start

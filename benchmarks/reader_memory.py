@@ -117,11 +117,12 @@ FORMATS: dict[str, tuple[str, Callable[[Path, int], None], dict[str, Any], float
 
 def measure(path: Path, options: dict[str, Any], as_store: bool, pipe: Any) -> None:
     """Read a file and send the growth of the largest resident memory (bytes) and the number of molecules."""
-    from basinet.data.reading import load_store, open_molecules
+    from basinet.data.reading import Reading, load_store, open_molecules
 
     watch = Watch()
     watch.start()
-    count = len(load_store(path, **options)[0]) if as_store else sum(1 for _ in open_molecules(path, **options)[0])
+    reading = Reading(**options)
+    count = len(load_store(path, reading)[0]) if as_store else sum(1 for _ in open_molecules(path, reading)[0])
     pipe.send((watch.stop(), count))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from basinet.data.reading import open_molecules
+from basinet.data.reading import Reading, open_molecules
 from basinet.data.sources.archives import walk
 from basinet.structures import Molecule
 from source_files import write_tar, write_zip
@@ -64,7 +64,7 @@ def as_file(options: dict[str, Any]) -> Read:
     """Return how to read a file with the arguments of ``open_molecules``."""
 
     def read(path: Path) -> tuple[list[Molecule], int]:
-        molecules, report = open_molecules(path, **options)
+        molecules, report = open_molecules(path, Reading(**options))
         return list(molecules), report.skipped.total()
 
     return read

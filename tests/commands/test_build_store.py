@@ -9,7 +9,7 @@ from basinet.commands.build_store import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.doctor.check import check_consistency
 from basinet.data.files import build as build_module
-from basinet.data.reading import load_store
+from basinet.data.reading import Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.structures import StructureError
@@ -157,7 +157,7 @@ def test_labels_of_two_levels_of_theory_are_not_mixed(file, tmp_path):
 
 def test_the_gradients_of_s66x8_become_forces(tmp_path):
     file = reference_file("s66x8/s66x8_wb97x_631gd.npz")
-    store, report = load_store(file, energy_unit="Ha", energy_key="E_Ha", forces_key="gradient_Ha_per_A")
+    store, report = load_store(file, Reading(energy_unit="Ha", energy_key="E_Ha", forces_key="gradient_Ha_per_A"))
     assert check_consistency(store).verdict == "consistent"
     assert "528 from minus gradient_Ha_per_A" in str(report)
     with np.load(file) as arrays:

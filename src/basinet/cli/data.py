@@ -146,13 +146,12 @@ def info(
 ) -> None:
     """Say what is in a store or a file, and whether its energies and forces fit each other."""
     from basinet.data.chemistry import perception
-    from basinet.data.reading import load_store, located
+    from basinet.data.reading import Reading, load_store, locate
 
     ensure_fetched([store])
-    found, report = load_store(
-        store, energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key
-    )
-    lines = [str(report)] if located(store).is_file() else []
+    reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
+    found, report = load_store(store, reading)
+    lines = [str(report)] if locate(store).is_file() else []
     if perceive_bonds:
         with progress("bonds") as show:
             found, bonds = perception.perceive_bonds(found, on_progress=show)
@@ -174,10 +173,11 @@ def check(
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
     from basinet.commands.check_data import check_data
+    from basinet.data.reading import Reading
 
     ensure_fetched([molecules] if against is None else [molecules, against])
-    units = {"energy_unit": energy_unit, "length_unit": length_unit}
-    found = check_data(molecules, against, **units, energy_key=energy_key, forces_key=forces_key)
+    reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
+    found = check_data(molecules, against, reading)
     findings(str(molecules), ((f.check, f.verdict, f.evidence, f.fix) for f in found.findings))
     if page is not None:
         from basinet.evaluation.data_page import write_data_page

@@ -33,7 +33,6 @@ def data_of(recipe: Any) -> list[Path]:
 
 def fetch_shown(dataset: "Dataset", out: Path | None = None, config: Any = None) -> "Fetched":
     """Fetch a data set with a bar: of megabytes, then of molecules."""
-    from basinet.data.reading import open_molecules
     from basinet.data.sources.fetch import fetch
 
     with progress(dataset.name) as show:
@@ -44,7 +43,7 @@ def fetch_shown(dataset: "Dataset", out: Path | None = None, config: Any = None)
         def show_molecules(done: int, name: str) -> None:
             show(done, None, f"molecules from {name}")
 
-        return fetch(dataset, open_molecules, out, config, on_bytes=show_bytes, on_molecules=show_molecules)
+        return fetch(dataset, out, config, on_bytes=show_bytes, on_molecules=show_molecules)
 
 
 def show_fetched(dataset: "Dataset", fetched: "Fetched") -> None:

@@ -70,12 +70,13 @@ def predict(
     """
     from basinet.commands import predict_file, predict_table
     from basinet.commands.answer.predictor import Faster
-    from basinet.commands.recipe import UnitsConfig
     from basinet.data.files.table import is_table
+    from basinet.data.reading import Reading
 
     ensure_fetched([molecules])
-    units = UnitsConfig(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
-    how = {"device": device, "units": units, "outside_scope": outside_scope.value, "faster": Faster(tables, compiled)}
+    reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
+    faster = Faster(tables, compiled)
+    how = {"device": device, "reading": reading, "outside_scope": outside_scope.value, "faster": faster}
     with progress("predicting") as show:
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):

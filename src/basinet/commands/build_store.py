@@ -1,5 +1,6 @@
 """``basinet data build``: files and stores of any kind, read one molecule at a time, become one store."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from hashlib import file_digest
@@ -11,9 +12,9 @@ from basinet.commands.recipe import UnitsConfig
 from basinet.config import dump_settings, settings
 from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
 from basinet.data.files.build import Built, Input, OnProgress, write_store
-from basinet.data.files.columns import PropertyColumn, property_units
+from basinet.data.files.options import PropertyColumn, Reading, property_units
 from basinet.data.files.report import ReadReport
-from basinet.data.reading import located, open_molecules
+from basinet.data.reading import locate, open_molecules
 from basinet.data.store.manifest import UNITS
 from basinet.data.store.store import MoleculeStore
 from basinet.data.workers import available_cores
@@ -117,26 +118,22 @@ def _bonded(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Molec
 
 
 def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
-    path = located(path)
+    path = locate(path)
     if path.is_dir():
         manifest = MoleculeStore.open(path).manifest
-        molecules, report = open_molecules(path, skip_invalid=recipe.skip_invalid)
+        molecules, report = open_molecules(path, Reading(skip_invalid=recipe.skip_invalid))
         units = {name: unit for name, unit in manifest.units.items() if name not in UNITS}
         identity = {"name": path.name, "fingerprint": manifest.fingerprint}
         return OpenedFile(Input(path, molecules, report), manifest.level_of_theory, units, identity)
     given = recipe.units
     columns = recipe.columns(property_columns(path, given, given.property_key))
-    molecules, report = open_molecules(
-        path,
-        energy_unit=given.energy_unit,
-        length_unit=given.length_unit,
-        energy_key=given.energy_key,
-        forces_key=given.forces_key,
+    reading = dataclasses.replace(
+        given.reading(columns),
         is_equilibrium=recipe.is_equilibrium,
-        columns=columns,
         skip_invalid=recipe.skip_invalid,
         processes=recipe.processes or available_cores(),
     )
+    molecules, report = open_molecules(path, reading)
     with open(path, "rb") as file:
         identity = {"name": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
     level = given.level_of_theory or report.level_of_theory

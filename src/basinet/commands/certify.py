@@ -19,7 +19,7 @@ from basinet.backbones.base import Layout
 from basinet.backbones.build import reads_bonds
 from basinet.commands.answer.stream import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.reading import open_molecules
+from basinet.data.reading import Reading, open_molecules
 from basinet.evaluation.certificate import (
     VECTORS,
     Check,
@@ -158,7 +158,7 @@ def _chosen(model: Model, file: Path | None) -> list[Molecule]:
         if not found:
             raise ValueError("the model knows no element of the usual molecules; give some it knows (--molecules FILE)")
     else:
-        stream, _ = open_molecules(file, energy_unit="eV" if file.suffix == ".npz" else None)
+        stream, _ = open_molecules(file, Reading(energy_unit="eV" if file.suffix == ".npz" else None))
         found = list(islice((m for m in stream if _known(m, model)), N_MOLECULES))
         if not found:
             raise ValueError(f"{file}: none of its molecules has only elements that the model knows")

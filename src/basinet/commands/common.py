@@ -23,7 +23,7 @@ from basinet.backbones.build import BackboneConfig
 from basinet.commands.recipe import LaunchConfig, TrainableRecipe, UnitsConfig, load_recipe, save_recipe
 from basinet.config import dump_settings
 from basinet.data.chemistry.perception import find_bonds
-from basinet.data.files.columns import PropertyColumn
+from basinet.data.files.options import PropertyColumn
 from basinet.data.reading import load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
@@ -173,15 +173,7 @@ def read_data(
 
     If bonds were perceived, one more line is about them.
     """
-    store, report = load_store(
-        path,
-        level_of_theory=units.level_of_theory,
-        energy_unit=units.energy_unit,
-        length_unit=units.length_unit,
-        energy_key=units.energy_key,
-        forces_key=units.forces_key,
-        columns=columns,
-    )
+    store, report = load_store(path, units.reading(columns))
     store, bonds = find_bonds(store, units.bonds, needs_bonds)
     return store, f"{report}\n{bonds}" if bonds else str(report)
 

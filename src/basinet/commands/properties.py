@@ -12,8 +12,8 @@ from torch import Tensor
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.commands import common
 from basinet.commands.recipe import FinetuneRecipe, UnitsConfig
-from basinet.data.files.columns import PropertyColumn
-from basinet.data.reading import located
+from basinet.data.files.options import PropertyColumn
+from basinet.data.sources.names import locate
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.splits import Split
@@ -38,7 +38,7 @@ def property_columns(path: Path, units: UnitsConfig, label: str | None) -> tuple
         ValueError: the unit is not given, or a column is given where none is read.
     """
     given = units.property_key is not None or units.property_unit is not None
-    if label is None or located(path).is_dir():
+    if label is None or locate(path).is_dir():
         if given:
             reason = (
                 "energies and forces are learned here" if label is None else f"{path} is a store and has its labels"

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import adapter, dump_settings, read_settings, settings
+from basinet.data.files.options import PropertyColumn, Reading
 from basinet.files import write_text
 from basinet.md.stability import StabilityConfig
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
@@ -77,6 +78,17 @@ class UnitsConfig:
     bonds: Literal["auto", "file", "perceive"] = "auto"
     """Of a file or a store. auto: where it has none and the run needs them, from the SMILES or the coordinates; file:
     those it has; perceive: from the SMILES or the coordinates, whatever it has."""
+
+    def reading(self, columns: Sequence[PropertyColumn] = ()) -> Reading:
+        """Return the options for reading a file, with the columns of properties to read."""
+        return Reading(
+            energy_unit=self.energy_unit,
+            length_unit=self.length_unit,
+            energy_key=self.energy_key,
+            forces_key=self.forces_key,
+            columns=tuple(columns),
+            level_of_theory=self.level_of_theory,
+        )
 
 
 @settings

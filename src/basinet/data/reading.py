@@ -1,4 +1,4 @@
-"""Files of molecules, read one molecule at a time and converted once to eV and Å.
+"""Molecules of files, stores and public data sets, read one at a time and converted once to eV and Å.
 
 =====================  ==================================================================
 ``.xyz .extxyz``       extended XYZ (ASE); labels ``REF_energy``/``REF_forces`` first
@@ -13,253 +13,124 @@ a directory            a :class:`~basinet.data.store.store.MoleculeStore`
 ``rmd17:aspirin``      a public data set by name (:mod:`basinet.data.sources.names`)
 =====================  ==================================================================
 
-What a file is called matters only where its content does not tell (:mod:`basinet.data.files.formats`).
+The name of a file decides only where its content does not (:mod:`basinet.data.files.formats`).
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from basinet.data.files.ase_files import read_ase_db, read_traj
-from basinet.data.files.columns import PropertyColumn, property_units
-from basinet.data.files.extxyz import read_extxyz, write_extxyz
-from basinet.data.files.formats import format_of
-from basinet.data.files.hdf5 import find_layout, read_hdf5
-from basinet.data.files.lmdb import read_lmdb
-from basinet.data.files.npz import Names, find_arrays, read_npz
-from basinet.data.files.parquet import has_positions, parquet_cells, read_parquet
-from basinet.data.files.report import ReadReport, counted
-from basinet.data.files.sdf import read_sdf
-from basinet.data.files.smiles_table import csv_cells, read_smiles_rows
-from basinet.data.files.temporary_store import store_of
+from basinet.data.files.extxyz import write_extxyz
+from basinet.data.files.options import AS_WRITTEN, PropertyColumn, Reading, property_units
+from basinet.data.files.readers import open_file
+from basinet.data.files.report import Opened, ReadReport, counted
 from basinet.data.sources.names import locate
 from basinet.data.store.store import MoleculeStore
+from basinet.data.store.writer import StoreWriter
 from basinet.structures import Molecule
 
-__all__ = ["PropertyColumn", "ReadReport", "load_store", "located", "open_molecules", "read_molecules", "write_extxyz"]
+__all__ = [
+    "AS_WRITTEN",
+    "PropertyColumn",
+    "ReadReport",
+    "Reading",
+    "load_store",
+    "locate",
+    "open_molecules",
+    "read_molecules",
+    "write_extxyz",
+]
+
+IN_MEMORY = 2**19
+"""Atoms that are kept in memory, about 100 MB; :func:`load_store` writes more to temporary files."""
 
 
-def open_molecules(
-    path: str | os.PathLike[str],
-    *,
-    energy_unit: str | None = None,
-    length_unit: str | None = None,
-    is_equilibrium: bool = False,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    columns: Sequence[PropertyColumn] = (),
-    skip_invalid: bool = False,
-    processes: int = 1,
-) -> tuple[Iterator[Molecule], ReadReport]:
-    """Return an iterator over the molecules of a file, and a report that fills as they are read.
+def open_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> Opened:
+    """Return an iterator over molecules, and a report that fills as they are read.
 
     Args:
-        path: A file (see the module), or the directory of a store.
-        energy_unit: Of the energies in the file, and of the forces with ``length_unit``; ``None`` is eV, except that
-            an .npz does not say and must be told.
-        length_unit: Of the positions in the file; ``None`` is Å.
-        is_equilibrium: Whether the geometries are minima of the energy.
-        energy_key: Where the energies are; ``None`` looks in the usual places, in the order of the conventions.
-        forces_key: Where the forces are; likewise.
-        columns: Further properties to read, one number a molecule. An .npz then gives no energies and forces but those
-            that are named.
-        skip_invalid: Leave out molecules that are not valid (two atoms at one place, a label that is infinite), and
-            count them by reason, where otherwise the first one is an error.
-        processes: That make conformers from SMILES. A script that asks for more than one calls this under
-            ``if __name__ == "__main__":``.
+        path: A file (see the module), the directory of a store, or the name of a public data set.
+        reading: Units, keys and columns of a file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the format is unknown, or an argument makes no sense for it.
+        ValueError: the format is unknown, or an option makes no sense for it.
     """
-    path = located(path)
+    path = locate(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
-    report = ReadReport(
-        path=str(path),
-        energy_unit=energy_unit or "eV",
-        length_unit=length_unit or "Angstrom",
-        skip_invalid=skip_invalid,
-    )
-    report.check_units()
-    given = _Given(energy_unit, length_unit, is_equilibrium, energy_key, forces_key, columns, processes)
-    if path.is_dir():
-        _refuse_for_store(path, *given[:2], is_equilibrium or None, energy_key, forces_key, columns or None)
-        return counted(_read_store(path, report), report)
-    return counted(_read(path, report, given), report)
+    if not path.is_dir():
+        return open_file(path, reading)
+    store, report = _open_store(path, reading)
+    report.n_molecules = 0  # counted as they come
+    return counted(iter(store), report)
 
 
-class _Given(NamedTuple):
-    """What a caller says about a file."""
-
-    energy_unit: str | None
-    length_unit: str | None
-    is_equilibrium: bool
-    energy_key: str | None
-    forces_key: str | None
-    columns: Sequence[PropertyColumn]
-    processes: int
+def read_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> Iterator[Molecule]:
+    """Return an iterator over molecules; see :func:`open_molecules`."""
+    return open_molecules(path, reading)[0]
 
 
-def _read(path: Path, report: ReadReport, given: _Given) -> Iterator[Molecule]:
-    """Return the molecules of a file; what is wrong with the file as a whole is told now, the rest as they come."""
-    energy_unit, length_unit, is_equilibrium, energy_key, forces_key, columns, processes = given
-    keys = {"energy_key": energy_key, "forces_key": forces_key}
-    match format_of(path):
-        case "extxyz":
-            return read_extxyz(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case "traj":
-            return read_traj(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case "db":
-            return read_ase_db(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case "lmdb":
-            return read_lmdb(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case "npz" | "mat":
-            names = Names.of(energy_key, forces_key, columns)
-            found = find_arrays(path, report, names, energy_unit, length_unit)
-            return read_npz(found, report, is_equilibrium=is_equilibrium, columns=columns)
-        case "hdf5":
-            source = find_layout(path, report, energy_key, forces_key)
-            if energy_unit is None and not source.layout.energy_unit and (source.energy or source.forces):
-                raise ValueError(f'{path}: the file does not say its units; give energy_unit ("kcal/mol", "eV", "Ha")')
-            report.energy_unit = energy_unit or source.layout.energy_unit or "eV"
-            report.length_unit = length_unit or source.layout.length_unit
-            return read_hdf5(source, report, is_equilibrium=is_equilibrium, columns=columns)
-        case "parquet" if has_positions(path):
-            return read_parquet(path, report, is_equilibrium=is_equilibrium, columns=columns, **keys)
-        case "csv" | "parquet" as kind:
-            _refuse_for_table(path, energy_key, energy_unit, forces_key, length_unit, is_equilibrium)
-            wanted = [*(() if energy_key is None else (energy_key,)), *(c.key for c in columns)]
-            rows = csv_cells(path, wanted) if kind == "csv" else parquet_cells(path, wanted)
-            return read_smiles_rows(rows, path, report, energy_key=energy_key, columns=columns, processes=processes)
-        case "sdf":
-            _refuse_for_sdf(path, energy_key, energy_unit, forces_key)
-            return read_sdf(path, report, is_equilibrium=is_equilibrium, energy_key=energy_key, columns=columns)
-
-
-def read_molecules(
-    path: str | os.PathLike[str],
-    *,
-    energy_unit: str | None = None,
-    length_unit: str | None = None,
-    is_equilibrium: bool = False,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    columns: Sequence[PropertyColumn] = (),
-    skip_invalid: bool = False,
-    processes: int = 1,
-) -> Iterator[Molecule]:
-    """Return an iterator over the molecules of a file; the arguments are those of :func:`open_molecules`."""
-    molecules, _ = open_molecules(
-        path,
-        energy_unit=energy_unit,
-        length_unit=length_unit,
-        is_equilibrium=is_equilibrium,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        columns=columns,
-        skip_invalid=skip_invalid,
-        processes=processes,
-    )
-    return molecules
-
-
-def load_store(
-    path: str | os.PathLike[str],
-    *,
-    level_of_theory: str = "",
-    energy_unit: str | None = None,
-    length_unit: str | None = None,
-    is_equilibrium: bool = False,
-    energy_key: str | None = None,
-    forces_key: str | None = None,
-    columns: Sequence[PropertyColumn] = (),
-    skip_invalid: bool = False,
-    processes: int = 1,
-) -> tuple[MoleculeStore, ReadReport]:
+def load_store(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> tuple[MoleculeStore, ReadReport]:
     """Return all molecules of a file as a store, or open the store in a directory.
 
-    The arguments are those of :func:`open_molecules`; ``level_of_theory`` is kept in the manifest of the store. Memory
-    does not grow with the file (:func:`basinet.data.files.temporary_store.store_of`).
+    Molecules beyond ``IN_MEMORY`` atoms go to the directory for temporary files (``TMPDIR``), in files that are mapped
+    and then deleted: their space is free when the store is gone, however this process ends.
 
     Raises:
-        ValueError: there are no molecules.
+        FileNotFoundError: there is no such file.
+        ValueError: there are no molecules, or as :func:`open_molecules`.
     """
-    path = located(path)
-    molecules, report = open_molecules(
-        path,
-        energy_unit=energy_unit,
-        length_unit=length_unit,
-        is_equilibrium=is_equilibrium,
-        energy_key=energy_key,
-        forces_key=forces_key,
-        columns=columns,
-        skip_invalid=skip_invalid,
-        processes=processes,
-    )
-    if not path.is_dir():
-        level = level_of_theory or report.level_of_theory
-        return store_of(molecules, str(path), property_units(columns), level), report
-    if level_of_theory:
-        raise ValueError(f"{path} is a store and says its level of theory itself; leave level_of_theory out")
+    path = locate(path)
+    if path.is_dir():
+        store, report = _open_store(path, reading)
+        if len(store) == 0:
+            raise ValueError(f"{path}: the store has no molecules")
+        return store, report
+    molecules, report = open_molecules(path, reading)
+    return _store_of(molecules, str(path), reading, report), report
+
+
+def _open_store(path: Path, reading: Reading) -> tuple[MoleculeStore, ReadReport]:
+    if reading != Reading(skip_invalid=reading.skip_invalid, processes=reading.processes):
+        raise ValueError(
+            f"{path}: a store has its own units, keys and flags, and its level of theory; leave those options out"
+        )
     store = MoleculeStore.open(path)
-    if len(store) == 0:
-        raise ValueError(f"{path}: the store has no molecules")
-    _report_store(store, report)
+    report = ReadReport(path=str(path), n_molecules=len(store))
+    for label, used in (("energy", report.energy_keys), ("forces", report.forces_keys)):
+        if label in store.label_counts:
+            used[label] = store.label_counts[label]
     return store, report
 
 
-def located(path: str | os.PathLike[str]) -> Path:
-    """Return a path as it is, and for the name of a public data set (``qm9:``) the store of it in the cache.
-
-    A data set that is not there is downloaded and built first; ``basinet data fetch`` does the same and shows progress.
-
-    Raises:
-        ValueError: there is no data set of that name.
-        DownloadError: it is not there and cannot be downloaded; the message says what to do.
-    """
-    return locate(path, open_molecules)
-
-
-def _read_store(path: Path, report: ReadReport) -> Iterator[Molecule]:
-    store = MoleculeStore.open(path)
-    _report_store(store, report)
-    report.n_molecules = 0  # counted as they come
-    return iter(store)
-
-
-def _report_store(store: MoleculeStore, report: ReadReport) -> None:
-    report.n_molecules = len(store)
-    for key, used in (("energy", report.energy_keys), ("forces", report.forces_keys)):
-        if key in store.label_counts:
-            used[key] = store.label_counts[key]
+def _store_of(molecules: Iterator[Molecule], source: str, reading: Reading, report: ReadReport) -> MoleculeStore:
+    units = property_units(reading.columns)
+    block, n_atoms = _block(molecules)
+    level = reading.level_of_theory or report.level_of_theory
+    if n_atoms < IN_MEMORY:
+        return MoleculeStore.from_molecules(block, level_of_theory=level, source=source, units=units)
+    directory = Path(tempfile.mkdtemp(prefix="basinet-"))
+    try:
+        writer = StoreWriter.open(directory / "store", level_of_theory=level, source=source, settings={}, units=units)
+        while block:
+            writer.write_shard(block)
+            block, _ = _block(molecules)
+        return writer.finish()
+    finally:
+        if os.name == "posix":  # elsewhere a mapped file cannot be deleted
+            shutil.rmtree(directory, ignore_errors=True)
 
 
-def _refuse_for_sdf(path: Path, energy_key: str | None, energy_unit: str | None, forces_key: str | None) -> None:
-    if forces_key is not None:
-        raise ValueError(f"{path}: forces cannot be read from an SDF; leave forces_key out")
-    if energy_key is not None and energy_unit is None:
-        raise ValueError(f"{path}: an SDF does not say the unit of {energy_key!r}; give energy_unit")
-
-
-def _refuse_for_table(
-    path: Path,
-    energy_key: str | None,
-    energy_unit: str | None,
-    forces_key: str | None,
-    length_unit: str | None,
-    is_equilibrium: bool,
-) -> None:
-    if forces_key is not None or length_unit is not None or is_equilibrium:
-        raise ValueError(
-            f"{path}: positions are made from its SMILES, in Angstrom, and are no minima of the energies of the data; "
-            "leave forces_key, length_unit and is_equilibrium out"
-        )
-    if energy_key is not None and energy_unit is None:
-        raise ValueError(f"{path}: a table does not say the unit of {energy_key!r}; give energy_unit")
-
-
-def _refuse_for_store(path: Path, *given: Any) -> None:
-    if any(value is not None for value in given):
-        raise ValueError(f"{path}: a store has its own units, keys and flags; leave those arguments out")
+def _block(molecules: Iterator[Molecule]) -> tuple[list[Molecule], int]:
+    """Return molecules of about ``IN_MEMORY`` atoms, and the number of their atoms."""
+    block: list[Molecule] = []
+    n_atoms = 0
+    for molecule in molecules:
+        block.append(molecule)
+        n_atoms += molecule.n_atoms
+        if n_atoms >= IN_MEMORY:
+            break
+    return block, n_atoms

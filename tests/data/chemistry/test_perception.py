@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from basinet.data.chemistry.perception import Perceiver, lacks_bonds, perceive_bonds, with_perceived_bonds
-from basinet.data.reading import load_store
+from basinet.data.reading import Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.structures.molecule import Molecule
 from basinet.structures.topology import rotors
@@ -109,7 +109,7 @@ def test_molecules_that_stream_get_bonds_or_the_one_that_has_none_is_named() -> 
 
 @pytest.mark.parametrize(("name", "n_rotors"), [("aspirin", 5), ("malonaldehyde", 2), ("uracil", 0)])
 def test_published_trajectories_have_the_graph_of_their_compound(name: str, n_rotors: int) -> None:
-    store, _ = load_store(reference_file(f"rmd17/rmd17_{name}.npz"), energy_unit="kcal/mol")
+    store, _ = load_store(reference_file(f"rmd17/rmd17_{name}.npz"), Reading(energy_unit="kcal/mol"))
     few = MoleculeStore.from_molecules([store[i] for i in range(0, len(store), 60)])
     perceived, report = perceive_bonds(few)
     assert (report.n_graphs, report.n_other, report.n_failed) == (1, 0, 0)

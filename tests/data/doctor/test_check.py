@@ -12,7 +12,7 @@ from ase.calculators.morse import MorsePotential
 from scipy.spatial.transform import Rotation
 
 from basinet.data.doctor.check import bond_ratio, check_consistency, require_consistent
-from basinet.data.reading import read_molecules
+from basinet.data.reading import Reading, read_molecules
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL
@@ -148,7 +148,7 @@ def test_neighbours_are_as_far_apart_as_their_radii(name):
 @pytest.mark.parametrize("name", ["aspirin", "ethanol"])
 def test_rmd17_in_its_unit_is_consistent_and_its_known_faults_are_found(name):
     file = reference_file(f"rmd17/rmd17_{name}.npz")
-    molecules = list(read_molecules(file, energy_unit="kcal/mol"))[:2000]
+    molecules = list(read_molecules(file, Reading(energy_unit="kcal/mol")))[:2000]
     report = check_consistency(molecules)
     assert report.verdict == "consistent", report
     assert report.slope == pytest.approx(1.0, abs=0.02)

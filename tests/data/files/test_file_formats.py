@@ -13,9 +13,9 @@ from ase.db import connect
 from ase.io import Trajectory
 
 from basinet.data.doctor.check import check_consistency
-from basinet.data.files.columns import PropertyColumn
 from basinet.data.files.hdf5 import formal_charge
-from basinet.data.reading import load_store, open_molecules, read_molecules
+from basinet.data.files.options import PropertyColumn
+from basinet.data.reading import Reading, load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
 from basinet.units import BOHR, DEBYE, HARTREE
 from data_files import LABELLED, arrays, conformations, write_file, write_hdf5
@@ -23,7 +23,7 @@ from reference import reference_file
 
 
 def read(path, **options):
-    molecules, report = open_molecules(path, **options)
+    molecules, report = open_molecules(path, Reading(**options))
     return list(molecules), report
 
 
@@ -123,7 +123,7 @@ def test_data_of_database_rows_are_labels_by_name(tmp_path):
     assert molecule.labels["u"] == -2 * DEBYE
     assert report.energy_keys == {"U0": 1}
     with pytest.raises(StructureError, match=r"qm9.db:1: has no 'U1'; it has .*U0"):
-        list(read_molecules(tmp_path / "qm9.db", energy_key="U1"))
+        list(read_molecules(tmp_path / "qm9.db", Reading(energy_key="U1")))
 
 
 def test_a_database_is_paged_through_whatever_its_ids_are(tmp_path):
@@ -179,10 +179,10 @@ def test_the_level_of_ani_1x_is_that_of_the_energies(ani1x):
     with h5py.File(ani1x, "r+") as file:
         file["C1H4O1"].create_dataset("ccsd(t)_cbs.energy", data=np.array([-115.0] + [np.nan] * 5))
     assert load_store(ani1x)[0].manifest.level_of_theory == "wB97X/6-31G(d)"
-    store, _ = load_store(ani1x, energy_key="ccsd(t)_cbs.energy")
+    store, _ = load_store(ani1x, Reading(energy_key="ccsd(t)_cbs.energy"))
     assert store.manifest.level_of_theory == "CCSD(T)*/CBS"
     assert store.label_counts == {"energy": 1}  # the forces are of another level, the other energies are missing
-    assert load_store(ani1x, level_of_theory="mine")[0].manifest.level_of_theory == "mine"
+    assert load_store(ani1x, Reading(level_of_theory="mine"))[0].manifest.level_of_theory == "mine"
 
 
 def test_nan_is_no_label_and_half_of_one_is_an_error(ani1x):
@@ -249,7 +249,7 @@ def test_columns_of_hdf5_are_labels(ani1x):
     molecules, _ = read(ani1x, columns=(PropertyColumn(name="gap", key="gap", unit="Ha"),))
     assert molecules[3].labels["gap"] == 3 * HARTREE
     with pytest.raises(StructureError, match="has no mu"):
-        list(read_molecules(ani1x, columns=(PropertyColumn(name="mu", key="mu", unit="D"),)))
+        list(read_molecules(ani1x, Reading(columns=(PropertyColumn(name="mu", key="mu", unit="D"),))))
 
 
 def test_units_that_are_given_win_over_those_of_the_layout(spice):
@@ -345,7 +345,7 @@ def test_the_conformer_of_a_row_is_always_the_same(tmp_path):
 )
 def test_a_damaged_table_is_one_error(tmp_path, text, fault):
     with pytest.raises(ValueError, match=fault):
-        list(read_molecules(table(tmp_path, text), energy_key="u0", energy_unit="eV"))
+        list(read_molecules(table(tmp_path, text), Reading(energy_key="u0", energy_unit="eV")))
 
 
 def test_a_huge_smiles_is_skipped_and_does_not_hang(tmp_path):
@@ -366,7 +366,7 @@ def test_a_huge_smiles_is_skipped_and_does_not_hang(tmp_path):
 )
 def test_what_a_table_cannot_have_is_refused(tmp_path, options, fault):
     with pytest.raises(ValueError, match=fault):
-        read_molecules(table(tmp_path), **options)
+        read_molecules(table(tmp_path), Reading(**options))
 
 
 def test_a_result_that_is_not_finite_is_an_error(tmp_path):

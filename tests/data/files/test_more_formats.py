@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.io import savemat
 
-from basinet.data.files.columns import PropertyColumn
-from basinet.data.reading import load_store, open_molecules, read_molecules
+from basinet.data.files.options import PropertyColumn
+from basinet.data.reading import Reading, load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL
 from data_files import TABLE, arrays, conformations, write_file, write_lmdb
@@ -24,7 +24,7 @@ WATER = {"numbers": [8, 1, 1], "positions": [[0, 0, 0], [0.96, 0, 0], [0, 0.96, 
 
 
 def read(path, **options):
-    molecules, report = open_molecules(path, **options)
+    molecules, report = open_molecules(path, Reading(**options))
     return list(molecules), report
 
 
@@ -34,10 +34,10 @@ def read(path, **options):
 @pytest.mark.parametrize("kind", ["npz", "traj", "db", "ani1x", "lmdb", "parquet", "mat", "extxyz", "sdf", "csv"])
 def test_a_file_is_what_its_content_says(kind, tmp_path):
     path, options = write_file(tmp_path, kind, conformations(3))
-    expected = [m.atomic_numbers.tolist() for m in read_molecules(path, **options)]
+    expected = [m.atomic_numbers.tolist() for m in read_molecules(path, Reading(**options))]
     misleading = "frames" if kind in ("extxyz", "sdf", "csv") else "frames.xyz"
     other = path.rename(tmp_path / misleading)
-    assert [m.atomic_numbers.tolist() for m in read_molecules(other, **options)] == expected
+    assert [m.atomic_numbers.tolist() for m in read_molecules(other, Reading(**options))] == expected
 
 
 # --- LMDB
@@ -135,7 +135,7 @@ def test_a_table_gives_what_the_same_csv_gives(tmp_path):
     of_csv, options = write_file(tmp_path, "csv", [])
     table = {"note": [1] * 4, "SMILES": [row[0] for row in TABLE], "energy": [-1.5, None, -3.5, float("nan")]}
     pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=3)
-    first, second = list(read_molecules(of_csv, **options)), list(read_molecules(tmp_path / "t.parquet", **options))
+    first, second = (list(read_molecules(p, Reading(**options))) for p in (of_csv, tmp_path / "t.parquet"))
     assert all(np.array_equal(a.positions, b.positions) for a, b in zip(first, second, strict=True))
     assert [m.labels.get("energy") for m in second] == [-1.5, None, -3.5, None]
     assert second[3].name == "t.parquet:3"
@@ -147,7 +147,7 @@ def test_cells_without_smiles_are_skipped_and_columns_are_asked_for_by_name(tmp_
     assert len(molecules) == 1
     assert [r.reason for r in report.skipped_records] == ["SMILES: empty", "SMILES: does not parse"]
     with pytest.raises(StructureError, match="expected one column named 'u0', got 0; the columns are: smiles, mu"):
-        list(read_molecules(tmp_path / "t.parquet", energy_key="u0", energy_unit="eV"))
+        list(read_molecules(tmp_path / "t.parquet", Reading(energy_key="u0", energy_unit="eV")))
 
 
 def test_a_row_whose_lists_do_not_fit_is_named(tmp_path):
@@ -198,7 +198,7 @@ def test_symbols_nobody_knows_are_refused(tmp_path, symbols, fault):
         del group["species"]
         group["species"] = np.array((symbols * 6)[: 6 if len(symbols) > 1 else 1], dtype="S2")
     with pytest.raises(StructureError, match=fault):
-        list(read_molecules(path, **options))
+        list(read_molecules(path, Reading(**options)))
 
 
 def test_links_out_of_a_file_and_in_circles_are_refused(tmp_path):
@@ -232,7 +232,7 @@ def test_archives_in_fortran_order_and_big_endian_are_read(tmp_path):
     R, E, F = arrays(conformations())
     z = conformations(1)[0].numbers
     path = write_npz(tmp_path / "f.npz", z=z, R=np.asfortranarray(R).astype(">f8"), E=E, F=np.asfortranarray(F))
-    molecules = list(read_molecules(path, energy_unit="eV"))
+    molecules = list(read_molecules(path, Reading(energy_unit="eV")))
     assert np.array([m.positions for m in molecules]) == pytest.approx(R)
     assert np.array([m.labels["forces"] for m in molecules]) == pytest.approx(F)
 
@@ -261,7 +261,7 @@ def test_qm7_is_padded_and_in_bohr(tmp_path):
     assert molecules[1].labels["energy"] == pytest.approx(-200 * KCAL_PER_MOL)
     assert report.length_unit == "bohr"
     with pytest.raises(ValueError, match=r'a .mat does not say its units; give energy_unit \("kcal/mol" for QM7'):
-        read_molecules(tmp_path / "qm7.mat", energy_key="T")
+        read_molecules(tmp_path / "qm7.mat", Reading(energy_key="T"))
 
 
 def test_half_an_atom_is_no_element(tmp_path):
@@ -291,4 +291,4 @@ def test_a_checksum_that_is_wrong_is_told_at_the_end(tmp_path):
     content[place] ^= 1
     path.write_bytes(content)
     with pytest.raises(StructureError, match="Bad CRC-32"):
-        list(read_molecules(path, **options))
+        list(read_molecules(path, Reading(**options)))

@@ -8,7 +8,7 @@ import pytest
 from ase import units as ase_units
 from rdkit import Chem
 
-from basinet.data.reading import PropertyColumn, load_store
+from basinet.data.reading import PropertyColumn, Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.units import PROPERTY, REPORTED, property_factor, property_unit
@@ -40,7 +40,7 @@ def test_factors_are_those_of_ase() -> None:
 
 def test_an_extxyz_has_it_in_the_comment_line(tmp_path: Path) -> None:
     path = write_xyz(tmp_path / "m.xyz", "homo_Ha=-0.25 logP=2", "homo_Ha=nan logP=-1")
-    store, report = load_store(path, columns=[HOMO, PropertyColumn(name="logP", key="logP", unit="1")])
+    store, report = load_store(path, Reading(columns=(HOMO, PropertyColumn(name="logP", key="logP", unit="1"))))
     assert values(store, "homo") == [pytest.approx(-0.25 * HARTREE), None]
     assert values(store, "logP") == [2.0, -1.0]
     assert store.manifest.units["homo"] == "eV"
@@ -53,13 +53,13 @@ def test_an_extxyz_has_it_in_the_comment_line(tmp_path: Path) -> None:
     [
         ("lumo=1 gap=2", r"m.xyz:0: no column 'homo_Ha' for the property 'homo'; the columns there are: gap, lumo"),
         ("", r"no column 'homo_Ha' .*: none"),
-        ("homo_Ha=high", r"'homo_Ha' must be one number a molecule, got 'high'"),
+        ("homo_Ha=high", r"'homo_Ha' must be one number, got 'high'"),
         ("homo_Ha=inf", r"label 'homo' is not finite"),
     ],
 )
 def test_what_is_not_there_or_no_number_is_said(tmp_path: Path, comment: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_store(write_xyz(tmp_path / "m.xyz", comment), columns=[HOMO])
+        load_store(write_xyz(tmp_path / "m.xyz", comment), Reading(columns=(HOMO,)))
 
 
 def test_a_unit_nobody_knows_is_refused_before_anything_is_read() -> None:
@@ -72,19 +72,19 @@ def test_an_sdf_has_it_as_a_property_of_the_record(tmp_path: Path) -> None:
     mol.SetProp("homo_Ha", "-0.25")
     with Chem.SDWriter(str(tmp_path / "m.sdf")) as writer:
         writer.write(mol)
-    store, _ = load_store(tmp_path / "m.sdf", columns=[HOMO])
+    store, _ = load_store(tmp_path / "m.sdf", Reading(columns=(HOMO,)))
     assert values(store, "homo") == [pytest.approx(-0.25 * HARTREE)]
     with pytest.raises(ValueError, match=r"no column 'gap' .*: homo_Ha$"):
-        load_store(tmp_path / "m.sdf", columns=[dataclasses.replace(HOMO, key="gap")])
+        load_store(tmp_path / "m.sdf", Reading(columns=(dataclasses.replace(HOMO, key="gap"),)))
 
 
 def test_an_npz_of_one_molecule_has_it_frame_by_frame(tmp_path: Path) -> None:
     R = np.stack([WATER.positions, WATER.positions * 1.01])
     np.savez(tmp_path / "w.npz", z=WATER.atomic_numbers, R=R, E=[1.0, 2.0], homo_Ha=[-0.2, -0.3])
-    store, _ = load_store(tmp_path / "w.npz", columns=[HOMO])
+    store, _ = load_store(tmp_path / "w.npz", Reading(columns=(HOMO,)))
     assert values(store, "homo") == [pytest.approx(-0.2 * HARTREE), pytest.approx(-0.3 * HARTREE)]
     assert values(store, "energy") == [None, None]
-    named, _ = load_store(tmp_path / "w.npz", columns=[HOMO], energy_key="E", energy_unit="eV")
+    named, _ = load_store(tmp_path / "w.npz", Reading(columns=(HOMO,), energy_key="E", energy_unit="eV"))
     assert values(named, "energy") == [1.0, 2.0]
 
 
@@ -102,14 +102,14 @@ def ragged(path: Path, **changes: object) -> Path:
 
 
 def test_an_npz_of_many_molecules_is_read_end_to_end(tmp_path: Path) -> None:
-    store, report = load_store(ragged(tmp_path / "m.npz"), columns=[HOMO])
+    store, report = load_store(ragged(tmp_path / "m.npz"), Reading(columns=(HOMO,)))
     assert store.atoms_per_molecule.tolist() == [3, 1, 5]
     assert store.smiles == ["O", "[He]", "C"]
     assert values(store, "homo") == [pytest.approx(-0.2 * HARTREE), None, pytest.approx(-0.3 * HARTREE)]
     assert report.n_molecules == 3
     assert np.allclose(store[2].positions - store[2].positions.mean(0), METHANE.positions, atol=1e-6)
     total = ragged(tmp_path / "e.npz", U=np.array([1.0, 2.0, 3.0]), F=np.ones((9, 3)))
-    labelled, _ = load_store(total, energy_key="U", forces_key="F", energy_unit="Ha")
+    labelled, _ = load_store(total, Reading(energy_key="U", forces_key="F", energy_unit="Ha"))
     assert values(labelled, "energy") == [pytest.approx(i * HARTREE) for i in (1, 2, 3)]
     assert labelled.label_counts == {"energy": 3, "forces": 3}
 
@@ -125,13 +125,13 @@ def test_an_npz_of_many_molecules_is_read_end_to_end(tmp_path: Path) -> None:
 )
 def test_arrays_that_do_not_fit_are_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_store(ragged(tmp_path / "m.npz", **changes), columns=[HOMO])
+        load_store(ragged(tmp_path / "m.npz", **changes), Reading(columns=(HOMO,)))
 
 
 def test_qm9_is_read_with_its_units() -> None:
     path = reference_file("qm9/qm9_upto14atoms_subset.npz")
-    columns = [PropertyColumn(name=n, key=f"{n}_eV", unit="eV") for n in ("U0_atomization", "homo")]
-    store, _ = load_store(path, columns=columns)
+    columns = tuple(PropertyColumn(name=n, key=f"{n}_eV", unit="eV") for n in ("U0_atomization", "homo"))
+    store, _ = load_store(path, Reading(columns=columns))
     assert store.label_counts == {"U0_atomization": 2567, "homo": 1184}
     methane = store.smiles.index("C")
     atomization = dict(zip(store.smiles, values(store, "U0_atomization"), strict=True))
@@ -170,4 +170,4 @@ class TestUnitsOfAStore:
         writer.write_shard([self.molecule])
         writer.finish()
         with pytest.raises(ValueError, match="a store has its own units, keys and flags"):
-            load_store(tmp_path / "s", columns=[HOMO])
+            load_store(tmp_path / "s", Reading(columns=(HOMO,)))

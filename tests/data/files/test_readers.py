@@ -9,7 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read as ase_read
 from ase.io import write as ase_write
 
-from basinet.data.reading import load_store, open_molecules, read_molecules, write_extxyz
+from basinet.data.reading import Reading, load_store, open_molecules, read_molecules, write_extxyz
 from basinet.data.store.writer import StoreWriter
 from basinet.structures import Molecule, StructureError
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL
@@ -57,7 +57,7 @@ def test_reference_keys_win_over_the_calculator_and_the_caller_wins_over_both(tm
     ase_write(tmp_path / "w.extxyz", atoms)
 
     def labels(**keys):
-        molecules, report = open_molecules(tmp_path / "w.extxyz", **keys)
+        molecules, report = open_molecules(tmp_path / "w.extxyz", Reading(**keys))
         (molecule,) = molecules
         return molecule.labels["energy"], molecule.labels["forces"][0, 0], list(report.energy_keys)
 
@@ -69,7 +69,7 @@ def test_reference_keys_win_over_the_calculator_and_the_caller_wins_over_both(tm
 def test_a_key_that_is_not_there_is_named_with_those_that_are(tmp_path):
     file = write(tmp_path / "water.xyz", WATER)
     with pytest.raises(StructureError, match="water.xyz:0: has no 'dft'; it has .*energy"):
-        list(read_molecules(file, energy_key="dft"))
+        list(read_molecules(file, Reading(energy_key="dft")))
 
 
 def test_frames_whose_labels_are_under_different_keys_are_not_mixed(tmp_path):
@@ -90,18 +90,18 @@ def test_the_words_of_a_comment_are_not_labels(tmp_path):
     (m,) = read_molecules(file)
     assert (m.labels, m.charge) == ({}, 0)
     with pytest.raises(StructureError, match="has no 'energy'"):
-        list(read_molecules(file, energy_key="energy"))
+        list(read_molecules(file, Reading(energy_key="energy")))
 
 
 def test_units_are_converted_once(tmp_path):
     file = write(tmp_path / "water.xyz", WATER)
-    (m,) = read_molecules(file, energy_unit="Ha", length_unit="bohr", is_equilibrium=True)
+    (m,) = read_molecules(file, Reading(energy_unit="Ha", length_unit="bohr", is_equilibrium=True))
     assert m.labels["energy"] == pytest.approx(-2.5 * HARTREE, rel=1e-15)
     assert m.positions[1, 0] == pytest.approx(0.9 * BOHR, rel=1e-15)
     assert m.labels["forces"][0, 0] == pytest.approx(0.1 * HARTREE / BOHR, rel=1e-15)
     assert m.is_equilibrium
     with pytest.raises(ValueError, match="unknown energy unit 'kcal'"):
-        open_molecules(file, energy_unit="kcal")
+        open_molecules(file, Reading(energy_unit="kcal"))
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_units_are_converted_once(tmp_path):
         (WATER.replace("H 0.9", "Qq 0.9"), "x.xyz:0: cannot be read"),
         (WATER.replace("-2.5", "nan"), "x.xyz:0: label 'energy' is not finite"),
         (WATER.replace("0.1 0.2 0.3", "0.1 0.2 nan"), "x.xyz:0: label 'forces' is not finite"),
-        (WATER.replace("-2.5", "low"), "x.xyz:0: the energy must be one number"),
+        (WATER.replace("-2.5", "low"), "x.xyz:0: 'energy' must be one number"),
         (WATER.replace("charge=-1", "charge=0.5"), "x.xyz:0: charge must be a whole number"),
         (WATER.replace("forces:R:3", "forces:R:2"), "x.xyz:0: forces must be"),
         (WATER.replace('pbc="F F F"', 'Lattice="9 0 0 0 9 0 0 0 9"'), "x.xyz:0: the frame is periodic"),
@@ -192,7 +192,7 @@ def block(smiles: str, hydrogens: bool = True) -> str:
 
 def test_sdf_gives_bonds_charge_and_the_smiles_of_the_compound(tmp_path):
     file = write(tmp_path / "m.sdf", block("c1ccccc1") + block("C[NH3+]"))
-    benzene, ammonium = read_molecules(file, is_equilibrium=True)
+    benzene, ammonium = read_molecules(file, Reading(is_equilibrium=True))
     assert sorted(benzene.bond_orders.tolist()) == [1.0] * 6 + [1.5] * 6
     assert benzene.bonds.shape == (12, 2)
     assert benzene.smiles == "c1ccccc1"
@@ -203,12 +203,12 @@ def test_sdf_gives_bonds_charge_and_the_smiles_of_the_compound(tmp_path):
 
 def test_an_sdf_energy_is_read_if_its_key_and_unit_are_given(tmp_path):
     file = write(tmp_path / "m.sdf", block("CO"))
-    (m,) = read_molecules(file, energy_key="energy", energy_unit="kcal/mol")
+    (m,) = read_molecules(file, Reading(energy_key="energy", energy_unit="kcal/mol"))
     assert m.labels["energy"] == pytest.approx(-1.5 * KCAL_PER_MOL, rel=1e-15)
     with pytest.raises(ValueError, match="give energy_unit"):
-        read_molecules(file, energy_key="energy")
+        read_molecules(file, Reading(energy_key="energy"))
     with pytest.raises(StructureError, match="no property 'E'; it has energy"):
-        list(read_molecules(file, energy_key="E", energy_unit="eV"))
+        list(read_molecules(file, Reading(energy_key="E", energy_unit="eV")))
 
 
 @pytest.mark.parametrize(
@@ -263,13 +263,13 @@ def test_npz_frames_are_converted_from_the_unit_that_must_be_given(tmp_path):
     arrays = save_npz(tmp_path / "w.npz", md17_E=np.arange(4.0) + 10)
     with pytest.raises(ValueError, match=r'give energy_unit \("kcal/mol" for rMD17'):
         read_molecules(tmp_path / "w.npz")
-    store, report = load_store(tmp_path / "w.npz", energy_unit="kcal/mol", level_of_theory="PBE")
+    store, report = load_store(tmp_path / "w.npz", Reading(energy_unit="kcal/mol", level_of_theory="PBE"))
     assert len(store) == 4
     assert store.manifest.level_of_theory == "PBE"
     assert store[2].labels["energy"] == pytest.approx(2 * KCAL_PER_MOL, rel=1e-15)
     np.testing.assert_allclose(store[2].labels["forces"], arrays["F"][2] * KCAL_PER_MOL, rtol=1e-6)
     assert report.forces_keys == {"F": 4}
-    other = list(read_molecules(tmp_path / "w.npz", energy_unit="eV", energy_key="md17_E"))
+    other = list(read_molecules(tmp_path / "w.npz", Reading(energy_unit="eV", energy_key="md17_E")))
     assert other[3].labels["energy"] == 13.0
 
 
@@ -287,7 +287,7 @@ def test_npz_frames_are_converted_from_the_unit_that_must_be_given(tmp_path):
 def test_a_damaged_npz_raises_one_error(tmp_path, changes, fault):
     save_npz(tmp_path / "w.npz", **changes)
     with pytest.raises(ValueError, match=fault):
-        list(read_molecules(tmp_path / "w.npz", energy_unit="eV"))
+        list(read_molecules(tmp_path / "w.npz", Reading(energy_unit="eV")))
 
 
 def test_a_truncated_npz_is_refused(tmp_path):
@@ -296,7 +296,7 @@ def test_a_truncated_npz_is_refused(tmp_path):
     for n in (0, 100, len(whole) - 50):
         (tmp_path / "w.npz").write_bytes(whole[:n])
         with pytest.raises(StructureError, match="w.npz"):
-            list(read_molecules(tmp_path / "w.npz", energy_unit="eV"))
+            list(read_molecules(tmp_path / "w.npz", Reading(energy_unit="eV")))
 
 
 def test_a_store_is_read_like_a_file(tmp_path):
@@ -308,9 +308,9 @@ def test_a_store_is_read_like_a_file(tmp_path):
     assert len(store) == report.n_molecules == 1
     assert report.energy_keys == {"energy": 1}
     with pytest.raises(ValueError, match="its own units"):
-        load_store(tmp_path / "store", energy_unit="Ha")
-    with pytest.raises(ValueError, match="its level of theory itself"):
-        load_store(tmp_path / "store", level_of_theory="DFT")
+        load_store(tmp_path / "store", Reading(energy_unit="Ha"))
+    with pytest.raises(ValueError, match="its level of theory"):
+        load_store(tmp_path / "store", Reading(level_of_theory="DFT"))
 
 
 def test_an_unknown_or_absent_file_is_refused(tmp_path):

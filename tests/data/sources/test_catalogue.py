@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 from basinet.cli.commands import app
-from basinet.data.reading import open_molecules
 from basinet.data.sources.catalogue import SOURCES
 from basinet.data.sources.fetch import fetch, store_place
 from basinet.data.sources.listing import markdown, rows
@@ -92,7 +91,7 @@ def test_fine_tuning_takes_a_name_and_a_split_that_came_with_the_data(cache, tmp
     lists = {f"{part}_0{i}": range(start, start + 60) for i in range(1, 6) for part, start in
              (("train", 0), ("test", 60))}  # fmt: skip
     write_rmd17(path, springs(120), lists)
-    fetch(unverified(dataset), open_molecules)
+    fetch(unverified(dataset))
     network = ["model.n_features=8", "model.n_layers=1", "model.n_heads=2", "training.n_steps=2"]
     out = run("finetune", "rmd17:ethanol", "split=rmd17-01", *network, "--out", "run")
     assert "10 conformations to train on, 50 to validate on, 60 to test on" in " ".join(out.split())

@@ -18,7 +18,6 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 import source_files as native
-from basinet.data.reading import open_molecules
 from basinet.data.sources.names import parse_name
 from basinet.data.sources.source import FetchConfig, Files
 from basinet.structures import Molecule
@@ -34,7 +33,7 @@ def read_source(name: str, *others: Path) -> Read:
 
     def read(path: Path) -> tuple[list[Molecule], int]:
         shutil.rmtree(path.parent / "extracted", ignore_errors=True)
-        opened = parse_name(name).part.read(Files((path, *others), open_molecules, FetchConfig()))
+        opened = parse_name(name).part.read(Files((path, *others), FetchConfig()))
         found = [molecule for molecules, _ in opened for molecule in molecules]
         return found, sum(report.skipped.total() for _, report in opened)
 

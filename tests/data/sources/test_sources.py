@@ -16,7 +16,7 @@ from ase.build import molecule as g2
 
 import source_files as native
 from basinet.data.doctor.check import check_consistency
-from basinet.data.reading import load_store, located, open_molecules
+from basinet.data.reading import Reading, load_store, locate, open_molecules
 from basinet.data.sources.archives import walk
 from basinet.data.sources.download import DownloadError
 from basinet.data.sources.fetch import Fetched, fetch, saved_splits, store_place
@@ -50,7 +50,7 @@ def place(cache: Path, dataset: Dataset, number: int = 0) -> Path:
 def build(name: str, **config: int) -> Fetched:
     """Build the store of a data set from stand-ins in the cache."""
     out = None if not config else Path(str(store_place(parse_name(name))) + "-other")
-    return fetch(unverified(parse_name(name)), open_molecules, out, FetchConfig(**config))
+    return fetch(unverified(parse_name(name)), out, FetchConfig(**config))
 
 
 def check_springs(store: MoleculeStore, frames: list[Atoms]) -> None:
@@ -73,7 +73,7 @@ def test_trajectories_of_gdml_are_converted_once(cache, name):
     check_springs(built.store, frames)
     assert built.store.manifest.level_of_theory == {"md17": "PBE+vdW-TS", "md22": "PBE+MBD"}[name[:4]]
     assert any("warning: 60 molecules, but" in note for note in built.notes)
-    again = fetch(parse_name(name), open_molecules)
+    again = fetch(parse_name(name))
     assert again.reports == () and again.store.fingerprint == built.store.fingerprint
 
 
@@ -253,7 +253,7 @@ def test_ani1x_and_spice_keep_their_layouts_and_levels(cache):
     for name, kind in (("ani1x", "ani1x"), ("spice:1.1.4", "spice")):
         write_hdf5(place(cache, parse_name(name)), kind, conformations())
         out = cache / f"{kind}-store"
-        store = fetch(unverified(parse_name(name)), open_molecules, out, FetchConfig(limit=3)).store
+        store = fetch(unverified(parse_name(name)), out, FetchConfig(limit=3)).store
         expected = [atoms.get_potential_energy() for atoms in conformations()[:3]]
         assert [m.labels["energy"] for m in store] == pytest.approx(expected)
         assert store.manifest.level_of_theory == parse_name(name).part.level_of_theory
@@ -265,7 +265,7 @@ def test_the_real_entries_of_spice_are_consistent(cache):
     store = build("spice:1.1.4").store
     assert len(store) == 55 and check_consistency(store).verdict != "inconsistent"
     with pytest.raises(ValueError, match="md5 is"):  # without leave, a stand-in is no SPICE
-        fetch(parse_name("spice:1.1.4"), open_molecules, cache / "other")
+        fetch(parse_name("spice:1.1.4"), cache / "other")
 
 
 def test_pcqm4mv2_streams_minima_with_hydrogens_and_counts_what_is_broken(cache):
@@ -370,7 +370,7 @@ def test_damaged_pages_of_a_database_do_not_crash_the_reader(cache):
     paths, outcomes = (path,), Counter[str]()
     for _ in damaged_copies(path, 20):
         try:
-            opened = parse_name("lba:30").part.read(Files(paths, open_molecules, FetchConfig()))
+            opened = parse_name("lba:30").part.read(Files(paths, FetchConfig()))
             outcomes["read"] += all([bool(list(molecules)) for molecules, _report in opened])
         except ValueError:
             outcomes["refused"] += 1
@@ -408,7 +408,7 @@ def test_damaged_archives_give_a_clear_error_or_molecules(cache, name, msgpack):
     outcomes: Counter[str] = Counter()
     for _ in damaged_copies(path, 100):
         try:
-            for molecules, _report in dataset.part.read(Files(paths, open_molecules, FetchConfig())):
+            for molecules, _report in dataset.part.read(Files(paths, FetchConfig())):
                 outcomes["read"] += bool(list(molecules))
         except ValueError:
             outcomes["refused"] += 1
@@ -419,18 +419,18 @@ def test_a_source_can_stand_where_a_path_does(cache):
     frames = springs(60)
     native.write_gdml_npz(place(cache, parse_name("md17:ethanol")), frames)
     store, report = load_store("md17:ethanol")
-    assert len(store) == report.n_molecules == 60 and located("md17:ethanol").is_dir()
+    assert len(store) == report.n_molecules == 60 and locate("md17:ethanol").is_dir()
     molecules, _ = open_molecules(Path("md17:ethanol"))
     assert torch.tensor([m.n_atoms for m in molecules]).tolist() == [9] * 60
     with pytest.raises(ValueError, match="a store has its own units"):
-        open_molecules("md17:ethanol", energy_unit="kcal/mol")
+        open_molecules("md17:ethanol", Reading(energy_unit="kcal/mol"))
 
 
 def test_several_that_ask_at_once_build_one_store(cache):
     native.write_gdml_npz(place(cache, parse_name("md17:ethanol")), springs(60))
     dataset = unverified(parse_name("md17:ethanol"))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: fetch(dataset, open_molecules), range(4)))
+        found = list(pool.map(lambda _: fetch(dataset), range(4)))
     assert sum(bool(one.reports) for one in found) == 1 and len({one.store.fingerprint for one in found}) == 1
 
 
@@ -459,6 +459,6 @@ def test_what_is_missing_is_named_with_every_file(cache):
 
 def test_other_settings_need_a_place_of_their_own(cache):
     with pytest.raises(ValueError, match="give the path to write it to"):
-        fetch(parse_name("md17:ethanol"), open_molecules, None, FetchConfig(limit=5))
+        fetch(parse_name("md17:ethanol"), None, FetchConfig(limit=5))
     with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         FetchConfig(limit=0)

@@ -33,14 +33,7 @@ def evaluate_file(
     """
     model = load_energy_or_property(model_file, device)
     label = _property_of(model)
-    molecules, report = open_molecules(
-        data,
-        energy_unit=units.energy_unit,
-        length_unit=units.length_unit,
-        energy_key=units.energy_key,
-        forces_key=units.forces_key,
-        columns=property_columns(data, units, label),
-    )
+    molecules, report = open_molecules(data, units.reading(property_columns(data, units, label)))
     molecules = _with_bonds(molecules, model_file)
     if label is not None:
         errors = errors_of_property(model, label, _batches(model, molecules, device))

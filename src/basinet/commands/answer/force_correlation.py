@@ -60,7 +60,7 @@ def correlate_file(
     model = load_any(model_file, device)
 
     def read() -> tuple[Any, Any]:
-        return open_molecules(data, **_reader_arguments(units))
+        return open_molecules(data, units.reading())
 
     minima = _minima(read()[0])
     molecules, report = read()
@@ -127,15 +127,6 @@ def _minima(molecules: Any) -> Minima:
 def _compound(molecule: Molecule) -> tuple[str, bytes]:
     """Tell compounds apart by SMILES where it is known, and by their atoms in order, which an rmsd pairs."""
     return molecule.smiles, molecule.atomic_numbers.tobytes()
-
-
-def _reader_arguments(units: UnitsConfig) -> dict[str, Any]:
-    return {
-        "energy_unit": units.energy_unit,
-        "length_unit": units.length_unit,
-        "energy_key": units.energy_key,
-        "forces_key": units.forces_key,
-    }
 
 
 def _nothing(data: Path, n_labelled: int) -> str:

@@ -16,7 +16,6 @@ from basinet.commands.answer.halving import Halving
 from basinet.commands.answer.journal import Journal, fingerprint_of
 from basinet.commands.answer.predictor import AS_IT_IS, Faster, Predictor
 from basinet.commands.answer.records import (
-    AS_WRITTEN,
     Record,
     TableOptions,
     count_records,
@@ -36,10 +35,10 @@ from basinet.commands.answer.stream import (
     silent,
     work_through,
 )
-from basinet.commands.recipe import UnitsConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.files.extxyz import frame_text
 from basinet.data.files.table import column_names, is_table
+from basinet.data.reading import AS_WRITTEN, Reading
 from basinet.files import replacing
 from basinet.models.ensemble import joined
 from basinet.models.fast import ToCome
@@ -62,7 +61,7 @@ def predict_file(
     out: Path,
     device: str = "cpu",
     *,
-    units: UnitsConfig = AS_WRITTEN,
+    reading: Reading = AS_WRITTEN,
     outside_scope: OutsidePolicy = "error",
     faster: Faster = AS_IT_IS,
     show: Show = hidden,
@@ -80,12 +79,12 @@ def predict_file(
     data = place_of(data, out)
     predictor = Predictor.load(model_file, device)
     if any(faster):
-        predictor = predictor.faster(faster, lambda: _to_come(data, TableOptions(), units), say)
-    about = {"kind": "extxyz", "outside": outside_scope, "units": units, "faster": faster}
+        predictor = predictor.faster(faster, lambda: _to_come(data, TableOptions(), reading), say)
+    about = {"kind": "extxyz", "outside": outside_scope, "reading": reading, "faster": faster}
     journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
     if journal.done:
         say(f"going on after {journal.done} molecules")
-    molecules, _ = open_unlabelled(data, units)
+    molecules, _ = open_unlabelled(data, reading)
     if needs_bonds(predictor.file.backbone):
         molecules = with_perceived_bonds(molecules)
     before, n_outside = journal.done, int(journal.notes.get("outside", 0))
@@ -109,8 +108,8 @@ def predict_file(
     return Done(count, 0, before, n_outside)
 
 
-def _to_come(data: Path, table: TableOptions, units: UnitsConfig) -> ToCome:
-    sizes = sizes_of(data, table, units)
+def _to_come(data: Path, table: TableOptions, reading: Reading) -> ToCome:
+    sizes = sizes_of(data, table, reading)
     return ToCome(sizes, min(CHUNK_RECORDS, max(1, len(sizes))) * table.n_conformers)
 
 
@@ -143,7 +142,7 @@ def predict_table(
     processes: int | None = 1,
     device: str = "cpu",
     outside_scope: OutsidePolicy = "error",
-    units: UnitsConfig = AS_WRITTEN,
+    reading: Reading = AS_WRITTEN,
     faster: Faster = AS_IT_IS,
     show: Show = hidden,
     say: Say = silent,
@@ -164,7 +163,7 @@ def predict_table(
         processes: that make conformers; ``None``: one for each core.
         device: cpu or cuda.
         outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
-        units: and names, of a file of molecules.
+        reading: units and names of a file of molecules.
         faster: tables and compiling, for a model of energies.
         show: moves a progress bar.
         say: told about going on, and about batches that do not fit into memory.
@@ -178,16 +177,16 @@ def predict_table(
     given = column_names(data) if is_table(data) else ["name", "smiles"]
     table = _table_options(trained, given, smiles, n_conformers, processes)
     if any(faster):
-        predictor = predictor.faster(faster, lambda: _to_come(data, table, units), say)
+        predictor = predictor.faster(faster, lambda: _to_come(data, table, reading), say)
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
-    about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "units": units}
+    about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "reading": reading}
     options = {"kind": "table", **about, "faster": faster}
     journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
     if journal.done:
         say(f"going on after {journal.done} rows")
-    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone), units)
+    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone), reading)
 
     def compute(chunk: Sequence[Record]) -> list[Numbers]:
         return predict_records(predictor, chunk, level)

@@ -10,18 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from basinet.commands.recipe import UnitsConfig
 from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets, count_atoms
 from basinet.data.chemistry.conformers import GenerationError
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.files.report import ReadReport
 from basinet.data.files.table import is_table, read_rows, smiles_column
-from basinet.data.reading import open_molecules
+from basinet.data.reading import AS_WRITTEN, Reading, open_molecules
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
-
-AS_WRITTEN = UnitsConfig()
-"""Units and names as the format has them."""
 
 
 class Record(NamedTuple):
@@ -52,7 +48,7 @@ class TableOptions(NamedTuple):
 
 
 def read_records(
-    path: Path, options: TableOptions, first: int, needs_bonds: bool, units: UnitsConfig = AS_WRITTEN
+    path: Path, options: TableOptions, first: int, needs_bonds: bool, reading: Reading = AS_WRITTEN
 ) -> Iterator[Record]:
     """Yield the records of a file from number ``first`` on, one at a time.
 
@@ -61,12 +57,12 @@ def read_records(
         options: for a table.
         first: records before are not made; of a table their conformers neither.
         needs_bonds: whether bonds that are missing are perceived.
-        units: and names, of a file of molecules.
+        reading: units and names of a file of molecules.
     """
     if is_table(path):
         yield from _of_table(path, options, first)
     else:
-        yield from islice(_of_molecules(path, needs_bonds, units), first, None)
+        yield from islice(_of_molecules(path, needs_bonds, reading), first, None)
 
 
 def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]:
@@ -78,22 +74,14 @@ def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]
         yield Record(number, f"{path.name}:{number}", row[column], row, made, reason)
 
 
-def open_unlabelled(
-    path: Path, units: UnitsConfig = AS_WRITTEN, *, skip_invalid: bool = False
-) -> tuple[Iterator[Molecule], ReadReport]:
+def open_unlabelled(path: Path, reading: Reading = AS_WRITTEN) -> tuple[Iterator[Molecule], ReadReport]:
     """Open molecules whose labels do not matter: an array file that does not say the unit of its energies is read."""
-    return open_molecules(
-        path,
-        energy_unit=units.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None),
-        length_unit=units.length_unit,
-        energy_key=units.energy_key,
-        forces_key=units.forces_key,
-        skip_invalid=skip_invalid,
-    )
+    energy_unit = reading.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None)
+    return open_molecules(path, dataclasses.replace(reading, energy_unit=energy_unit))
 
 
-def _of_molecules(path: Path, needs_bonds: bool, units: UnitsConfig) -> Iterator[Record]:
-    molecules, report = open_unlabelled(path, units, skip_invalid=True)
+def _of_molecules(path: Path, needs_bonds: bool, reading: Reading) -> Iterator[Record]:
+    molecules, report = open_unlabelled(path, dataclasses.replace(reading, skip_invalid=True))
     perceiver = Perceiver() if needs_bonds else None
     n_skipped = 0
     number = 0
@@ -120,15 +108,15 @@ def _record(number: int, molecule: Molecule, perceiver: Perceiver | None) -> Rec
     return Record(number, molecule.name, molecule.smiles, {}, [molecule], "")
 
 
-def sizes_of(path: Path, options: TableOptions, units: UnitsConfig = AS_WRITTEN) -> Int64[np.ndarray, " n_molecules"]:
+def sizes_of(path: Path, options: TableOptions, reading: Reading = AS_WRITTEN) -> Int64[np.ndarray, " n_molecules"]:
     """Return the numbers of atoms of all molecules of a file or store; of a table, without making conformers."""
     if path.is_dir():
         return MoleculeStore.open(path).atoms_per_molecule
-    return np.fromiter(_sizes_in_table(path, options) if is_table(path) else _sizes_in_file(path, units), np.int64)
+    return np.fromiter(_sizes_in_table(path, options) if is_table(path) else _sizes_in_file(path, reading), np.int64)
 
 
-def _sizes_in_file(path: Path, units: UnitsConfig) -> Iterator[int]:
-    molecules, _ = open_unlabelled(path, units, skip_invalid=True)
+def _sizes_in_file(path: Path, reading: Reading) -> Iterator[int]:
+    molecules, _ = open_unlabelled(path, dataclasses.replace(reading, skip_invalid=True))
     return (molecule.n_atoms for molecule in molecules)
 
 

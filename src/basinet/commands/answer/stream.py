@@ -13,7 +13,6 @@ from torch import Tensor
 from basinet.commands.answer.halving import Halving, OutOfMemoryError
 from basinet.commands.answer.journal import Journal
 from basinet.commands.answer.records import Record
-from basinet.data.reading import open_molecules
 from basinet.data.sources.names import locate
 from basinet.models.model import Model
 from basinet.models.scope import Scope
@@ -142,7 +141,7 @@ def place_of(data: Path, *places: Path) -> Path:
     Raises:
         ValueError: a result would replace what it is computed from.
     """
-    data = locate(data, open_molecules)
+    data = locate(data)
     if not data.exists():
         raise FileNotFoundError(f"{data} does not exist")
     for place in places:

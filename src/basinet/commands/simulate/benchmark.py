@@ -194,14 +194,7 @@ def run_md_benchmark(
 
 def _read(config: MDBenchmarkConfig, say: Say) -> tuple[MoleculeStore, Int64[np.ndarray, " n"]]:
     """Read the data, and say which frames are test frames."""
-    units = config.units
-    store, report = load_store(
-        config.data,
-        energy_unit=units.energy_unit,
-        length_unit=units.length_unit,
-        energy_key=units.energy_key,
-        forces_key=units.forces_key,
-    )
+    store, report = load_store(config.data, config.units.reading())
     say(str(report))
     if store[0].n_atoms < 2:
         raise ValueError(f"{config.data}: a single atom has neither bonds nor distances to examine")

@@ -13,7 +13,7 @@ from ase.data import covalent_radii
 from basinet.backbones.build import needs_bonds
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
-from basinet.data.reading import open_molecules
+from basinet.data.reading import Reading, open_molecules
 from basinet.md.bonds import reference_bonds
 from basinet.md.integrators import Potential
 from basinet.md.relax import relax
@@ -59,7 +59,7 @@ def prepare_start(
 
 def _read_start(config: SimulateConfig, say: Say) -> list[Molecule]:
     path = config.molecules
-    read, _ = open_molecules(path, energy_unit="eV" if path.suffix == ".npz" else None)
+    read, _ = open_molecules(path, Reading(energy_unit="eV" if path.suffix == ".npz" else None))
     if needs_bonds(read_backbone(config.model)):
         read = with_perceived_bonds(read)
     molecules = list(islice(read, config.starts))

@@ -19,8 +19,8 @@ from basinet.commands.train.plugin import objective_of
 from basinet.commands.train.replay_data import fit_scope, read_replay
 from basinet.commands.train.run import OnProgress, Say, read_run_data, silent, train
 from basinet.commands.train.start_energies import set_reference_energies
-from basinet.data.reading import located
 from basinet.data.sources.fetch import saved_splits
+from basinet.data.sources.names import locate
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.published_splits import PUBLISHED_SPLITS, published_split
 from basinet.data.stream.splits import Split, random_split
@@ -120,7 +120,7 @@ def _split(store: MoleculeStore, recipe: FinetuneRecipe) -> Split:
 
 def given_split(given: Path, store: MoleculeStore, data: Path) -> Split:
     """Return a split that came with the data, a published one by its name, or that of a file."""
-    with_data = saved_splits(located(data))
+    with_data = saved_splits(locate(data))
     if str(given) in with_data:
         return Split.load(with_data[str(given)])
     if str(given) in PUBLISHED_SPLITS:

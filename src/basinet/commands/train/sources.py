@@ -17,7 +17,7 @@ from basinet.commands.recipe import PretrainRecipe, SourceConfig, UnitsConfig
 from basinet.data.chemistry.perception import find_bonds
 from basinet.data.doctor.check import ConsistencyReport, require_consistent
 from basinet.data.doctor.leaks import find_leaks
-from basinet.data.reading import load_store, located
+from basinet.data.reading import load_store, locate
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
@@ -67,7 +67,7 @@ def read_sources(
         ValueError: a source cannot be read, is empty, contradicts itself, or is given twice.
     """
     given = units != UnitsConfig(bonds=units.bonds)
-    if given and all(located(c.path).is_dir() or c.units is not None for c in configs):
+    if given and all(locate(c.path).is_dir() or c.units is not None for c in configs):
         raise ValueError("units are given, but no source is a file without units of its own; leave units out")
     names = _names(configs)
     return tuple(_read(config, name, units, needs_bonds) for config, name in zip(configs, names, strict=True))
@@ -87,20 +87,13 @@ def _names(configs: Sequence[SourceConfig]) -> list[str]:
 def _read(config: SourceConfig, name: str, units: UnitsConfig, needs_bonds: bool) -> RunSource:
     if config.units is not None:
         units = config.units
-    elif located(config.path).is_dir():
+    elif locate(config.path).is_dir():
         units = UnitsConfig(bonds=units.bonds)
     if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
         raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")
     try:
         property_columns(config.path, units, None)  # refuses a column that nobody would read
-        found, report = load_store(
-            config.path,
-            level_of_theory=units.level_of_theory,
-            energy_unit=units.energy_unit,
-            length_unit=units.length_unit,
-            energy_key=units.energy_key,
-            forces_key=units.forces_key,
-        )
+        found, report = load_store(config.path, units.reading())
         store = adapted(
             found,
             is_equilibrium=config.is_equilibrium,

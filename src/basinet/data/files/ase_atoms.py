@@ -1,14 +1,14 @@
 """One frame of ASE as a molecule with labels: what extended XYZ, trajectories and databases of ASE share."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from basinet.data.files.columns import PropertyColumn, read_properties, sign_of_forces
-from basinet.data.files.report import ReadReport, array_of, valid
+from basinet.data.files.options import Reading
+from basinet.data.files.report import ReadReport, array_of, number_of, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -22,15 +22,7 @@ WHOLE = 1e-3
 """e. The charges of atoms may add up to a whole number this closely, for they were rounded."""
 
 
-def read_atoms(
-    atoms: Atoms,
-    name: str,
-    report: ReadReport,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_atoms(atoms: Atoms, name: str, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Yield the molecule of a frame; labels are looked for in ``info``, ``arrays`` and the results of the calculator.
 
     Raises:
@@ -40,17 +32,17 @@ def read_atoms(
         raise StructureError(
             f'{name}: the frame is periodic, and basinet treats molecules only; write pbc="F F F" or remove Lattice'
         )
-    labels = _labels(atoms, name, report, energy_key, forces_key)
-    if columns:
+    labels = _labels(atoms, name, report, reading)
+    if reading.columns:
         numbers = {key: value for key, value in _per_molecule(atoms).items() if np.ndim(value) == 0}
-        labels |= read_properties(numbers, columns, name, report)
+        labels |= read_properties(numbers, reading.columns, name, report)
     yield from valid(
         report,
         atomic_numbers=atoms.numbers.astype(np.int64),
         positions=atoms.positions * length_factor(report.length_unit),
         charge=charge_of(atoms, name),
         labels=labels,
-        is_equilibrium=is_equilibrium,
+        is_equilibrium=reading.is_equilibrium,
         smiles=str(_values(atoms.info).get(SMILES_KEY, "")),
         name=name,
     )
@@ -75,19 +67,17 @@ def _sum_of_charges(atoms: Atoms, name: str) -> int:
     return round(total)
 
 
-def _labels(
-    atoms: Atoms, name: str, report: ReadReport, energy_key: str | None, forces_key: str | None
-) -> dict[str, Any]:
+def _labels(atoms: Atoms, name: str, report: ReadReport, reading: Reading) -> dict[str, Any]:
     results = {} if atoms.calc is None else atoms.calc.results
     labels: dict[str, Any] = {}
     per_molecule, per_atom = _per_molecule(atoms), {**atoms.arrays, **results}
-    energy = _find(per_molecule, ENERGY_KEYS, energy_key, name, report.energy_keys)
+    energy = _find(per_molecule, ENERGY_KEYS, reading.energy_key, name, report.energy_keys)
     if energy is not None:
-        labels["energy"] = _number(energy, name) * energy_factor(report.energy_unit)
-    forces = _find(per_atom, FORCES_KEYS, forces_key, name, report.forces_keys)
+        labels["energy"] = number_of(energy, "energy", name) * energy_factor(report.energy_unit)
+    forces = _find(per_atom, FORCES_KEYS, reading.forces_key, name, report.forces_keys)
     if forces is not None:
         unit = energy_factor(report.energy_unit) / length_factor(report.length_unit)
-        labels["forces"] = _rows(forces, name) * (unit * sign_of_forces(forces_key or ""))
+        labels["forces"] = _rows(forces, name) * (unit * sign_of_forces(reading.forces_key or ""))
     return labels
 
 
@@ -116,13 +106,6 @@ def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, 
         )
     used[key] += 1
     return values[array_of(key)]
-
-
-def _number(value: Any, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise StructureError(f"{name}: the energy must be one number, got {value!r}") from None
 
 
 def _rows(value: Any, name: str) -> np.ndarray:

@@ -6,7 +6,7 @@ database is columns of SQL, JSON and plain arrays. Constraints and calculators a
 
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ase.db.sqlite import SQLite3Database
 from ase.io import ulm
 
 from basinet.data.files.ase_atoms import read_atoms
-from basinet.data.files.columns import PropertyColumn
+from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport
 from basinet.structures import Molecule, StructureError
 
@@ -30,15 +30,7 @@ ROWS_AT_ONCE = 256
 """ASE fetches all rows of a query into memory, so they are asked for in pages."""
 
 
-def read_traj(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_traj(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read a trajectory frame by frame; ``name`` is ``file.traj:17``, numbered from 0 as ASE does.
 
     Raises:
@@ -46,18 +38,10 @@ def read_traj(
     """
     for frame, atoms in enumerate(_frames(path)):
         name = f"{path.name}:{frame}"
-        yield from read_atoms(atoms, name, report, is_equilibrium, energy_key, forces_key, columns)
+        yield from read_atoms(atoms, name, report, reading)
 
 
-def read_ase_db(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_ase_db(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read a database row by row, in the order of the ids; ``name`` is ``file.db:17`` with the id of the row.
 
     Labels are the results of a row, its key-value pairs, and numbers and rows per atom of its ``data``, where
@@ -68,7 +52,7 @@ def read_ase_db(
     """
     for identity, atoms in _rows(path):
         name = f"{path.name}:{identity}"
-        yield from read_atoms(atoms, name, report, is_equilibrium, energy_key, forces_key, columns)
+        yield from read_atoms(atoms, name, report, reading)
 
 
 def _frames(path: Path) -> Iterator[Atoms]:

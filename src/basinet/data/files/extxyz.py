@@ -5,7 +5,7 @@ without a word, and reads a file to its end before it gives the first frame.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO
@@ -16,21 +16,13 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import read_xyz, write_xyz
 
 from basinet.data.files.ase_atoms import CHARGE_KEY, SMILES_KEY, read_atoms
-from basinet.data.files.columns import PropertyColumn
+from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport
 from basinet.files import replacing
 from basinet.structures import Molecule, StructureError
 
 
-def read_extxyz(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_extxyz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read molecules frame by frame; ``name`` is ``file.xyz:17``, numbered from 0 as ``ase.io.read(file, 17)`` does.
 
     Raises:
@@ -39,7 +31,7 @@ def read_extxyz(
     for frame, text in enumerate(_frames(path)):
         name = f"{path.name}:{frame}"
         atoms = _parse(text, name)
-        yield from read_atoms(atoms, name, report, is_equilibrium, energy_key, forces_key, columns)
+        yield from read_atoms(atoms, name, report, reading)
 
 
 def write_extxyz(

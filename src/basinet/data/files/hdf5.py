@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.columns import PropertyColumn, read_properties, sign_of_forces
 from basinet.data.files.hdf5_heap import check_heap
-from basinet.data.files.report import ReadReport, array_of, valid
+from basinet.data.files.options import PropertyColumn, Reading
+from basinet.data.files.report import ReadReport, array_of, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -81,13 +81,28 @@ class Hdf5Source(NamedTuple):
     forces: str | None
 
 
-def find_layout(path: Path, report: ReadReport, energy_key: str | None, forces_key: str | None) -> Hdf5Source:
-    """Return the layout of a file by its first group; the units and level of theory it implies go to the report.
+def read_hdf5(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    """Read conformations group by group, some at a time; ``name`` is ``file.h5:C2H6O/17``, numbered from 0.
+
+    The units and level of theory that the layout implies go to the report. A label that is NaN is absent. Charges of
+    SPICE are those of its SMILES.
 
     Raises:
-        StructureError: this is no HDF5 file, or of no layout that is known.
+        ValueError: the unit of the energies is not known.
+        StructureError: this is no HDF5 file of a known layout, arrays are missing or do not fit, or it is damaged.
         ImportError: h5py is not installed.
     """
+    source = _find_layout(path, report, reading)
+    layout = source.layout
+    if reading.energy_unit is None and not layout.energy_unit and (source.energy or source.forces):
+        raise ValueError(f'{path}: the file does not say its units; give energy_unit ("kcal/mol", "eV", "Ha")')
+    report.energy_unit = reading.energy_unit or layout.energy_unit or "eV"
+    report.length_unit = reading.length_unit or layout.length_unit
+    return _conformations(source, report, reading)
+
+
+def _find_layout(path: Path, report: ReadReport, reading: Reading) -> Hdf5Source:
+    """Return the layout of a file by its first group, and what to read."""
     with _open(path) as file:
         keys, symbols = _guarded(path, lambda: _keys_of_first(path, file))
     layout = next((one for one in LAYOUTS if {one.elements, one.positions} <= keys), None)
@@ -97,9 +112,9 @@ def find_layout(path: Path, report: ReadReport, energy_key: str | None, forces_k
             f"{path}: its first group has {', '.join(sorted(keys)) or 'nothing'}; expected one of: {expected}"
         )
     layout = ANI_1 if layout is ANI_2X and "species" in symbols else layout
-    energy = energy_key or (layout.energy if layout.energy in keys else None)
-    forces = forces_key or _forces_of(layout, energy, keys)
-    if forces is not None and forces_key is None and layout is ANI_1:
+    energy = reading.energy_key or (layout.energy if layout.energy in keys else None)
+    forces = reading.forces_key or _forces_of(layout, energy, keys)
+    if forces is not None and reading.forces_key is None and layout is ANI_1:
         raise StructureError(
             f"{path}: its elements are symbols, as in ANI-1 and COMP6, and COMP6 has gradients under the name "
             f"{forces!r}; say which they are: forces_key=-{forces} for gradients, forces_key={forces} for forces"
@@ -144,17 +159,8 @@ def _forces_of(layout: Layout, energy: str | None, keys: frozenset[str]) -> str 
     return forces if forces in keys else None
 
 
-def read_hdf5(
-    source: Hdf5Source, report: ReadReport, *, is_equilibrium: bool, columns: Sequence[PropertyColumn] = ()
-) -> Iterator[Molecule]:
-    """Read conformations group by group, some at a time; ``name`` is ``file.h5:C2H6O/17``, numbered from 0.
-
-    A label that is NaN is absent. Charges of SPICE are those of its SMILES.
-
-    Raises:
-        StructureError: arrays are missing or do not fit each other, or the file is damaged.
-    """
-    path = source.path
+def _conformations(source: Hdf5Source, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    path, columns = source.path, reading.columns
     with _open(path) as file:
         groups = _groups(path, file)
         while (found := _guarded(path, lambda: next(groups, None))) is not None:
@@ -164,7 +170,7 @@ def read_hdf5(
                 block = _guarded(path, lambda start=first, g=group: g.read(start))
                 for i in range(len(block["positions"])):
                     fields = group.fields(block, i, f"{place}/{first + i}", report, columns)
-                    yield from valid(report, is_equilibrium=is_equilibrium, **fields)
+                    yield from valid(report, is_equilibrium=reading.is_equilibrium, **fields)
 
 
 def _open(path: Path) -> AbstractContextManager[Any]:

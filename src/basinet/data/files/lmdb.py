@@ -9,7 +9,7 @@ import json
 import subprocess
 import sys
 import zlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ from ase import Atoms
 from basinet.data.files import lmdb_pages
 from basinet.data.files.ase_atoms import SMILES_KEY, read_atoms
 from basinet.data.files.ase_files import RESULTS, with_values
-from basinet.data.files.columns import PropertyColumn
+from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport
 from basinet.structures import Molecule, StructureError
 
@@ -35,15 +35,7 @@ OF_ROW = OF_ASE | OF_CALCULATOR | {"data", "key_value_pairs"}
 """Fields of a row that are no labels, or are looked at by name."""
 
 
-def read_lmdb(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_lmdb(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read records in the order of their numbers; ``name`` is ``file.lmdb:17`` with the number of the record.
 
     Raises:
@@ -59,7 +51,7 @@ def read_lmdb(
             expected[key] = record
             continue
         n_rows += 1
-        yield from read_atoms(_atoms(record, name), name, report, is_equilibrium, energy_key, forces_key, columns)
+        yield from read_atoms(_atoms(record, name), name, report, reading)
     _require_all_rows(path, n_rows, expected)
 
 

@@ -1,14 +1,14 @@
 """NumPy archives and MATLAB files: one molecule in many frames, or many molecules, laid end to end or padded."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from basinet.data.files.array_files import ArrayFile, Header, Rows, open_arrays
-from basinet.data.files.columns import PropertyColumn, read_properties, sign_of_forces
-from basinet.data.files.report import ReadReport, array_of, valid
+from basinet.data.files.options import Reading
+from basinet.data.files.report import ReadReport, array_of, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import ENERGY, LENGTH, energy_factor, length_factor
 
@@ -20,25 +20,6 @@ FORCES = ("F", "forces")
 QM7 = frozenset({"X", "R", "Z", "T", "P"})
 """Arrays of ``qm7.mat`` (Rupp et al., Phys. Rev. Lett. 108 (2012) 058301), whose positions are in bohr."""
 LENGTH_NAMES = {"Ang": "Angstrom", "A": "Angstrom"}
-
-
-class Names(NamedTuple):
-    """Names that the arrays with energies and forces may have, and whether they were asked for."""
-
-    energy: tuple[str, ...]
-    forces: tuple[str, ...]
-    required: frozenset[str]
-
-    @classmethod
-    def of(cls, energy_key: str | None, forces_key: str | None, columns: Sequence[PropertyColumn]) -> "Names":
-        """Return the usual ones where nothing was asked for; if properties were, only what was asked for."""
-        required = frozenset(key for key in (energy_key, forces_key) if key is not None)
-        usual = ((), ()) if columns else (ENERGIES, FORCES)
-        return cls(
-            (energy_key,) if energy_key else usual[0],
-            (forces_key,) if forces_key else usual[1],
-            required,
-        )
 
 
 class ArraySource(NamedTuple):
@@ -54,10 +35,8 @@ class ArraySource(NamedTuple):
     forces: str | None
 
 
-def find_arrays(
-    path: Path, report: ReadReport, names: Names, energy_unit: str | None, length_unit: str | None
-) -> ArraySource:
-    """Return which arrays of a file hold what; units and level of theory that it states go to the report.
+def read_npz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    """Read the molecules of an archive or a MATLAB file one by one; ``name`` is ``file.npz:17``, numbered from 0.
 
     ========================  ==============================================================================
     one molecule, as rMD17    ``z`` [n_atoms], ``R`` [frames, n_atoms, 3], and perhaps ``E``, ``F``
@@ -66,30 +45,32 @@ def find_arrays(
     ========================  ==============================================================================
 
     Other names are known too (:data:`ELEMENTS`, :data:`POSITIONS` ...). In the last two layouts energies and forces are
-    read only if they are named.
+    read only if they are named. Units and level of theory that the file states go to the report.
 
     Raises:
-        StructureError: arrays are missing, or do not fit each other, or the unit of the energies is not known.
+        ValueError: the unit of the energies is not known.
+        StructureError: arrays are missing or do not fit each other, or the file is damaged, which may show only at its
+            end, where its checksum is.
     """
     with open_arrays(path) as file:
-        source = _source(path, file, names)
+        source = _source(path, file, reading)
         stated, length, theory = (file.text(name) for name in ("e_unit", "r_unit", "theory"))
         is_qm7 = set(file.headers) >= QM7
     length = "bohr" if is_qm7 else LENGTH_NAMES.get(length, length)
-    if energy_unit is None and stated not in ENERGY and (source.energy or source.forces):
+    if reading.energy_unit is None and stated not in ENERGY and (source.energy or source.forces):
         of = '"kcal/mol" for QM7' if is_qm7 else '"kcal/mol" for rMD17, or "eV"'
         raise ValueError(f"{path}: {'a .mat' if is_qm7 else 'an .npz'} does not say its units; give energy_unit ({of})")
-    report.energy_unit = energy_unit or (stated if stated in ENERGY else "eV")
-    report.length_unit = length_unit or (length if length in LENGTH else "Angstrom")
+    report.energy_unit = reading.energy_unit or (stated if stated in ENERGY else "eV")
+    report.length_unit = reading.length_unit or (length if length in LENGTH else "Angstrom")
     report.level_of_theory = "" if theory == "unknown" else theory
-    return source
+    return _read(source, report, reading)
 
 
-def _source(path: Path, file: ArrayFile, names: Names) -> ArraySource:
+def _source(path: Path, file: ArrayFile, reading: Reading) -> ArraySource:
     headers = file.headers
     elements, positions, counts = (_first(known, headers) for known in (ELEMENTS, POSITIONS, COUNTS))
-    required = {array_of(name) for name in names.required}
-    missing = sorted((required - set(headers)) | {n for n, a in (("z", elements), ("R", positions)) if a is None})
+    named = {array_of(key) for key in (reading.energy_key, reading.forces_key) if key is not None}
+    missing = sorted((named - set(headers)) | {n for n, a in (("z", elements), ("R", positions)) if a is None})
     if missing or elements is None or positions is None:
         raise StructureError(
             f"{path}: has no {', '.join(missing)}; expected z [n_atoms], R [frames, n_atoms, 3] and perhaps E, F (or "
@@ -98,9 +79,10 @@ def _source(path: Path, file: ArrayFile, names: Names) -> ArraySource:
     z, R = headers[elements], headers[positions]
     layout = "ragged" if counts and len(z.shape) == 1 and len(R.shape) == 2 else "frames"
     layout = "padded" if len(z.shape) == 2 and len(R.shape) == 3 else layout
+    usual = (ENERGIES, FORCES) if layout == "frames" and not reading.columns else ((), ())
     energy, forces = (
-        _first(known if layout == "frames" else [n for n in known if n in names.required], headers, array_of)
-        for known in (names.energy, names.forces)
+        key or _first(known, headers)
+        for key, known in zip((reading.energy_key, reading.forces_key), usual, strict=True)
     )
     n = headers[counts].size if counts and layout == "ragged" else R.shape[0] if R.shape else 0
     source = ArraySource(path, layout, n, elements, positions, counts, energy, forces)
@@ -111,8 +93,8 @@ def _source(path: Path, file: ArrayFile, names: Names) -> ArraySource:
     return source
 
 
-def _first(known: Sequence[str], headers: Any, array: Any = str) -> str | None:
-    return next((name for name in known if array(name) in headers), None)
+def _first(known: Sequence[str], headers: Mapping[str, Header]) -> str | None:
+    return next((name for name in known if name in headers), None)
 
 
 def _check_frames(source: ArraySource, file: ArrayFile) -> None:
@@ -165,18 +147,11 @@ def _blocks(rows: Rows, n: int) -> Iterator[np.ndarray]:
         yield rows.take(min(2**16, n - first))
 
 
-def read_npz(
-    source: ArraySource, report: ReadReport, *, is_equilibrium: bool, columns: Sequence[PropertyColumn] = ()
-) -> Iterator[Molecule]:
-    """Read the molecules one by one; ``name`` is ``file.npz:17``, numbered from 0.
-
-    Raises:
-        StructureError: the file is damaged, which may show only at its end, where its checksum is.
-    """
+def _read(source: ArraySource, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     energy, length = energy_factor(report.energy_unit), length_factor(report.length_unit)
     force = energy / length * sign_of_forces(source.forces or "")
     with open_arrays(source.path) as file:
-        molecules = _Molecules(source, file, columns)
+        molecules = _Molecules(source, file, {c.key for c in reading.columns})
         for i in range(source.n_molecules):
             name = f"{source.path.name}:{i}"
             found = molecules.next()
@@ -187,13 +162,13 @@ def read_npz(
             if found.forces is not None:
                 labels["forces"] = found.forces.astype(np.float64) * force
                 report.forces_keys[str(source.forces)] += 1
-            labels |= read_properties(found.scalars, columns, name, report) if columns else {}
+            labels |= read_properties(found.scalars, reading.columns, name, report)
             yield from valid(
                 report,
                 atomic_numbers=_whole(found.numbers, name),
                 positions=found.positions.astype(np.float64) * length,
                 labels=labels,
-                is_equilibrium=is_equilibrium,
+                is_equilibrium=reading.is_equilibrium,
                 smiles=found.smiles,
                 name=name,
             )
@@ -223,7 +198,7 @@ class _Raw(NamedTuple):
 class _Molecules:
     """Streams of all arrays that are read, which go forward together."""
 
-    def __init__(self, source: ArraySource, file: ArrayFile, columns: Sequence[PropertyColumn]) -> None:
+    def __init__(self, source: ArraySource, file: ArrayFile, wanted: Set[str]) -> None:
         n, headers = source.n_molecules, file.headers
         self._layout = source.layout
         self._counts = file.rows(source.counts, n) if source.layout == "ragged" and source.counts else None
@@ -239,7 +214,6 @@ class _Molecules:
         self._forces = per_atom(array_of(source.forces)) if source.forces else None
         has_smiles = "smiles" in headers and headers["smiles"].shape == (n,) and headers["smiles"].dtype.kind in "SU"
         self._smiles = file.rows("smiles", n) if has_smiles and source.layout != "frames" else None
-        wanted = {c.key for c in columns}
         there = [name for name, header in headers.items() if _fits(header, n)]
         self._scalars = {key: file.rows(key, n) for key in there if key in wanted}
         self._absent = dict.fromkeys(set(there) - wanted, "not read")

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 
 from basinet.data.files.ase_atoms import ENERGY_KEYS, FORCES_KEYS, read_atoms
-from basinet.data.files.columns import PropertyColumn
+from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, array_of
-from basinet.data.files.smiles_table import SMILES_COLUMN, Cells, column_places
+from basinet.data.files.smiles_table import SMILES_COLUMN, Cells, column_places, read_smiles_rows, wanted_columns
 from basinet.structures import Molecule, StructureError
 
 ROWS_AT_ONCE = 1024
@@ -23,24 +23,22 @@ ABOUT = ("charge", "smiles")
 """Further columns that are looked at."""
 
 
-def has_positions(path: Path) -> bool:
-    """Return whether the rows of a file have elements and positions of atoms.
+def read_parquet(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    """Read a molecule a row, from lists of elements and positions or from a SMILES.
 
     Raises:
-        StructureError: this is no parquet file.
+        StructureError: this is no parquet file, it is damaged, or a row is no molecule.
         ImportError: pyarrow is not installed.
     """
     with _open(path) as file:
         names = file.schema_arrow.names
-    return any(n in names for n in ELEMENTS) and any(n in names for n in POSITIONS)
+    if any(n in names for n in ELEMENTS) and any(n in names for n in POSITIONS):
+        return _read_atoms(path, report, reading)
+    return read_smiles_rows(_cells(path, wanted_columns(path, reading)), path, report, reading)
 
 
-def parquet_cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
-    """Yield the SMILES and the wanted cells of each row; an empty cell is NaN.
-
-    Raises:
-        StructureError: the file is damaged, or a column is not there.
-    """
+def _cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
+    """Yield the SMILES and the wanted cells of each row; an empty cell is NaN."""
     with _open(path) as file:
         header = list(map(str, file.schema_arrow.names))
         places = column_places(path, header, wanted)
@@ -50,33 +48,21 @@ def parquet_cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
             yield found | nan | ({SMILES_COLUMN: ""} if SMILES_COLUMN in nan else {})
 
 
-def read_parquet(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    forces_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
-    """Read one molecule a row, with its atoms in lists; ``name`` is ``file.parquet:17``, the rows numbered from 0.
-
-    Raises:
-        StructureError: the file is damaged, or a row is no molecule.
-    """
+def _read_atoms(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    """Read rows with atoms in lists; ``name`` is ``file.parquet:17``, the rows numbered from 0."""
     with _open(path) as file:
         header = list(map(str, file.schema_arrow.names))
         elements, positions = (next(n for n in known if n in header) for known in (ELEMENTS, POSITIONS))
-        wanted = {*ABOUT, *(c.key for c in columns)}
-        wanted |= {energy_key} if energy_key else set(ENERGY_KEYS)
-        wanted |= {array_of(forces_key)} if forces_key else set(FORCES_KEYS)
+        wanted = {*ABOUT, *(c.key for c in reading.columns)}
+        wanted |= {reading.energy_key} if reading.energy_key else set(ENERGY_KEYS)
+        wanted |= {array_of(reading.forces_key)} if reading.forces_key else set(FORCES_KEYS)
         read = [name for name in header if name in {elements, positions, *wanted}]
         unread = dict.fromkeys(set(header) - set(read), "not read")
         for row, cells in enumerate(_rows(file, read)):
             name = f"{path.name}:{row}"
             atoms = _atoms(cells, elements, positions, name)
             atoms.info |= unread
-            yield from read_atoms(atoms, name, report, is_equilibrium, energy_key, forces_key, columns)
+            yield from read_atoms(atoms, name, report, reading)
 
 
 def _atoms(cells: Mapping[str, Any], elements: str, positions: str, name: str) -> Atoms:

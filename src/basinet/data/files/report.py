@@ -1,13 +1,16 @@
 """What a reader did: which keys and units it took, and how many molecules it found."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from basinet.data.files.options import PropertyColumn, Reading
 from basinet.structures import Molecule, StructureError
-from basinet.units import energy_factor, length_factor
+from basinet.units import property_factor
 
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 
@@ -25,9 +28,9 @@ class ReadReport:
     """Filled while a file is read; complete when its iterator is exhausted."""
 
     path: str
-    energy_unit: str
+    energy_unit: str = "eV"
     """Unit of the energies in the file; forces are in this per ``length_unit``."""
-    length_unit: str
+    length_unit: str = "Angstrom"
     n_molecules: int = 0
     energy_keys: Counter[str] = field(default_factory=Counter)
     """Molecules by the key their energy was read from."""
@@ -62,10 +65,11 @@ class ReadReport:
             used = {"energy": self.energy_keys, "forces": self.forces_keys}.get(label, self.properties)
             used[next(key for key in used if used is not self.properties or key.startswith(f"{label} ("))] -= 1
 
-    def check_units(self) -> None:
-        """Raise on a unit nobody knows, before anything is read."""
-        energy_factor(self.energy_unit)
-        length_factor(self.length_unit)
+    @classmethod
+    def of(cls, path: Path, reading: Reading) -> "ReadReport":
+        """Return the empty report of a file that is read with these options."""
+        energy_unit, length_unit = reading.energy_unit or "eV", reading.length_unit or "Angstrom"
+        return cls(path=str(path), energy_unit=energy_unit, length_unit=length_unit, skip_invalid=reading.skip_invalid)
 
     def __str__(self) -> str:
         energies = _by_key(self.energy_keys) or "none"
@@ -98,7 +102,11 @@ def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
     yield molecule
 
 
-def counted(molecules: Iterator[Molecule], report: ReadReport) -> tuple[Iterator[Molecule], ReadReport]:
+Opened = tuple[Iterator[Molecule], ReadReport]
+"""Molecules that are still to be read, and the report that fills as they are."""
+
+
+def counted(molecules: Iterator[Molecule], report: ReadReport) -> Opened:
     """Return molecules that are counted as they come, and their report; it is an error if there are none."""
 
     def each() -> Iterator[Molecule]:
@@ -120,6 +128,47 @@ def is_gradient(key: str) -> bool:
 def array_of(key: str) -> str:
     """Return the name of the array that a key stands for: ``-forces`` is an array ``forces`` that holds gradients."""
     return key.removeprefix("-")
+
+
+def sign_of_forces(key: str) -> float:
+    """Return -1 for an array that is called a gradient, which is minus the forces, and 1 for any other."""
+    return -1.0 if is_gradient(key) else 1.0
+
+
+def read_properties(
+    values: Mapping[str, Any], columns: Sequence[PropertyColumn], name: str, report: ReadReport
+) -> dict[str, float]:
+    """Return the properties of one molecule, converted; a NaN is no label, and the report counts it.
+
+    Raises:
+        StructureError: a column is not there (the message lists those that are), or holds no number.
+    """
+    labels: dict[str, float] = {}
+    for column in columns:
+        if column.key not in values:
+            there = ", ".join(sorted(values)) or "none"
+            raise StructureError(
+                f"{name}: no column {column.key!r} for the property {column.name!r}; the columns there are: {there}"
+            )
+        number = number_of(values[column.key], column.key, name)
+        if math.isnan(number):
+            report.n_without[column.name] += 1
+            continue
+        report.properties[f"{column.name} ({column.unit}) from {column.key}"] += 1
+        labels[column.name] = number * property_factor(column.unit)
+    return labels
+
+
+def number_of(value: Any, key: str, name: str) -> float:
+    """Return a value of a record as a number.
+
+    Raises:
+        StructureError: it is no number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise StructureError(f"{name}: {key!r} must be one number, got {value!r}") from None
 
 
 def _by_key(keys: Counter[str]) -> str:

@@ -1,50 +1,40 @@
 """SDF: molecules with explicit hydrogens, bonds and charges, through RDKit."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from basinet.data.files.columns import PropertyColumn, read_properties
-from basinet.data.files.report import ReadReport, valid
+from basinet.data.files.options import Reading
+from basinet.data.files.report import ReadReport, number_of, read_properties, valid
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
 
-def read_sdf(
-    path: Path,
-    report: ReadReport,
-    *,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_sdf(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read molecules record by record; ``name`` is ``file.sdf:17``, numbered from 0.
 
-    Args:
-        path: The file.
-        report: Counts what is read.
-        is_equilibrium: Whether the geometries are minima.
-        energy_key: Property of each record that holds the energy; ``None`` reads no energies.
-        columns: Properties of each record to read as labels.
+    Energies are read only if their property is named.
 
     Raises:
+        ValueError: forces are asked for, or energies without their unit.
         StructureError: a record cannot be read, lacks hydrogens, or is a drawing (2D).
     """
+    if reading.forces_key is not None:
+        raise ValueError(f"{path}: forces cannot be read from an SDF; leave forces_key out")
+    if reading.energy_key is not None and reading.energy_unit is None:
+        raise ValueError(f"{path}: an SDF does not say the unit of {reading.energy_key!r}; give energy_unit")
+    return _read_file(path, report, reading)
+
+
+def _read_file(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     with open(path, "rb") as file:
-        yield from read_records(file, path.name, report, is_equilibrium, energy_key, columns)
+        yield from read_records(file, path.name, report, reading)
 
 
-def read_records(
-    file: Stream,
-    where: str,
-    report: ReadReport,
-    is_equilibrium: bool,
-    energy_key: str | None = None,
-    columns: Sequence[PropertyColumn] = (),
-) -> Iterator[Molecule]:
+def read_records(file: Stream, where: str, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Yield the molecules of an open file; ``name`` is ``where:17``.
 
     Raises:
@@ -61,7 +51,7 @@ def read_records(
         if mol is None:
             raise StructureError(f"{name}: RDKit cannot read this record (its own message is above)")
         try:
-            yield from _read_record(chem, mol, name, report, is_equilibrium, energy_key, columns)
+            yield from _read_record(chem, mol, name, report, reading)
         except UnicodeDecodeError:
             raise StructureError(f"{name}: its properties are not text in UTF-8") from None
     records.require_whole(where, n_records, is_last_read)
@@ -87,22 +77,14 @@ def quiet_rdkit() -> Any:
     return rdBase.BlockLogs()
 
 
-def _read_record(
-    chem: Any,
-    mol: Any,
-    name: str,
-    report: ReadReport,
-    is_equilibrium: bool,
-    energy_key: str | None,
-    columns: Sequence[PropertyColumn],
-) -> Iterator[Molecule]:
+def _read_record(chem: Any, mol: Any, name: str, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     _require_3d_with_hydrogens(mol, name)
     labels: dict[str, Any] = {}
-    if energy_key is not None:
-        labels["energy"] = _energy(mol, name, energy_key) * energy_factor(report.energy_unit)
-        report.energy_keys[energy_key] += 1
-    if columns:
-        labels |= read_properties(mol.GetPropsAsDict(), columns, name, report)
+    if reading.energy_key is not None:
+        labels["energy"] = _energy(mol, name, reading.energy_key) * energy_factor(report.energy_unit)
+        report.energy_keys[reading.energy_key] += 1
+    if reading.columns:
+        labels |= read_properties(mol.GetPropsAsDict(), reading.columns, name, report)
     bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
     yield from valid(
         report,
@@ -112,7 +94,7 @@ def _read_record(
         bond_orders=np.array([b.GetBondTypeAsDouble() for b in mol.GetBonds()], dtype=np.float64),
         charge=chem.GetFormalCharge(mol),
         labels=labels,
-        is_equilibrium=is_equilibrium,
+        is_equilibrium=reading.is_equilibrium,
         smiles=chem.MolToSmiles(chem.RemoveHs(mol)),
         name=name,
     )
@@ -138,10 +120,7 @@ def _energy(mol: Any, name: str, key: str) -> float:
     if not mol.HasProp(key):
         there = ", ".join(mol.GetPropNames()) or "no properties"
         raise StructureError(f"{name}: has no property {key!r}; it has {there}")
-    try:
-        return float(mol.GetProp(key))
-    except ValueError:
-        raise StructureError(f"{name}: property {key!r} must be one number, got {mol.GetProp(key)!r}") from None
+    return number_of(mol.GetProp(key), key, name)
 
 
 class RecordStream:

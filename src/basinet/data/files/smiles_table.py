@@ -5,12 +5,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, count, islice
+from math import isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from basinet.data.chemistry.conformers import MAX_HEAVY_ATOMS, GenerationError, embed, parse_smiles, require_rdkit
-from basinet.data.files.columns import PropertyColumn, read_properties
-from basinet.data.files.report import ReadReport, valid
+from basinet.data.files.options import Reading
+from basinet.data.files.report import ReadReport, number_of, read_properties, valid
 from basinet.data.workers import map_in_order
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
@@ -32,41 +33,48 @@ class Row(NamedTuple):
     cells: Cells
 
 
-def read_smiles_rows(
-    table: Iterable[Cells],
-    path: Path,
-    report: ReadReport,
-    *,
-    energy_key: str | None,
-    columns: Sequence[PropertyColumn] = (),
-    processes: int = 1,
-) -> Iterator[Molecule]:
+def read_csv(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
+    """Read a CSV file with a column of SMILES; see :func:`read_smiles_rows`."""
+    return read_smiles_rows(csv_cells(path, wanted_columns(path, reading)), path, report, reading)
+
+
+def wanted_columns(path: Path, reading: Reading) -> list[str]:
+    """Return the columns of labels to read from a table of SMILES.
+
+    Raises:
+        ValueError: an option makes no sense for SMILES, or the energies have no unit.
+    """
+    if reading.forces_key is not None or reading.length_unit is not None or reading.is_equilibrium:
+        raise ValueError(
+            f"{path}: positions are made from its SMILES, in Angstrom, and are no minima of the energies of the data; "
+            "leave forces_key, length_unit and is_equilibrium out"
+        )
+    if reading.energy_key is not None and reading.energy_unit is None:
+        raise ValueError(f"{path}: a table does not say the unit of {reading.energy_key!r}; give energy_unit")
+    return [*(() if reading.energy_key is None else (reading.energy_key,)), *(c.key for c in reading.columns)]
+
+
+def read_smiles_rows(table: Iterable[Cells], path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Make a molecule of each row of a table; ``name`` is ``file.csv:17``, the rows numbered from 0.
 
     The conformer of a row depends on its SMILES and number alone, and rows stay in their order, whatever the number of
-    processes. A SMILES that gives no conformer is skipped, and the report says which and why. An empty cell
-    is no label.
-
-    Args:
-        table: The rows, see ``csv_cells``.
-        path: The file.
-        report: Counts what is read.
-        energy_key: Column of the energies; ``None`` reads none.
-        columns: Columns to read as labels.
-        processes: That make conformers; more than one are begun for more than ``FEW`` rows.
+    processes; several are started for more than ``FEW`` rows. A SMILES that gives no conformer is skipped, and the
+    report says which and why. An empty cell is no label.
 
     Raises:
         StructureError: the table is damaged, or a label is not a number.
         RunError: a process died.
     """
     require_rdkit()
-    for row, made in _conformers(map(Row, count(), table), processes):
+    energy_key = reading.energy_key
+    for row, made in _conformers(map(Row, count(), table), reading.processes):
         name = f"{path.name}:{row.number}"
         if isinstance(made, str):
             report.skip(name, f"SMILES: {made}")
             continue
-        labels = read_properties(row.cells, columns, name, report) if columns else {}
-        if energy_key is not None and (energy := _number(row.cells[energy_key], energy_key, name)) == energy:  # no NaN
+        labels = read_properties(row.cells, reading.columns, name, report)
+        energy = nan if energy_key is None else number_of(row.cells[energy_key], energy_key, name)
+        if energy_key is not None and not isnan(energy):
             labels["energy"] = energy * energy_factor(report.energy_unit)
             report.energy_keys[energy_key] += 1
         fields = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
@@ -142,10 +150,3 @@ def column_places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> d
                 f"{path}: expected one column named {name!r}, got {header.count(name)}; the columns are: {there}"
             )
     return {name: header.index(name) for name in wanted} | {SMILES_COLUMN: smiles[0]}
-
-
-def _number(value: Any, key: str, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise StructureError(f"{name}: {key!r} must be one number, got {value!r}") from None

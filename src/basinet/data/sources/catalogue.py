@@ -7,6 +7,7 @@ TorchMD-NET, modelforge, ATOM3D). Where no checksum is published, the first down
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from basinet.data.files.options import Reading
 from basinet.data.sources import official_splits as splits
 from basinet.data.sources.geom import open_conformers
 from basinet.data.sources.lba import open_affinities
@@ -41,7 +42,7 @@ def _figshare(name: str, number: int, checksum: str, n_bytes: int, *mirrors: str
 def _gdml(file: str, level: str, n_molecules: int | None) -> Part:
     return Part(
         files=(RemoteFile(name=file, urls=tuple(base + file for base in GDML)),),
-        read=as_they_are(energy_unit="kcal/mol", length_unit="Angstrom"),
+        read=as_they_are(Reading(energy_unit="kcal/mol", length_unit="Angstrom")),
         level_of_theory=level,
         n_molecules=n_molecules,
     )
@@ -138,7 +139,7 @@ RMD17 = Source(
     parts={
         molecule: Part(
             files=(RMD17_ARCHIVE,),
-            read=out_of_archive(f"npz_data/rmd17_{molecule}.npz", energy_unit="kcal/mol"),
+            read=out_of_archive(f"npz_data/rmd17_{molecule}.npz", reading=Reading(energy_unit="kcal/mol")),
             level_of_theory="PBE/def2-SVP",
             n_molecules=99_988 if molecule == "azobenzene" else 100_000,
             splits=splits.rmd17,
@@ -185,9 +186,7 @@ ISO17 = Source(
             ),
             read=out_of_archive(
                 *(f"{fold}.db" for fold in ("reference", "test_within", "test_other")),
-                energy_unit="eV",
-                energy_key="total_energy",
-                forces_key="atomic_forces",
+                reading=Reading(energy_unit="eV", energy_key="total_energy", forces_key="atomic_forces"),
             ),
             level_of_theory="PBE+vdW-TS",
             n_molecules=645_000,

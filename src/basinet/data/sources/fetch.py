@@ -15,7 +15,7 @@ from basinet.data.files.build import Input, OnProgress, write_store
 from basinet.data.files.report import ReadReport
 from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory, verify
 from basinet.data.sources.download import DownloadError, OnBytes, fetch_file
-from basinet.data.sources.source import Dataset, FetchConfig, Files, OpenFile, RemoteFile
+from basinet.data.sources.source import Dataset, FetchConfig, Files, RemoteFile
 from basinet.data.store.manifest import MANIFEST_FILE
 from basinet.data.store.shards import read_manifest
 from basinet.data.store.store import MoleculeStore
@@ -38,7 +38,6 @@ class Fetched(NamedTuple):
 
 def fetch(
     dataset: Dataset,
-    open_file: OpenFile,
     out: Path | None = None,
     config: FetchConfig | None = None,
     *,
@@ -51,7 +50,6 @@ def fetch(
 
     Args:
         dataset: Which.
-        open_file: Opens files of known formats.
         out: Where to write the store; ``None``: in the cache, or take the one that is there.
         config: What to make of the files; without ``out`` the cache holds one store for the usual settings.
         on_bytes: Called while a file comes.
@@ -72,7 +70,7 @@ def fetch(
         if out is None and is_finished(path):  # another process was faster
             return Fetched(path, MoleculeStore.open(path), (), ())
         paths = _fetch_files(dataset.part.files, directory, on_bytes)
-        return _build(dataset, Files(paths, open_file, config), path, on_molecules)
+        return _build(dataset, Files(paths, config), path, on_molecules)
 
 
 def store_place(dataset: Dataset) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from basinet.data.files.report import ReadReport, counted, valid
+from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.sources.archives import damage_named, walk
-from basinet.data.sources.source import Files, Opened
+from basinet.data.sources.source import Files
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
@@ -31,7 +31,7 @@ def open_conformers(files: Files) -> list[Opened]:
     """
     archive, *lists = files.paths
     filtered = frozenset(line.strip() for path in lists for line in path.read_text(encoding="utf-8").splitlines())
-    report = ReadReport(path=str(archive), energy_unit="Ha", length_unit="Angstrom")
+    report = ReadReport(path=str(archive), energy_unit="Ha")
     return [counted(_molecules(archive, filtered - {""}, files.config.conformers, report), report)]
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.report import ReadReport, counted, valid
+from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.sources.archives import extract
-from basinet.data.sources.source import Files, Opened
+from basinet.data.sources.source import Files
 from basinet.structures import Molecule, StructureError
 
 PARTS = {"train": "train", "validation": "val", "test": "test"}
@@ -44,7 +44,7 @@ def open_affinities(files: Files) -> list[Opened]:
     databases = extract(archive, [f"{directory}/data.mdb" for directory in PARTS.values()])
     opened: list[Opened] = []
     for part, database in zip(PARTS, databases, strict=True):
-        report = ReadReport(path=f"{archive}:{part}", energy_unit="eV", length_unit="Angstrom", skip_invalid=True)
+        report = ReadReport(path=f"{archive}:{part}", skip_invalid=True)
         opened.append(counted(_molecules(database, part, report), report))
     return opened
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from basinet.data.sources.catalogue import SOURCES
 from basinet.data.sources.fetch import fetch, is_finished, store_place
-from basinet.data.sources.source import Dataset, OpenFile
+from basinet.data.sources.source import Dataset
 
 _NAME = re.compile(r"(?P<source>[a-z0-9][a-z0-9_-]+):(?P<part>[\w.-]*)")
 
@@ -41,13 +41,20 @@ def parse_name(text: str) -> Dataset:
     return found
 
 
-def locate(path: str | os.PathLike[str], open_file: OpenFile) -> Path:
-    """Return a path as it is, and for the name of a source the store of it, fetched and built if it is not there."""
+def locate(path: str | os.PathLike[str]) -> Path:
+    """Return a path as it is, and for the name of a public data set (``qm9:``) the store of it in the cache.
+
+    A data set that is not there is downloaded and built first; ``basinet data fetch`` does the same and shows progress.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        DownloadError: it is not there and cannot be downloaded; the message says what to do.
+    """
     dataset = dataset_named(os.fspath(path))
     if dataset is None:
         return Path(path)
     place = store_place(dataset)
-    return place if is_finished(place) else fetch(dataset, open_file).path
+    return place if is_finished(place) else fetch(dataset).path
 
 
 def _known() -> str:

@@ -29,10 +29,10 @@ import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 from jaxtyping import Int64
 
-from basinet.data.files.report import ReadReport, counted, valid
+from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.files.sdf import import_rdkit, quiet_rdkit
 from basinet.data.sources.archives import damage_named, extract, walk
-from basinet.data.sources.source import Files, Opened
+from basinet.data.sources.source import Files
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor, property_unit
@@ -234,4 +234,4 @@ def _molecule(
 
 
 def _report(path: Path) -> ReadReport:
-    return ReadReport(path=str(path), energy_unit="Ha", length_unit="Angstrom")
+    return ReadReport(path=str(path), energy_unit="Ha")

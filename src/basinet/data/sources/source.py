@@ -1,19 +1,14 @@
 """What is said of a public data set: files, reader, units, level of theory, licence, citation, splits."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from basinet.config import settings
-from basinet.data.files.report import ReadReport
+from basinet.data.files.report import Opened
 from basinet.data.stream.splits import Split
-from basinet.structures import Molecule
-
-OpenFile = Callable[..., tuple[Iterator[Molecule], ReadReport]]
-"""Opens a file of molecules by its suffix: :func:`basinet.data.reading.open_molecules`."""
-Opened = tuple[Iterator[Molecule], ReadReport]
 
 
 @settings
@@ -47,11 +42,10 @@ class RemoteFile:
 
 
 class Files(NamedTuple):
-    """The files of a part in the cache, and how to read them."""
+    """The files of a part in the cache, and what to make of them."""
 
     paths: tuple[Path, ...]
     """In the order of the part."""
-    open: OpenFile
     config: FetchConfig
 
 
