@@ -103,7 +103,7 @@ def tiny_model(outputs: Sequence[str] = ("energy",), seed: int = 0, config: Back
     torch.manual_seed(seed)
     model = build_model(build_backbone(config), outputs)
     for symbol, energy in ATOMIC_ENERGIES.items():
-        model.references.energies[atomic_numbers[symbol]] = energy
+        model.energy_scale.references[atomic_numbers[symbol]] = energy
     return model
 
 

@@ -67,7 +67,7 @@ def fresh_et(config: EquivariantTransformerConfig, outputs: list[str], seed: int
             for name, parameter in head.named_parameters():
                 if name == "first.vector_projection.weight":
                     parameter *= GAIN
-    model.references.scale.fill_(SCALE)
+    model.energy_scale.scale.fill_(SCALE)
     return model
 
 

@@ -78,7 +78,7 @@ def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
     """The second member is too far off in float32; the first alone passes."""
     members = [load_model(model_file(tmp_path / f"{i}.safetensors")).model for i in range(3)]
     with torch.no_grad():
-        members[1].references.scale.mul_(1000)
+        members[1].energy_scale.scale.mul_(1000)
     file = tmp_path / "three.safetensors"
     save_model(members[0], file, SOUND, further=members[1:])
     limits = ["precision=1e-4"]

@@ -223,4 +223,4 @@ def test_pre_training_by_denoising_alone_leaves_no_energy_and_fine_tuning_begins
     data = make_store(tmp_path / "store", frames())
     tuned = load_model(finetune(finetune_recipe(data, start=str(start)), tmp_path / "tuned").model).model
     # Its scale is the size of the labelled forces, not of those at the minima it was pre-trained on, which are zero.
-    assert float(tuned.references.scale) > 0.1
+    assert float(tuned.energy_scale.scale) > 0.1

@@ -17,7 +17,7 @@ from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.interfaces.ase import BasinetCalculator, OutsideScopeWarning
 from basinet.models.file import save_model
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model, build_model
 from basinet.models.scope import OutsideScopeError, Scope
 from basinet.structures.batch import collate
@@ -31,8 +31,8 @@ def some_model(seed: int = 0) -> Model:
     """Return a network that no one trained, with forces of the size of those of molecules."""
     torch.manual_seed(seed)
     model = build_model(EquivariantTransformer(CONFIG), ["energy"])
-    model.references.scale.fill_(5.0)
-    model.references.energies[6] = -1030.0
+    model.energy_scale.scale.fill_(5.0)
+    model.energy_scale.references[6] = -1030.0
     return model
 
 

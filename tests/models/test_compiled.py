@@ -18,7 +18,7 @@ from basinet.backbones.equivariant_transformer import (
 )
 from basinet.models.compiled import CompiledNetwork, cut
 from basinet.models.corrections import ZBLConfig
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.joint import capture, inductor, interpreted
 from basinet.models.model import Model, build_model
 from basinet.models.shapes import Shapes

@@ -11,7 +11,7 @@ from scipy.stats import binom
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
 from basinet.models.ensemble import answers, joined
 from basinet.models.file import load_ensemble, load_model, save_model
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model
 from basinet.structures.batch import collate
 from molecules import ETHANOL, METHANE, WATER

@@ -62,7 +62,7 @@ def test_the_model_may_change_and_the_potential_does_not() -> None:
     fast = FastPotential(model, batch, compiler=interpreted())
     before = fast(batch).energy
     with torch.no_grad():
-        model.references.scale.mul_(2)
+        model.energy_scale.scale.mul_(2)
     assert torch.equal(fast(batch).energy, before)
     assert all(p.requires_grad for p in model.parameters())
 

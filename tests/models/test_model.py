@@ -3,7 +3,7 @@ import torch
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.heads.basic import AtomicEnergyHead
+from basinet.models.heads.distance import DistanceScoreHead
 from basinet.models.model import Model, build_model, with_outputs
 from basinet.models.scope import Scope
 from basinet.structures.batch import Batch, collate
@@ -52,11 +52,11 @@ def test_unknown_outputs_and_heads_are_refused(backbone_config: EquivariantTrans
         build_model(backbone, ["energy", "dipole"])
     with pytest.raises(
         ValueError,
-        match=r"unknown head 'forces'; a model has heads of the names \['distance_score', 'energy', .*and of prop",
+        match="the head 'forces' must be of type PropertyHead, got DistanceScoreHead",
     ):
-        Model(backbone, {"forces": AtomicEnergyHead(16, 16)})
-    with pytest.raises(ValueError, match="the head 'noise' must be of type NoiseHead, got AtomicEnergyHead"):
-        Model(backbone, {"noise": AtomicEnergyHead(16, 16)})
+        Model(backbone, {"forces": DistanceScoreHead(16)})
+    with pytest.raises(ValueError, match="the head 'noise' must be of type NoiseHead, got DistanceScoreHead"):
+        Model(backbone, {"noise": DistanceScoreHead(16)})
 
 
 def test_forces_on_a_molecule_have_no_net_force_and_no_torque(model: Model, batch: Batch) -> None:
@@ -92,7 +92,7 @@ def test_forces_need_no_gradient_mode_around_them(model: Model, batch: Batch) ->
 
 
 def test_a_model_with_other_heads_has_the_same_weights_elsewhere(model: Model, batch: Batch) -> None:
-    model.references.energies[1] = -13.6
+    model.energy_scale.references[1] = -13.6
     model.scope = Scope(frozenset({1, 6, 8}), "GFN2-xTB")
     without_noise = model.with_heads(noise=None)
     assert without_noise.offers == {"energy", "forces"}

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.base import NodeFeatures
-from basinet.models.heads.basic import NoiseHead
+from basinet.models.heads.noise import NoiseHead
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import mean_terms

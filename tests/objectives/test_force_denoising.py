@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from basinet.backbones.base import NodeFeatures
-from basinet.models.heads.basic import EnergyHead
+from basinet.models.heads.property import Readout
 from basinet.models.model import Model
 from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.coordinate import CoordinateNoise
@@ -17,6 +17,7 @@ from basinet.structures.batch import Batch, collate
 from basinet.structures.geometry import project_out_rigid_motion
 from basinet.structures.molecule import Molecule
 from basinet.structures.segment import sum_per_molecule
+from closed_energies import energy_head
 from molecules import AMMONIUM, BENZENE, CARBON_MONOXIDE, ETHANOL, HELIUM, WATER, at_equilibrium, labelled
 
 ROOM_TEMPERATURE = 298.15
@@ -24,10 +25,8 @@ SOFTENING = 1e-6
 """eV/Å: what the norm of a zero error is, so that it has a gradient."""
 
 
-class Tether(EnergyHead):
+class Tether(Readout):
     """½ k |r - r0|² for each atom: a spring to a place, not a physical energy, but one whose forces are plain."""
-
-    kind = "gated_energy"
 
     def __init__(self, home: Tensor, stiffness: float) -> None:
         super().__init__()
@@ -37,10 +36,8 @@ class Tether(EnergyHead):
         return sum_per_molecule(0.5 * self.stiffness * (batch.positions - self.home).square().sum(-1), batch)
 
 
-class BondSpring(EnergyHead):
+class BondSpring(Readout):
     """½ k (d - d0)² of diatomics, both to be learned."""
-
-    kind = "gated_energy"
 
     def __init__(self, stiffness: float, length: float) -> None:
         super().__init__()
@@ -78,9 +75,11 @@ def test_whoever_pulls_back_with_that_spring_has_no_error(model: Model) -> None:
     noisy = CoordinateNoise(0.04)(batch, torch.Generator().manual_seed(0))
     pull = project_out_rigid_motion(kappa * 0.04 * noisy.target, noisy.batch)
     # A tether whose home lies so that its force is exactly the projected pull.
-    oracle = model.with_heads(energy=Tether(noisy.batch.positions + pull / kappa, kappa))
+    oracle = model.with_heads(energy=energy_head(Tether(noisy.batch.positions + pull / kappa, kappa), model.backbone))
     assert mean_of(ForceDenoising(CoordinateNoise(0.04)), oracle, batch) < 2 * SOFTENING
-    weak = model.with_heads(energy=Tether(noisy.batch.positions + pull / kappa, 0.9 * kappa))
+    weak = model.with_heads(
+        energy=energy_head(Tether(noisy.batch.positions + pull / kappa, 0.9 * kappa), model.backbone)
+    )
     expected = 0.1 * float(torch.linalg.vector_norm(pull, dim=-1).mean())
     assert mean_of(ForceDenoising(CoordinateNoise(0.04)), weak, batch) == pytest.approx(expected, rel=1e-6)
 
@@ -114,7 +113,7 @@ def test_the_vanishing_force_measures_a_displaced_spring(model: Model) -> None:
     batch = collate([at_equilibrium(ETHANOL)], dtype=torch.float64)
     for shift, expected in ((0.0, SOFTENING), (0.2, 3.0 * 0.2)):
         moved = batch.positions + shift * torch.tensor([2.0, -1.0, 2.0], dtype=torch.float64) / 3
-        spring = model.with_heads(energy=Tether(moved, 3.0))
+        spring = model.with_heads(energy=energy_head(Tether(moved, 3.0), model.backbone))
         assert mean_of(ZeroForce(), spring, batch) == pytest.approx(expected, rel=1e-6)
 
 
@@ -149,7 +148,7 @@ def test_a_diatomic_denoised_at_one_temperature_learns_the_spring_of_that_temper
         positions=torch.tensor([[-length / 2, 0, 0], [length / 2, 0, 0]], dtype=torch.float64).repeat(4000, 1)
     )
     spring = BondSpring(1.0, 1.1)
-    learner = model.with_heads(energy=spring).train()
+    learner = model.with_heads(energy=energy_head(spring, model.backbone)).train()
     objective = ForceDenoising(CoordinateNoise(sigma), loss="mse")
     optimizer = torch.optim.LBFGS(spring.parameters(), max_iter=50, line_search_fn="strong_wolfe")
 

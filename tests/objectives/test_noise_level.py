@@ -8,7 +8,7 @@ from basinet.backbones.base import NodeFeatures
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.heads.basic import PooledEnergyHead
+from basinet.models.heads.property import Readout
 from basinet.models.model import Model, build_model
 from basinet.noise.base import Perturbed
 from basinet.noise.ladder import NoiseLadder, geometric_ladder
@@ -16,6 +16,7 @@ from basinet.noise.riemannian import LadderNoise, RiemannianNoise
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
 from basinet.structures.batch import Batch, collate
+from closed_energies import energy_head
 from molecules import BENZENE, ETHANOL, HELIUM, SMALL, WATER, bonded, from_smiles
 
 EGNN_TINY = EGNNConfig(n_features=16, n_layers=2)
@@ -47,11 +48,11 @@ def loss(objective: Objective, model: Model, batch: Batch, seed: int = 0) -> flo
     return value
 
 
-class Spring(PooledEnergyHead):
+class Spring(Readout):
     """Pulls every atom to the clean position; its gradient is the target of Gaussian noise up to ``factor``."""
 
     def __init__(self, clean: Batch, sigma: float, factor: float) -> None:
-        super().__init__(16)
+        super().__init__()
         self.clean, self.sigma, self.factor = clean, sigma, factor
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Tensor:
@@ -68,9 +69,8 @@ def test_whoever_knows_the_gradient_has_no_loss_and_doubling_the_error_quadruple
     model = build_model(build_backbone(EGNN_TINY), ["energy"]).double()
     objective = EnergyGradientDenoising(LadderNoise(NoiseLadder([sigma])))
     # -grad of |x - r|^2 / (2 s^2) is the target -epsilon over s; times s it is the target itself.
-    perfect, off, twice = (
-        loss(objective, model.with_heads(energy=Spring(batch, sigma, sigma * f)), batch) for f in (1.0, 1.1, 1.2)
-    )
+    springs = [energy_head(Spring(batch, sigma, sigma * f), model.backbone, pooled=True) for f in (1.0, 1.1, 1.2)]
+    perfect, off, twice = (loss(objective, model.with_heads(energy=spring), batch) for spring in springs)
     assert perfect < 1e-20
     assert twice == pytest.approx(4 * off, rel=1e-9)
 

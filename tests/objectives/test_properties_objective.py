@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import Objective

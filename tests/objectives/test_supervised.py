@@ -92,7 +92,7 @@ def test_the_energy_error_is_per_atom_and_averaged_over_molecules(model: Model, 
 
 def test_a_shift_of_the_energies_does_not_change_the_error_of_forces(model: Model, batch: Batch) -> None:
     before = means(Forces(), model, batch)
-    model.references.energies += torch.linspace(-2000, 10, 100, dtype=torch.float64)
+    model.energy_scale.references += torch.linspace(-2000, 10, 100, dtype=torch.float64)
     assert means(Forces(), model, batch) == pytest.approx(before, rel=EXACT)
     assert means(EnergyForces(1.0, 1.0), model, batch)["forces"] == pytest.approx(before["forces"], rel=EXACT)
 
@@ -142,7 +142,9 @@ def test_the_force_at_equilibrium_is_driven_to_zero(model: Model, batch: Batch) 
     assert means(ZeroForce(), model, batch)["zero_force"] == pytest.approx(expected, abs=SOFTENING)
 
 
-@pytest.mark.parametrize("name", ["backbone.layers.0.output.bias", "heads.energy.second.hidden.weight"])
+@pytest.mark.parametrize(
+    "name", ["backbone.layers.0.output.bias", "heads.energy.readout.atoms.gated.second.hidden.weight"]
+)
 def test_gradients_of_a_force_loss_are_finite_differences(model: Model, batch: Batch, name: str) -> None:
     objective = ZeroForce()
     parameter = model.get_parameter(name)

@@ -10,7 +10,8 @@ from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import read_settings
-from basinet.models.heads.basic import AtomicEnergyHead, InvariantEnergyHead, PooledNoiseLevelHead
+from basinet.models.heads.noise_level import PooledNoiseLevelHead
+from basinet.models.heads.property import ENERGY
 from basinet.models.model import Model, build_model
 from basinet.noise.ladder import NoiseLadder
 from basinet.objectives.base import mean_terms, total_loss
@@ -64,7 +65,7 @@ def test_it_needs_an_energy_in_ev_and_two_heads_beside_it(model: Model) -> None:
     assert objective.labels == {"forces"}
     assert objective.flags == {"is_equilibrium", "has_rotors"}
     assert objective.weights == {"forces": 1.0, "zero_force": 0.1, "denoising": 0.1, "noise_level": 0.2}
-    assert type(model.heads["energy"]) is AtomicEnergyHead
+    assert model.energy_head().form == ENERGY
     assert type(model.heads["noise_level"]) is PooledNoiseLevelHead
 
 
@@ -111,7 +112,7 @@ def test_the_force_and_level_terms_need_no_vectors() -> None:
     parts = {name: (1.0, part) for name, part in unified().parts.items() if name != "denoising"}
     objective = WeightedSum(**parts)
     model = build_model(build_backbone(EGNNConfig(n_features=16, n_layers=1)), objective.requires).double()
-    assert type(model.heads["energy"]) is InvariantEnergyHead
+    assert model.energy_head().form == ENERGY
     lone = dataclasses.replace(from_smiles("[He]"), is_equilibrium=True)
     batch = collate([lone, labelled_frame("CCO")], dtype=torch.float64)
     sums = objective.sums(model, batch, torch.Generator().manual_seed(0))

@@ -31,7 +31,7 @@ from basinet.data.stream.splits import Split
 from basinet.evaluation.metrics import Errors, evaluate
 from basinet.files import TEMPORARY, write_text
 from basinet.models.file import save_model
-from basinet.models.heads.references import ReferenceFit, composition, fit_references
+from basinet.models.heads.fit import ReferenceFit, composition, fit_references
 from basinet.models.model import Model
 from basinet.models.scope import Scope
 from basinet.objectives.base import Objective, mean_terms, total_loss
@@ -264,11 +264,13 @@ def label_statistics(store: MoleculeStore, indices: Int64[np.ndarray, " n"], see
 
 
 def start_from_statistics(model: Model, statistics: Statistics) -> None:
-    """Give a fresh model the reference energies of the data, and forces of their size."""
+    """Give a fresh energy, if there is one, the reference energies of the data, and forces of their size."""
+    if "energy" not in model.heads:
+        return
     if statistics.references is not None:
-        model.references.energies.copy_(statistics.references.energies)
+        model.energy_scale.references.copy_(statistics.references.energies)
     if statistics.force_rms:
-        model.references.scale.fill_(statistics.force_rms)
+        model.energy_scale.scale.fill_(statistics.force_rms)
 
 
 def errors_of(model: Model, batches: Iterator[Batch], device: torch.device) -> Errors:

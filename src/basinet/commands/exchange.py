@@ -39,7 +39,8 @@ def convert(
     """
     found = read_published(checkpoint, layout, sizes)
     model = found.model
-    model.references.scale *= energy_factor(energy_unit)
+    if "energy" in model.heads:
+        model.energy_scale.scale *= energy_factor(energy_unit)
     scope = model.scope._replace(level_of_theory=level_of_theory)
     if elements:
         scope = scope._replace(elements=frozenset(_number(symbol) for symbol in elements))
@@ -57,9 +58,9 @@ def export(model_file: Path, out: Path, *, without_references: bool = False) -> 
         without_references: leave reference energies out, and write them beside it (eV by element).
     """
     model, config, _ = load_model(model_file)
-    energies = {chemical_symbols[z]: float(e) for z, e in enumerate(model.references.energies) if e != 0}
+    energies = {chemical_symbols[z]: float(e) for z, e in enumerate(model.energy_scale.references) if e != 0}
     if without_references:
-        model.references.energies.zero_()
+        model.energy_scale.references.zero_()
     state = {f"model.{key}": value for key, value in to_torchmd_net(model).items()}
     assert isinstance(config, EquivariantTransformerConfig)  # or the line before had refused it
     options = hyper_parameters(config, next(model.parameters()).dtype)

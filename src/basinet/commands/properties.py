@@ -20,8 +20,8 @@ from basinet.data.stream.splits import Split
 from basinet.evaluation.properties import PropertyErrors, describe_baselines, property_errors
 from basinet.models.committee import Committee
 from basinet.models.file import load_model
-from basinet.models.heads.properties import PropertyForm, PropertyHead, build_property_head
-from basinet.models.heads.standardize import Baseline, LabelSample, fit_scale, set_scale
+from basinet.models.heads.fit import Baseline, LabelSample, fit_scale, set_scale
+from basinet.models.heads.property import PropertyForm, PropertyHead, build_property_head
 from basinet.models.model import Model, with_outputs
 from basinet.objectives.properties import PropertyConfig
 from basinet.structures import Batch

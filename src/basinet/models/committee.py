@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.backbones.base import Layout
-from basinet.models.heads.properties import PropertyHead
+from basinet.models.heads.property import PropertyHead
 from basinet.models.model import Model
 from basinet.models.scope import Scope
 from basinet.structures.batch import Batch

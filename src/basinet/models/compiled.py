@@ -101,7 +101,7 @@ class Network(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.backbone, self.references = model.backbone, model.references
+        self.backbone = model.backbone
         self.energy = model.named_heads().get("energy")
 
     def forward(self, batch: Batch, layout: Layout, what: What) -> tuple[Tensor, ...]:
@@ -111,7 +111,7 @@ class Network(nn.Module):
         assert self.energy is not None
         batch = batch.replace(positions=batch.positions.detach().requires_grad_())
         features = self.backbone(batch, self.backbone.lay_out(batch, layout))
-        energy = self.references(self.energy(features, batch), batch)
+        energy = self.energy(features, batch)
         (gradient,) = torch.autograd.grad(energy.sum(), batch.positions, create_graph=True, materialize_grads=True)
         asked = {"energy": (energy,), "forces": (-gradient,), "features": features}
         return tuple(x for name, values in asked.items() if name in what for x in values)

@@ -17,14 +17,16 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
 from basinet.models.conformal import Calibration
 from basinet.models.corrections import CorrectionConfig
-from basinet.models.heads.basic import HeadKind
-from basinet.models.heads.properties import PropertyForm
+from basinet.models.heads.base import HeadKind
+from basinet.models.heads.property import PropertyForm
 from basinet.models.model import Model, build_model_of
 from basinet.models.scope import Scope
+from basinet.models.version_0_1 import current_heads, current_weights
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 """1: heads were a list of names, the energy head was the gated one; up to 2: no properties; up to 3: one member, no
-calibration; up to 4: no corrections, charges and sizes."""
+calibration; up to 4: no corrections, charges and sizes; up to 5 (version 0.1): the energy was a head of its own kind,
+apart from its reference energies, and not a property."""
 MEMBER = "members."
 """What the names of the weights of further members begin with, before their number."""
 CALIBRATION = "calibration."
@@ -73,7 +75,7 @@ def save_model(
         further: other members of an ensemble: the same network with other weights.
         calibration: of the intervals of properties, by name.
     """
-    if any(member.head_kinds() != model.head_kinds() or _forms(member) != _forms(model) for member in further):
+    if any((m.head_kinds(), m.forms()) != (model.head_kinds(), model.forms()) for m in further):
         raise ValueError("the members of an ensemble must have the same heads")
     header = {
         "format_version": FORMAT_VERSION,
@@ -81,7 +83,7 @@ def save_model(
         "units": UNITS,
         "backbone": dump_settings(backbone),
         "heads": dict(sorted(model.head_kinds().items())),
-        "properties": {name: form._asdict() for name, form in _forms(model).items()},
+        "properties": {name: form._asdict() for name, form in sorted(model.forms().items())},
         "members": 1 + len(further),
         "calibration": {name: {"floor": c.floor, "n": len(c.scores)} for name, c in calibration.items()},
         "elements": sorted(model.scope.elements),
@@ -137,8 +139,9 @@ def load_ensemble(path: Path) -> EnsembleFile:
 def _member(header: Mapping[str, Any], path: Path, config: BackboneConfig, tensors: Mapping[str, Tensor]) -> Model:
     """Return one network with its weights."""
     corrections = read_settings(list[CorrectionConfig], header.get("corrections", []), f"{path}: corrections")
-    model = build_model_of(build_backbone(config), _head_kinds(header, path), _property_forms(header, path))
-    model = model.with_corrections(*corrections)
+    kinds, forms = _heads(header, path)
+    model = build_model_of(build_backbone(config), kinds, forms).with_corrections(*corrections)
+    tensors = current_weights(tensors) if header["format_version"] < 6 else tensors
     problems = _mismatch(model.state_dict(), tensors)
     if problems:
         raise ValueError(f"{path}: the weights do not fit the network the file describes: {'; '.join(problems)}")
@@ -151,10 +154,6 @@ def _member(header: Mapping[str, Any], path: Path, config: BackboneConfig, tenso
 
 def _weights(model: Model, prefix: str) -> dict[str, Tensor]:
     return {prefix + key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-
-
-def _forms(model: Model) -> dict[str, PropertyForm]:
-    return {name: head.form for name, head in sorted(model.properties.items())}
 
 
 def _floors(header: Mapping[str, Any], path: Path) -> dict[str, float | None]:
@@ -190,15 +189,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
-def _head_kinds(header: Mapping[str, Any], path: Path) -> dict[str, HeadKind]:
-    heads = header["heads"]
+def _heads(header: Mapping[str, Any], path: Path) -> tuple[dict[str, HeadKind], dict[str, PropertyForm]]:
+    """Return the kinds of heads and the forms of properties."""
+    heads, forms = (
+        header["heads"],
+        read_settings(dict[str, PropertyForm], header.get("properties", {}), f"{path}: properties"),
+    )
     if header["format_version"] == 1:
         heads = {name: "gated_energy" if name == "energy" else name for name in heads}
-    return read_settings(dict[str, HeadKind], heads, f"{path}: heads")
-
-
-def _property_forms(header: Mapping[str, Any], path: Path) -> dict[str, PropertyForm]:
-    return read_settings(dict[str, PropertyForm], header.get("properties", {}), f"{path}: properties")
+    if header["format_version"] < 6:
+        heads, forms = current_heads(heads, forms)
+    return read_settings(dict[str, HeadKind], heads, f"{path}: heads"), forms
 
 
 def _scope(header: Mapping[str, Any]) -> Scope:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -12,28 +11,29 @@ from torch import Tensor, nn
 from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.models.corrections import Correction, D3Config, ZBLConfig, build_correction
 from basinet.models.evaluator import Evaluator
-from basinet.models.heads.basic import (
-    DistanceScoreHead,
-    EnergyHead,
-    Head,
-    HeadKind,
-    NoiseHead,
-    NoiseLevelHead,
-    PooledEnergyHead,
-    PooledNoiseLevelHead,
-    SharedNoiseLevelHead,
-    build_head,
+from basinet.models.heads.base import Head, HeadKind
+from basinet.models.heads.build import build_head
+from basinet.models.heads.distance import DistanceScoreHead
+from basinet.models.heads.noise import NoiseHead
+from basinet.models.heads.noise_level import NoiseLevelHead, PooledNoiseLevelHead, SharedNoiseLevelHead
+from basinet.models.heads.property import (
+    ENERGY,
+    POOLED_ENERGY,
+    PooledReadout,
+    PropertyForm,
+    PropertyHead,
+    PropertyScale,
+    build_property_head,
+    check_property_name,
 )
-from basinet.models.heads.properties import PropertyForm, PropertyHead, build_property_head, check_property_name
-from basinet.models.heads.references import AtomicReferences
 from basinet.models.scope import ANYTHING, Scope
 from basinet.structures.batch import Batch
 from basinet.structures.layouts import neighbors_of
 from basinet.structures.pairs import AtomPairs
 from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 
-HEADS = {"energy": EnergyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead, "distance_score": DistanceScoreHead}
-"""The heads a model may have, and what they are. Under any other name it may have a :class:`PropertyHead`."""
+HEADS = {"energy": PropertyHead, "noise": NoiseHead, "noise_level": NoiseLevelHead, "distance_score": DistanceScoreHead}
+"""Types of the heads with fixed names. Under any other name a model may have a :class:`PropertyHead`."""
 
 OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level", "distance_score"})
 """What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
@@ -42,8 +42,6 @@ atoms (:meth:`Model.distance_score`) ``distance_score`` [n_pairs], in units of t
 ``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
 makes it the energy of the model. Beside these, properties by name: [n_molecules] (float64), in the unit of their
 head."""
-
-NO_PROPERTIES: Mapping[str, PropertyForm] = MappingProxyType({})
 
 EmbeddingLevel = Literal["molecule", "atom"]
 Pooling = Literal["mean", "sum"]
@@ -58,7 +56,6 @@ class Model(nn.Module):
     Args:
         backbone: gives the features of each atom.
         heads: by name, from :data:`HEADS`, or of properties.
-        references: atomic energies and scale that complete the energy.
         scope: what it was trained on.
         corrections: energies of a closed form that are added to its own.
     """
@@ -67,7 +64,6 @@ class Model(nn.Module):
         self,
         backbone: Backbone,
         heads: Mapping[str, Head],
-        references: AtomicReferences | None = None,
         scope: Scope = ANYTHING,
         corrections: Sequence[Correction] = (),
     ) -> None:
@@ -75,7 +71,6 @@ class Model(nn.Module):
         _check_heads(heads)
         self.backbone = backbone
         self.heads = nn.ModuleDict(dict(heads))
-        self.references = references or AtomicReferences()
         self.scope = scope
         self.corrections = nn.ModuleList(corrections)
         self._evaluator: Evaluator | None = None
@@ -90,8 +85,8 @@ class Model(nn.Module):
 
     @property
     def has_pooled_energy(self) -> bool:
-        """Whether the energy is that of 3D-EMGP, which has no unit and is no sum over atoms."""
-        return isinstance(self.named_heads().get("energy"), PooledEnergyHead)
+        """True if the energy is that of 3D-EMGP, which has no unit and is not a sum over atoms."""
+        return "energy" in self.heads and self.energy_head().form == POOLED_ENERGY
 
     def forward(
         self,
@@ -133,7 +128,7 @@ class Model(nn.Module):
         features = self._features(batch, layout)
         found = self._read(features, batch, wanted)
         if "energy" in wanted:
-            energy = self.references(self.heads["energy"](features, batch), batch)
+            energy = self.heads["energy"](features, batch)
             for correction in self.corrections:
                 energy = energy + correction(batch)
             found["energy"] = energy
@@ -156,7 +151,7 @@ class Model(nn.Module):
         """Return the outputs other than energy and forces."""
         found: dict[str, Tensor] = {}
         if "pooled_energy" in wanted:
-            found["pooled_energy"] = self.heads["energy"](features, batch)
+            found["pooled_energy"] = self.energy_head().readout(features, batch)
         if "noise" in wanted:
             found["noise"] = self.heads["noise"](features, batch)
         return found | {name: head(features, batch) for name, head in self.properties.items() if name in wanted}
@@ -168,8 +163,8 @@ class Model(nn.Module):
         if "noise_level" not in self.heads:
             raise ValueError(f"the model has no head for noise levels; it offers {sorted(self.offers)}")
         level = self.heads["noise_level"]
-        pool = level if isinstance(level, PooledNoiseLevelHead) else self.heads["energy"]
-        assert isinstance(pool, PooledNoiseLevelHead | PooledEnergyHead)
+        pool = level if isinstance(level, PooledNoiseLevelHead) else self.energy_head().readout
+        assert isinstance(pool, PooledNoiseLevelHead | PooledReadout)
         return level(*(pool.pool(self._features(batch, layout), batch) for batch in (clean, noisy)))
 
     def distance_score(
@@ -236,7 +231,7 @@ class Model(nn.Module):
     def with_heads(self, **heads: Head | None) -> "Model":
         """Return a model on the same backbone with heads added, replaced or (``None``) dropped."""
         chosen = {name: head for name, head in (self.named_heads() | heads).items() if head is not None}
-        return Model(self.backbone, chosen, self.references, self.scope, self.named_corrections())
+        return Model(self.backbone, chosen, self.scope, self.named_corrections())
 
     def with_corrections(self, *configs: ZBLConfig | D3Config) -> "Model":
         """Return a model whose energy has the given corrections added, in place of those it has; none: without any.
@@ -249,7 +244,7 @@ class Model(nn.Module):
         if configs and ("energy" not in self.heads or self.has_pooled_energy):
             raise ValueError(f"a correction is an energy in eV, and the model offers {sorted(self.offers)} without one")
         corrections = [build_correction(config) for config in configs]
-        return Model(self.backbone, self.named_heads(), self.references, self.scope, corrections)
+        return Model(self.backbone, self.named_heads(), self.scope, corrections)
 
     def named_corrections(self) -> list[Correction]:
         """Return the corrections of the energy."""
@@ -263,10 +258,32 @@ class Model(nn.Module):
         """Return the kind of each head, properties apart."""
         return {name: head.kind for name, head in self.named_heads().items() if head.kind != "property"}
 
+    def forms(self) -> dict[str, PropertyForm]:
+        """Return readout and unit of each property by name, the energy among them."""
+        return {name: head.form for name, head in self.heads.items() if isinstance(head, PropertyHead)}
+
     @property
     def properties(self) -> dict[str, PropertyHead]:
-        """The heads of properties by name."""
-        return {name: head for name, head in self.heads.items() if isinstance(head, PropertyHead)}
+        """Heads of properties by name, without the energy."""
+        heads = self.heads.items()
+        return {name: head for name, head in heads if isinstance(head, PropertyHead) and name != "energy"}
+
+    def energy_head(self) -> PropertyHead:
+        """Return the head of the energy.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if "energy" not in self.heads:
+            raise ValueError(f"the model has no energy; it offers {sorted(self.offers)}")
+        head = self.heads["energy"]
+        assert isinstance(head, PropertyHead)
+        return head
+
+    @property
+    def energy_scale(self) -> PropertyScale:
+        """Reference energies and scale of the energy, eV."""
+        return self.energy_head().standard
 
     def property_head(self, name: str) -> PropertyHead:
         """Return the head of a property, or say that there is none."""
@@ -287,12 +304,13 @@ class Model(nn.Module):
         self.noise_head().normalizer.reset()
 
 
-def build_model_of(
-    backbone: Backbone, kinds: Mapping[str, HeadKind], properties: Mapping[str, PropertyForm] = NO_PROPERTIES
-) -> Model:
-    """Return a model with fresh heads of the given kinds and forms, by name."""
-    heads: dict[str, Head] = {name: build_head_like(backbone, kind) for name, kind in kinds.items()}
-    return Model(backbone, heads | {name: build_property_head(form, backbone) for name, form in properties.items()})
+def build_model_of(backbone: Backbone, kinds: Mapping[str, HeadKind], forms: Mapping[str, PropertyForm]) -> Model:
+    """Return a model with fresh heads of the given kinds and properties of the given forms, by name."""
+    heads: dict[str, Head] = {name: build_head(kind, backbone) for name, kind in kinds.items()}
+    heads |= {name: build_property_head(form, backbone) for name, form in forms.items()}
+    # In this order the parameters of a model stay in theirs, and with them sums over parameters (of a gradient norm).
+    order = sorted(heads, key=lambda name: (name not in HEADS, name))
+    return Model(backbone, {name: heads[name] for name in order})
 
 
 def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
@@ -314,22 +332,21 @@ def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
             that has another energy.
     """
     missing = frozenset(outputs) - model.offers
-    kinds: dict[str, HeadKind] = {}
+    heads: dict[str, Head] = {}
     pooled = model.has_pooled_energy or "pooled_energy" in missing
     if "pooled_energy" in missing:
         if "energy" in model.heads:
             raise ValueError(
-                f"a pooled energy was asked for, and the energy head of this model is "
-                f"{type(model.heads['energy']).__name__}; drop it first (model.with_heads(energy=None)), or start from "
-                "fresh weights"
+                "a pooled energy was asked for, and this model has an energy in eV; drop it first "
+                "(model.with_heads(energy=None)), or start from fresh weights"
             )
-        kinds["energy"] = "pooled_energy"
+        heads["energy"] = build_property_head(POOLED_ENERGY, model.backbone)
     elif "energy" not in model.heads and missing & {"energy", "forces"}:
-        kinds["energy"] = "gated_energy" if model.backbone.n_vector else "invariant_energy"
-    kinds |= {name: name for name in ("noise", "distance_score") if name in missing}
+        heads["energy"] = build_property_head(ENERGY, model.backbone)
+    heads |= {name: build_head(name, model.backbone) for name in ("noise", "distance_score") if name in missing}
     if "noise_level" in missing:
-        kinds["noise_level"] = "noise_level" if pooled else "pooled_noise_level"
-    return model.with_heads(**{name: build_head_like(model.backbone, kind) for name, kind in kinds.items()})
+        heads["noise_level"] = build_head("noise_level" if pooled else "pooled_noise_level", model.backbone)
+    return model.with_heads(**heads)
 
 
 def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
@@ -348,26 +365,21 @@ def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
     return model.with_heads(**dict.fromkeys(dropped))
 
 
-def build_head_like(backbone: Backbone, kind: HeadKind) -> Head:
-    """Return a fresh head on the device and in the dtype of a backbone."""
-    return build_head(kind, backbone).to(next(backbone.parameters()))
-
-
 def _check_heads(heads: Mapping[str, Head]) -> None:
     for name, head in heads.items():
-        if isinstance(head, PropertyHead):
+        kind = HEADS.get(name, PropertyHead)
+        if not isinstance(head, kind):
+            raise ValueError(f"the head {name!r} must be of type {kind.__name__}, got {type(head).__name__}")
+        if name == "energy" and head.form not in (ENERGY, POOLED_ENERGY):
+            raise ValueError(f"the energy must be a sum over atoms in eV, or pooled without a unit; got {head.form}")
+        if name not in HEADS:
             check_property_name(name)
-        elif name not in HEADS:
-            raise ValueError(
-                f"unknown head {name!r}; a model has heads of the names {sorted(HEADS)}, and of properties"
-            )
-        elif not isinstance(head, HEADS[name]):
-            raise ValueError(f"the head {name!r} must be of type {HEADS[name].__name__}, got {type(head).__name__}")
-    if isinstance(heads.get("noise_level"), SharedNoiseLevelHead) and not isinstance(
-        heads.get("energy"), PooledEnergyHead
+    energy = heads.get("energy")
+    if isinstance(heads.get("noise_level"), SharedNoiseLevelHead) and not (
+        isinstance(energy, PropertyHead) and energy.form == POOLED_ENERGY
     ):
         raise ValueError(
-            "a SharedNoiseLevelHead reads the pooled features of a PooledEnergyHead, and the energy head of this model "
-            f"is {type(heads['energy']).__name__ if 'energy' in heads else 'missing'}; drop the noise levels too "
+            "a SharedNoiseLevelHead reads the pool of a pooled energy, and the energy of this model is "
+            f"{'missing' if energy is None else 'in eV'}; drop the noise levels too "
             "(model.with_heads(noise_level=None)), or use a PooledNoiseLevelHead"
         )

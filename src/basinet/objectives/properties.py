@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from basinet.config import settings
-from basinet.models.heads.properties import ReadoutKind, check_property_name
-from basinet.models.heads.standardize import Baseline, Spread
+from basinet.models.heads.fit import Baseline, Spread
+from basinet.models.heads.property import ReadoutKind, check_property_name
 from basinet.models.model import Model
 from basinet.noise.base import Perturbation
 from basinet.noise.coordinate import CoordinateNoise

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from basinet.errors import RunError
-from basinet.models.heads.basic import HeadKind
-from basinet.models.heads.properties import PropertyForm
+from basinet.models.heads.base import HeadKind
+from basinet.models.heads.property import PropertyForm
 from basinet.models.model import Model
+from basinet.models.version_0_1 import current_heads, current_weights
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.segment import max_norm
@@ -54,7 +55,7 @@ def stop_for_failure(
     saved = {
         "step": step,
         "heads": model.head_kinds(),
-        "properties": {name: head.form._asdict() for name, head in model.properties.items()},
+        "properties": {name: form._asdict() for name, form in model.forms().items()},
         "model": weights,
         "generator": before.generator,
         "batches": [_plain(b) for b in batches],
@@ -93,7 +94,7 @@ def load_failure(path: Path) -> Failure:
     saved = load_plain(path)
     batches = [_batch(b) for b in saved["batches"]]
     properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
-    first = saved["step"], saved["heads"], properties, saved["model"]
+    first = saved["step"], *current_heads(saved["heads"], properties), current_weights(saved["model"])
     return Failure(*first, saved["generator"], batches, saved["sources"])
 
 

@@ -108,7 +108,7 @@ def _measured(network: Network, batch: Batch, run: Callable[[], Sequence[Tensor]
     gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(free, found, strict=True)]
     values = [x.detach().double() for x in outputs]
     if "energy" in what:  # reference energies are large, and the same for all
-        values[0] = values[0] - sum_per_molecule(network.references.energies[batch.atomic_numbers], batch)
+        values[0] = values[0] - sum_per_molecule(network.energy.standard.references[batch.atomic_numbers], batch)
     return Measured(values, [g.double() for g in gradients])
 
 

@@ -11,9 +11,12 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from basinet.data.stream.loader import Stream
+from basinet.models.version_0_1 import current_weights
 from basinet.training.optim import Schedule
 
 STATE_FILE = "state.pt"
+AVERAGED = "module."
+"""Prefix of the weights in an ``AveragedModel``."""
 
 
 class TrainState:
@@ -79,9 +82,9 @@ class TrainState:
                 f"{path}: the run had {len(state['generators'])} processes and now has {world_size}; use as many as "
                 "before (launch.devices, launch.nodes)"
             )
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(current_weights(state["model"]))
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
+            self.average.load_state_dict(_current_average(state["average"]))
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.loader.load_state_dict(state["loader"])
@@ -90,6 +93,13 @@ class TrainState:
         self.step, self.best, self.best_step = state["step"], state["best"], state["best_step"]
         # Files of a basinet that knew only losses have none.
         self.best_selected = state.get("best_selected", 0.0 if self.best_step else float("-inf"))
+
+
+def _current_average(average: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an averaged model under the current names of its weights."""
+    weights = {key.removeprefix(AVERAGED): value for key, value in average.items() if key.startswith(AVERAGED)}
+    rest = {key: value for key, value in average.items() if not key.startswith(AVERAGED)}
+    return rest | {AVERAGED + key: value for key, value in current_weights(weights).items()}
 
 
 def save_atomically(value: Mapping[str, Any], path: Path) -> None:

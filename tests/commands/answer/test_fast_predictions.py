@@ -23,7 +23,7 @@ from basinet.data.chemistry.conformers import GenerationError
 from basinet.errors import RunError
 from basinet.models import fast
 from basinet.models.file import save_model
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.joint import interpreted
 from basinet.models.model import build_model
 from basinet.models.scope import Scope

@@ -17,12 +17,14 @@ from basinet.commands.answer.force_correlation import BY_FORCE, FROM_MINIMUM, im
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.generation.displaced import displaced_frames
 from basinet.models.file import save_model
-from basinet.models.heads.basic import AtomicEnergyHead, NoiseHead
+from basinet.models.heads.noise import NoiseHead
+from basinet.models.heads.property import Readout
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import RotorNoise
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch
+from closed_energies import energy_head
 from molecules import METHANE, from_smiles
 from small_runs import TINY, frames, make_store, make_xyz, tiny_model, without_labels
 
@@ -31,7 +33,7 @@ STIFFNESS = 4.0
 """eV/Å²."""
 
 
-class SpringEnergy(AtomicEnergyHead):
+class SpringEnergy(Readout):
     """Ties every atom to its place in methane."""
 
     sign = 1.0
@@ -87,9 +89,10 @@ def use(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_knows_the_springs_correlates_fully_and_who_reverses_them_with_minus_one(
     sign: float, expected: float, springs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    energy, noise = SpringEnergy(8, 8), SpringNoise(8, 8)
+    energy, noise = SpringEnergy(), SpringNoise(8, 8)
     energy.sign = noise.sign = sign
-    use(tiny_model(()).with_heads(energy=energy, noise=noise), monkeypatch)
+    model = tiny_model(())
+    use(model.with_heads(energy=energy_head(energy, model.backbone), noise=noise), monkeypatch)
     curves, _ = correlate_file(Path("model"), springs, UnitsConfig(), n_bins=3)
     assert set(curves.curves) == {"energy", "noise"}
     assert curves.axis == FROM_MINIMUM

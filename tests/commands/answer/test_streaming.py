@@ -22,7 +22,7 @@ from basinet.commands.answer.journal import Journal
 from basinet.commands.answer.records import TableOptions
 from basinet.models.conformal import Calibration
 from basinet.models.file import save_model
-from basinet.models.heads.properties import PropertyForm, build_property_head
+from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model, Scope
 from basinet.structures import Molecule
 from basinet.structures.batch import collate

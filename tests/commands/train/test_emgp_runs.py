@@ -12,7 +12,7 @@ from basinet.commands import evaluate_file, finetune, predict_file, pretrain
 from basinet.commands.recipe import UnitsConfig
 from basinet.models.convert.emgp import EMGP_EGNN, read_emgp
 from basinet.models.file import load_model, save_model
-from basinet.models.heads.basic import InvariantEnergyHead, PooledEnergyHead
+from basinet.models.heads.property import ENERGY, POOLED_ENERGY
 from basinet.objectives.config import EMGPConfig, ForcesConfig
 from molecules import bonded
 from reference import reference_checkpoint
@@ -39,7 +39,7 @@ def test_pretraining_leaves_a_pooled_energy_and_noise_levels_and_no_errors_of_la
     file = load_model(pretrained)
     assert file.backbone == EGNN_TINY
     assert file.model.offers == {"energy", "forces", "pooled_energy", "noise_level"}
-    assert type(file.model.heads["energy"]) is PooledEnergyHead
+    assert file.model.energy_head().form == POOLED_ENERGY
     assert set(file.metadata["validation"]) == {"loss", "gradient", "level"}
 
 
@@ -51,11 +51,11 @@ def test_fine_tuning_takes_the_backbone_and_a_fresh_energy(tmp_path: Path, pretr
     result = finetune(recipe, tmp_path / "run", say=said.append)
     assert "the pre-trained model has no energy in eV: fine-tuning begins with a fresh energy head" in said
     tuned, start = load_model(result.model).model, load_model(pretrained).model
-    assert type(tuned.heads["energy"]) is InvariantEnergyHead
+    assert tuned.energy_head().form == ENERGY
     assert tuned.offers == {"energy", "forces"}
     for key, value in tuned.backbone.state_dict().items():
         assert torch.allclose(value, start.backbone.state_dict()[key], atol=1e-6), key
-    assert float(tuned.references.scale) != 1
+    assert float(tuned.energy_scale.scale) != 1
     assert result.test is not None
 
 

@@ -15,7 +15,7 @@ from basinet.commands.train.start_energies import refit_references
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
-from basinet.models.heads.references import composition
+from basinet.models.heads.fit import composition
 from basinet.objectives.config import ForceAndDenoiseConfig, ForcesConfig
 from small_runs import (
     ATOMIC_ENERGIES,
@@ -71,12 +71,12 @@ def test_it_says_the_errors_as_loaded_and_with_reference_energies_re_fitted(tmp_
 def test_re_fitting_leaves_no_mean_error_of_the_energy_of_any_composition(pretrained, store):
     data = MoleculeStore.open(store)
     model = load_model(pretrained).model
-    shifted = model.references.energies.clone()
-    model.references.energies += torch.linspace(-5, 5, 100, dtype=torch.float64)
+    shifted = model.energy_scale.references.clone()
+    model.energy_scale.references += torch.linspace(-5, 5, 100, dtype=torch.float64)
     chosen = np.flatnonzero([not s.startswith("C=") for s in data.smiles])  # 5 compounds of 4 elements
     fitted = refit_references(model, data, chosen[np.isin(np.array(data.smiles)[chosen], ["O", "N", "C", "C#N"])])
     assert fitted.rank == fitted.n_elements == 4
-    assert not torch.equal(shifted, model.references.energies)
+    assert not torch.equal(shifted, model.energy_scale.references)
     batch = data.gather(np.flatnonzero(np.isin(data.smiles, ["O", "N", "C", "C#N"])))
     residual = batch.labels["energy"] - model(batch, ["energy"])["energy"]
     rows = composition(batch)
@@ -93,9 +93,11 @@ def test_from_scratch_it_starts_with_references_and_force_scale_of_the_training_
     model, split = load_model(tmp_path / "run" / MODEL_FILE).model, Split.load(tmp_path / "run" / "split.json")
     data = MoleculeStore.open(store)
     batch = data.gather(split.train)
-    assert model.references.scale.item() == pytest.approx(batch.labels["forces"].double().square().mean().sqrt().item())
+    assert model.energy_scale.scale.item() == pytest.approx(
+        batch.labels["forces"].double().square().mean().sqrt().item()
+    )
     x = torch.linalg.lstsq(composition(batch)[:, [1, 6, 7, 8]], batch.labels["energy"][:, None]).solution[:, 0]
-    torch.testing.assert_close(model.references.energies[[1, 6, 7, 8]], x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(model.energy_scale.references[[1, 6, 7, 8]], x, rtol=1e-9, atol=1e-9)
     assert x.tolist() == pytest.approx(list(ATOMIC_ENERGIES.values()), abs=1.0)
     assert len(molecules) == len(data)
 

@@ -221,7 +221,7 @@ def test_reference_energies_are_those_of_the_level_with_most_energies(tmp_path):
     run(tmp_path, data, lines.append, objective=ForcesConfig(), training=training(n_steps=1))
     model = load_model(tmp_path / "run" / LAST_FILE).model
     assert model.scope.level_of_theory == "PBE; B3LYP"
-    water = float(2 * model.references.energies[1] + model.references.energies[8])
+    water = float(2 * model.energy_scale.references[1] + model.energy_scale.references[8])
     assert water == pytest.approx(2 * ATOMIC_ENERGIES["H"] + ATOMIC_ENERGIES["O"], abs=1.0)
     assert "reference energies are fitted to first (level of theory: PBE)" in lines
 

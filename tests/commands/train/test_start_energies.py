@@ -10,7 +10,7 @@ from basinet.commands.recipe import FinetuneRecipe, UnitsConfig
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
-from basinet.models.heads.references import fit_references
+from basinet.models.heads.fit import fit_references
 from basinet.objectives.config import ForceAndDenoiseConfig
 from basinet.structures import Molecule
 from small_runs import ATOMIC_ENERGIES, finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training
@@ -59,7 +59,7 @@ def run(tmp_path, data, **changes):
 def test_energies_of_isolated_atoms_become_the_reference_energies(tmp_path, pretrained, with_atoms, start):
     given = {} if start == "scratch" else {"start": str(pretrained)}
     model, said = run(tmp_path, with_atoms, references="isolated", **given)
-    found = {symbol: float(model.references.energies[number]) for symbol, number in NUMBERS.items()}
+    found = {symbol: float(model.energy_scale.references[number]) for symbol, number in NUMBERS.items()}
     assert found == pytest.approx(ATOMIC_ENERGIES)
     assert any("set to H -13.600, C -1030.100, N -1485.300, O -2042.600 eV" in line for line in said)
 
@@ -74,12 +74,12 @@ def test_isolated_atoms_are_never_trained_validated_or_tested_on(tmp_path, with_
 def test_reference_energies_can_be_given_by_element(tmp_path, with_atoms):
     given = {"H": -10.0, "C": -1000.0, "N": -1500.0, "O": -2000.0}
     model, _ = run(tmp_path, with_atoms, references=given)
-    assert {s: float(model.references.energies[n]) for s, n in NUMBERS.items()} == given
+    assert {s: float(model.energy_scale.references[n]) for s, n in NUMBERS.items()} == given
 
 
 def test_kept_reference_energies_are_those_of_the_loaded_model(tmp_path, pretrained, with_atoms):
     model, said = run(tmp_path, with_atoms, references="keep", start=str(pretrained))
-    assert torch.equal(model.references.energies, load_model(pretrained).model.references.energies)
+    assert torch.equal(model.energy_scale.references, load_model(pretrained).model.energy_scale.references)
     assert not any("reference energies" in line for line in said)
 
 
@@ -118,9 +118,9 @@ def test_what_needs_a_loaded_model_is_refused_from_scratch(with_atoms, changes):
 def test_a_large_ridge_leaves_the_reference_energies_as_they_were(tmp_path, pretrained, directory):
     data = make_store(tmp_path / "data", frames(["CH3OH"], per_compound=12))
     free, _ = run(tmp_path, data, start=str(pretrained))
-    before = load_model(pretrained).model.references.energies
+    before = load_model(pretrained).model.energy_scale.references
     finetune(finetune_recipe(data, start=str(pretrained), reference_ridge=1e9), tmp_path / "tight")
-    tight = load_model(tmp_path / "tight" / MODEL_FILE).model.references.energies
+    tight = load_model(tmp_path / "tight" / MODEL_FILE).model.energy_scale.references
     assert (tight - before).abs().max() < 1e-5
     assert (free.references.energies - before).abs().max() > 10 * (tight - before).abs().max()
 

@@ -11,7 +11,8 @@ from basinet.backbones.egnn import EGNNConfig
 from basinet.commands import evaluate_file, finetune, pretrain
 from basinet.commands.recipe import UnitsConfig
 from basinet.models.file import load_model
-from basinet.models.heads.basic import AtomicEnergyHead, InvariantEnergyHead, PooledNoiseLevelHead
+from basinet.models.heads.noise_level import PooledNoiseLevelHead
+from basinet.models.heads.property import ENERGY
 from basinet.objectives.config import EMGPConfig, ForceAndDenoiseConfig, ForcesConfig, UnifiedConfig
 from basinet.structures import Molecule
 from molecules import bonded
@@ -40,7 +41,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory, store: Path) -> Path:
 def test_pretraining_leaves_an_energy_in_ev_with_noise_and_its_level_beside_it(pretrained: Path, store: Path) -> None:
     file = load_model(pretrained)
     assert file.model.offers == {"energy", "forces", "noise", "noise_level"}
-    assert type(file.model.heads["energy"]) is AtomicEnergyHead
+    assert file.model.energy_head().form == ENERGY
     assert type(file.model.heads["noise_level"]) is PooledNoiseLevelHead
     assert {"forces", "zero_force", "denoising", "noise_level", "force_mae"} <= set(file.metadata["validation"])
     errors, _ = evaluate_file(pretrained, store, UnitsConfig())
@@ -78,4 +79,4 @@ def test_the_energy_of_3d_emgp_is_not_trained_on_forces_in_ev(tmp_path: Path, st
         finetune_recipe(store, start=str(first), objective=ForcesConfig(), training=training(n_steps=2)),
         tmp_path / "tuned",
     )
-    assert type(load_model(tuned.model).model.heads["energy"]) is InvariantEnergyHead
+    assert load_model(tuned.model).model.energy_head().form == ENERGY

@@ -11,7 +11,7 @@ from torch import Tensor
 from basinet.backbones.base import Layout
 from basinet.models.convert.emgp import EMGP_EGNN, from_emgp, read_emgp
 from basinet.models.file import load_model, n_parameters, save_model
-from basinet.models.heads.basic import PooledEnergyHead
+from basinet.models.heads.property import PooledReadout
 from basinet.models.model import Model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
 from basinet.structures.dense import DenseNeighbors
@@ -89,9 +89,9 @@ def test_energy_and_features_of_methanol_are_the_known_ones(model: Model, clean:
     assert energy == pytest.approx(1.748570311, abs=1e-9)
     assert features.scalar[0, :4].tolist() == pytest.approx([0.716075, 0.907169, 0.183376, 0.336806], abs=TOLERANCE)
     assert float(features.scalar[:6].sum().detach()) == pytest.approx(-16.250995, abs=TOLERANCE)
-    head = model.heads["energy"]
-    assert isinstance(head, PooledEnergyHead)
-    pooled = head.pool(features, clean)[0].detach()
+    readout = model.energy_head().readout
+    assert isinstance(readout, PooledReadout)
+    pooled = readout.pool(features, clean)[0].detach()
     assert float(pooled.norm()) == pytest.approx(17.123567, abs=TOLERANCE)
     assert pooled[:4].tolist() == pytest.approx([0.340184, -0.398553, 4.144292, -0.451315], abs=TOLERANCE)
 

@@ -153,7 +153,8 @@ def test_a_network_of_coordinate_denoising_keeps_its_noise_head_and_statistics(
     # The noise head was made from the energy head: the vectors that head ignores are the noise.
     energy = from_torchmd_net(state, CONFIG)
     features = energy.backbone(batch, SparseOf(batch))
-    first, second = energy.heads["energy"].first, energy.heads["energy"].second  # type: ignore[union-attr]
+    blocks = energy.heads["energy"].readout.atoms.gated  # type: ignore[union-attr]
+    first, second = blocks.first, blocks.second
     expected = second(*first(features.scalar, features.vector))[1][..., 0]
     noise = found.model.eval()(batch, ["noise"])["noise"]
     np.testing.assert_allclose(noise.detach().numpy(), expected.detach().numpy(), rtol=1e-9, atol=1e-12)

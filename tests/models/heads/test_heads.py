@@ -5,14 +5,9 @@ from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.file import load_model, n_parameters, save_model
-from basinet.models.heads.basic import (
-    AtomicEnergyHead,
-    InvariantEnergyHead,
-    PooledEnergyHead,
-    PooledNoiseLevelHead,
-    SharedNoiseLevelHead,
-    build_head,
-)
+from basinet.models.heads.build import build_head
+from basinet.models.heads.noise_level import PooledNoiseLevelHead, SharedNoiseLevelHead
+from basinet.models.heads.property import ENERGY, POOLED_ENERGY, ScalarReadout, build_property_head
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
 from basinet.structures.dense import DenseNeighbors
@@ -37,10 +32,14 @@ def model_of(config: EGNNConfig | EquivariantTransformerConfig, *outputs: str) -
 
 
 def test_the_energy_head_suits_the_features_of_the_backbone(backbone_config: EquivariantTransformerConfig) -> None:
-    assert type(model_of(backbone_config, "energy").heads["energy"]) is AtomicEnergyHead
-    assert type(model_of(LOCAL_TINY, "forces").heads["energy"]) is InvariantEnergyHead
-    assert type(model_of(LOCAL_TINY, "forces", "pooled_energy").heads["energy"]) is PooledEnergyHead
-    assert type(model_of(backbone_config, "pooled_energy").heads["energy"]) is PooledEnergyHead
+    gated, plain = (model_of(c, "energy").energy_head().readout for c in (backbone_config, LOCAL_TINY))
+    assert isinstance(gated, ScalarReadout)
+    assert isinstance(plain, ScalarReadout)
+    assert gated.atoms.gated is not None
+    assert plain.atoms.gated is None
+    assert model_of(LOCAL_TINY, "forces").energy_head().form == ENERGY
+    assert model_of(LOCAL_TINY, "forces", "pooled_energy").energy_head().form == POOLED_ENERGY
+    assert model_of(backbone_config, "pooled_energy").energy_head().form == POOLED_ENERGY
 
 
 def test_a_backbone_without_vectors_predicts_none() -> None:
@@ -50,7 +49,7 @@ def test_a_backbone_without_vectors_predicts_none() -> None:
 
 def test_the_published_heads_have_the_published_number_of_parameters() -> None:
     backbone = build_backbone(EGNNConfig())
-    assert n_parameters(build_head("pooled_energy", backbone)) == 33_024 + 16_641
+    assert n_parameters(build_property_head(POOLED_ENERGY, backbone)) == 33_024 + 16_641
     assert n_parameters(build_head("noise_level", backbone)) == 39_346
 
 
@@ -145,13 +144,11 @@ def test_an_energy_stays_a_sum_over_atoms_beside_noise_levels() -> None:
 def test_noise_levels_that_share_a_pool_need_a_pooled_energy(backbone_config: EquivariantTransformerConfig) -> None:
     atomic = model_of(backbone_config, "energy")
     shared = SharedNoiseLevelHead(16).double()
-    with pytest.raises(ValueError, match="of a PooledEnergyHead, and the energy head of this model is AtomicEnergyHea"):
+    with pytest.raises(ValueError, match="the pool of a pooled energy, and the energy of this model is in eV; drop"):
         atomic.with_heads(noise_level=shared)
-    with pytest.raises(ValueError, match="the energy head of this model is missing; drop the noise levels too"):
+    with pytest.raises(ValueError, match="the energy of this model is missing; drop the noise levels too"):
         Model(atomic.backbone, {"noise_level": shared})
-    with pytest.raises(
-        ValueError, match="a pooled energy was asked for, and the energy head of this model is AtomicEn"
-    ):
+    with pytest.raises(ValueError, match="a pooled energy was asked for, and this model has an energy in eV; drop it"):
         with_outputs(atomic, ["pooled_energy"])
     fresh = with_outputs(atomic.with_heads(energy=None), ["pooled_energy", "noise_level"])
     assert fresh.offers == {"energy", "forces", "pooled_energy", "noise_level"}
@@ -161,7 +158,7 @@ def test_noise_levels_that_share_a_pool_need_a_pooled_energy(backbone_config: Eq
 
 def test_a_pooled_energy_is_the_energy_without_references_and_scale() -> None:
     model, batch = model_of(EGNN_TINY, "pooled_energy"), batch_of(*SMALL)
-    model.references.scale.fill_(2.0)
+    model.energy_scale.scale.fill_(2.0)
     found = model(batch, ["pooled_energy", "energy"])
     assert torch.equal(found["energy"], 2 * found["pooled_energy"])
 
@@ -174,7 +171,7 @@ def test_fine_tuning_keeps_the_backbone_and_drops_the_heads_of_pretraining(
     assert bare.offers == frozenset()
     fresh = with_outputs(bare, ["energy", "forces"])
     assert fresh.backbone is model.backbone
-    assert type(fresh.heads["energy"]) is InvariantEnergyHead
+    assert fresh.energy_head().form == ENERGY
     assert without_pretraining_heads(model, ["forces", "pooled_energy", "noise_level"]).offers == model.offers
     denoised = model_of(backbone_config, "energy", "noise")
     assert without_pretraining_heads(denoised, ["forces"]).offers == {"energy", "forces"}
@@ -192,7 +189,7 @@ def test_fine_tuning_keeps_an_energy_in_ev_and_drops_what_is_beside_it(
     # Levels that share the pool of an energy without unit cannot stay when it goes; fresh ones have their own.
     published = model_of(EGNN_TINY, "pooled_energy", "noise_level")
     again = with_outputs(without_pretraining_heads(published, ["forces", "noise_level"]), ["forces", "noise_level"])
-    assert type(again.heads["energy"]) is InvariantEnergyHead
+    assert again.energy_head().form == ENERGY
     assert type(again.heads["noise_level"]) is PooledNoiseLevelHead
 
 

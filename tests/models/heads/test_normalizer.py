@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from basinet.models.heads.basic import RunningNormalizer
+from basinet.models.heads.noise import RunningNormalizer
 
 
 def test_it_learns_the_deviation_and_mean_of_what_it_saw(generator: torch.Generator) -> None:

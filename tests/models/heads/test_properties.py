@@ -11,7 +11,8 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.file import load_model, save_model
-from basinet.models.heads.properties import (
+from basinet.models.heads.fit import LabelSample, fit_scale, set_scale
+from basinet.models.heads.property import (
     DipoleReadout,
     PropertyForm,
     PropertyHead,
@@ -20,7 +21,6 @@ from basinet.models.heads.properties import (
     dipole_moment,
     spatial_extent,
 )
-from basinet.models.heads.standardize import LabelSample, fit_scale, set_scale
 from basinet.models.model import Model, build_model, without_pretraining_heads
 from basinet.structures.batch import Batch, collate
 from basinet.structures.segment import from_centre_of_mass
@@ -150,8 +150,10 @@ def test_a_head_speaks_the_units_of_the_package() -> None:
 @pytest.mark.parametrize("name", ["energy", "forces", "noise", "pop", "training", "a b", "9a"])
 def test_a_property_cannot_have_a_name_that_is_taken(name: str) -> None:
     backbone = build_backbone(ET)
-    head = build_property_head(PropertyForm("sum", "eV"), backbone)
-    with pytest.raises(ValueError, match=r"property cannot be called|needs a name of letters|must be of type"):
+    head = build_property_head(PropertyForm("mean", "eV"), backbone)
+    with pytest.raises(
+        ValueError, match=r"property cannot be called|needs a name of letters|must be of type|the energy must be"
+    ):
         Model(backbone, {name: head})
 
 

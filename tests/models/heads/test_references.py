@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from basinet.models.heads.references import AtomicReferences, composition, fit_references
+from basinet.models.heads.fit import composition, fit_references
+from basinet.models.heads.property import PropertyScale
 from basinet.structures.batch import Batch, collate
 from molecules import AMMONIUM, BENZENE, CARBON_MONOXIDE, ETHANOL, HELIUM, METHANE, SMALL, WATER
 
@@ -67,8 +68,8 @@ def test_a_ridge_pulls_corrections_to_zero_as_in_the_normal_equations() -> None:
 
 
 def test_total_energies_keep_nine_digits_after_the_point() -> None:
-    references = AtomicReferences()
-    references.energies[6] = -1030.123456789
+    references = PropertyScale()
+    references.references[6] = -1030.123456789
     batch = collate([BENZENE])  # float32 positions
     references.scale.fill_(1 / 3)
     raw = torch.tensor([750.125], dtype=torch.float32)
@@ -78,17 +79,17 @@ def test_total_energies_keep_nine_digits_after_the_point() -> None:
 
 
 def test_the_scale_multiplies_what_the_network_says_and_not_the_references() -> None:
-    references, batch = AtomicReferences(), batch_of(WATER, HELIUM)
+    references, batch = PropertyScale(), batch_of(WATER, HELIUM)
     raw = torch.tensor([6.0, 4.0], dtype=torch.float64)
     assert references(raw, batch).tolist() == [6, 4]
     references.scale.fill_(10)
-    references.energies[8], references.energies[2] = -5, 7
+    references.references[8], references.references[2] = -5, 7
     assert references(raw, batch).tolist() == [55, 47]
 
 
 def test_casting_a_model_to_float32_keeps_its_reference_energies() -> None:
-    references = AtomicReferences()
-    references.energies[6] = -1030.123456789
+    references = PropertyScale()
+    references.references[6] = -1030.123456789
     for cast in (references.float(), references.to(torch.float32), references.half(), references.double()):
-        assert float(cast.energies[6]) == -1030.123456789
-    assert references.to("meta").energies.device.type == "meta"
+        assert float(cast.references[6]) == -1030.123456789
+    assert references.to("meta").references.device.type == "meta"

@@ -11,8 +11,8 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.commands.recipe import LaunchConfig
 from basinet.config import settings
 from basinet.data.chemistry.compounds import Fragments
-from basinet.models.heads.properties import ReadoutKind
-from basinet.models.heads.standardize import Spread
+from basinet.models.heads.fit import Spread
+from basinet.models.heads.property import ReadoutKind
 from basinet.objectives.properties import PropertyLoss
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig

@@ -28,7 +28,7 @@ from basinet.files import write_text
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
 from basinet.models.ensemble import Answers, joined
 from basinet.models.file import load_model, save_model
-from basinet.models.heads.properties import check_property_name
+from basinet.models.heads.property import check_property_name
 from basinet.models.model import Model
 from basinet.objectives.properties import PropertyConfig
 

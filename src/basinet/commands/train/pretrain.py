@@ -83,6 +83,8 @@ def _model(recipe: PretrainRecipe, requires: frozenset[str], data: RunData) -> t
             )
         kept = file.model.with_heads(**dict.fromkeys(file.model.properties))  # they would be left behind
         model, backbone = with_outputs(kept, requires), file.backbone
+        if "energy" not in kept.heads:
+            common.start_from_statistics(model, _statistics(data, recipe.training.seed))
     model.scope = common.extended_scope(model.scope, data.store, sorted(data.store.elements))
     return model, backbone
 

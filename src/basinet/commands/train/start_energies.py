@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from basinet.commands import common
 from basinet.commands.recipe import FinetuneRecipe
 from basinet.data.store.store import MoleculeStore
-from basinet.models.heads.references import ReferenceFit, composition, fit_references
+from basinet.models.heads.fit import ReferenceFit, composition, fit_references
 from basinet.models.model import Model
 
 
@@ -31,7 +31,7 @@ def set_reference_energies(
         case "isolated" | dict():
             given = given_energies(recipe, store)
             for number, energy in given.items():
-                model.references.energies[number] = energy
+                model.energy_scale.references[number] = energy
             return f"set to {describe_energies(given)}"
 
 
@@ -98,7 +98,7 @@ def refit_references(
     if not sum(len(r) for r in residuals):
         return None
     fitted = fit_references(torch.cat(compositions), torch.cat(residuals), ridge)
-    model.references.energies += fitted.energies.to(device)
+    model.energy_scale.references += fitted.energies.to(device)
     return fitted
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 
 from basinet.data.doctor.findings import Finding, first_of
 from basinet.data.store.store import MoleculeStore
-from basinet.models.heads.references import ReferenceFit, composition, fit_references
+from basinet.models.heads.fit import ReferenceFit, composition, fit_references
 from basinet.units import HARTREE, KCAL_PER_MOL, KJ_PER_MOL, MEV
 
 FIT_SAMPLE = 20_000

@@ -62,15 +62,16 @@ def from_emgp(state: Mapping[str, Tensor]) -> Model:
     for layer in range(EMGP_EGNN.n_layers):
         renamed |= _layer_tensors(source, f"model.gcl_{layer}.", f"backbone.layers.{layer}.")
     for old, new in (
-        ("node_dec", "heads.energy.atomic"),
-        ("graph_dec", "heads.energy.of_pool"),
+        ("node_dec", "heads.energy.readout.atomic"),
+        ("graph_dec", "heads.energy.readout.of_pool"),
         ("noise_pred", "heads.noise_level.levels"),
     ):
         for part in (0, 2):
             renamed |= source.take_linear(f"{old}.{part}", f"{new}.{part}")
     _check_levels(source.take("sigmas"))
     source.finish()
-    load_renamed(model, renamed | {f"references.{key}": value for key, value in model.references.state_dict().items()})
+    scale = {f"heads.energy.standard.{key}": value for key, value in model.energy_scale.state_dict().items()}
+    load_renamed(model, renamed | scale)
     model.scope = Scope(ELEMENTS, "")
     return model
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.models.convert.torchmd_net import BACKBONE, ENERGY_HEAD
-from basinet.models.heads.basic import AtomicEnergyHead
+from basinet.models.heads.property import ENERGY
 from basinet.models.model import Model
 
 
@@ -21,8 +21,8 @@ def to_torchmd_net(model: Model) -> dict[str, Tensor]:
     config = _require_exportable(model)
     own = model.state_dict()
     state = {
-        "mean": torch.zeros_like(own["references.scale"]),
-        "std": own["references.scale"],
+        "mean": torch.zeros_like(own["heads.energy.standard.scale"]),
+        "std": own["heads.energy.standard.scale"],
         f"{BACKBONE}distance.box": torch.zeros(3, 3, dtype=own["backbone.basis.means"].dtype),  # no cell
         f"{BACKBONE}embedding.weight": own["backbone.embedding.weight"],
         f"{BACKBONE}distance_expansion.means": own["backbone.basis.means"],
@@ -69,16 +69,16 @@ def hyper_parameters(config: EquivariantTransformerConfig, dtype: torch.dtype) -
 
 
 def _require_exportable(model: Model) -> EquivariantTransformerConfig:
-    backbone, head = model.backbone, model.named_heads().get("energy")
+    backbone = model.backbone
     problems: list[str] = []
     if not isinstance(backbone, EquivariantTransformer) or backbone.config.vector_norm != "none":
         problems.append("its network is no plain Equivariant Transformer")
-    if not isinstance(head, AtomicEnergyHead):
-        problems.append("it has no energy of two gated blocks")
+    if model.forms().get("energy") != ENERGY:
+        problems.append("it has no energy in eV")
+    elif bool((model.energy_scale.references != 0).any()):
+        problems.append("it has reference energies (drop them to export energies relative to them)")
     if model.named_corrections():
         problems.append("it has corrections of its energy")
-    if bool((model.references.energies != 0).any()):
-        problems.append("it has reference energies (drop them to export energies relative to them)")
     if problems or not isinstance(backbone, EquivariantTransformer):
         raise ValueError(f"the model cannot be a checkpoint of TorchMD-NET: {'; '.join(problems)}")
     return backbone.config
@@ -107,7 +107,7 @@ def _inside_heads(rows: Tensor, n_heads: int) -> Tensor:
 def _energy_head(own: dict[str, Tensor]) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for block, name in enumerate(("first", "second")):
-        old, new = f"heads.energy.{name}.", f"{ENERGY_HEAD}{block}."
+        old, new = f"heads.energy.readout.atoms.gated.{name}.", f"{ENERGY_HEAD}{block}."
         rows = own[f"{old}vector_projection.weight"]
         n_in = own[f"{old}hidden.weight"].shape[0]
         state[f"{new}vec1_proj.weight"], state[f"{new}vec2_proj.weight"] = rows[:n_in].clone(), rows[n_in:].clone()

@@ -97,7 +97,7 @@ def from_denoising(state: Mapping[str, Tensor], config: EquivariantTransformerCo
     source = StateSource(state, ignored | {"representation_model.distance.box"})
     embedding = source.take("representation_model.embedding.weight")
     model = build_model(EquivariantTransformer(config), ["noise"]).to(embedding.dtype)
-    renamed = backbone_tensors(source, config) | gated_head_tensors(source, NOISE_HEAD, "heads.noise.")
+    renamed = backbone_tensors(source, config) | gated_head_tensors(source, NOISE_HEAD, "heads.noise.atoms.")
     count = source.take("pos_normalizer.acc_count").double().reshape(())
     renamed |= {
         "heads.noise.normalizer.count": count,
@@ -106,8 +106,7 @@ def from_denoising(state: Mapping[str, Tensor], config: EquivariantTransformerCo
     }
     source.take("pos_normalizer.num_accumulations")
     source.finish()
-    kept = {f"references.{key}": value for key, value in model.references.state_dict().items()}
-    load_renamed(model, renamed | kept)
+    load_renamed(model, renamed)
     return model
 
 

@@ -11,6 +11,7 @@ from basinet.models.model import Model, build_model
 
 BACKBONE = "representation_model."
 ENERGY_HEAD = "output_model.output_network."
+ENERGY_SCALE = "heads.energy.standard."
 IGNORED = frozenset(
     {
         "representation_model.distance.box",  # the cell of a periodic system; a molecule has none
@@ -29,9 +30,11 @@ def from_torchmd_net(state: Mapping[str, Tensor], config: EquivariantTransformer
     """
     source = StateSource(state, IGNORED)
     model = build_model(EquivariantTransformer(config), ["energy"]).to(source.take(f"{BACKBONE}embedding.weight").dtype)
-    renamed = backbone_tensors(source, config) | gated_head_tensors(source, ENERGY_HEAD, "heads.energy.")
-    renamed["references.scale"] = source.take("std").double()
-    renamed["references.energies"] = torch.zeros(100, dtype=torch.float64)
+    renamed = backbone_tensors(source, config) | gated_head_tensors(
+        source, ENERGY_HEAD, "heads.energy.readout.atoms.gated."
+    )
+    renamed |= {f"{ENERGY_SCALE}{key}": value for key, value in model.energy_scale.state_dict().items()}
+    renamed[f"{ENERGY_SCALE}scale"] = source.take("std").double()
     if float(source.take("mean")) != 0:
         raise ValueError("the checkpoint has a mean energy per molecule, which has no place in a sum over atoms")
     source.finish()

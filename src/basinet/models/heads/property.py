@@ -1,7 +1,7 @@
-r"""Heads for a property of a molecule, one number each, and what is fitted to its labels rather than trained.
+r"""Predict a property of a molecule, such as its energy: a readout of atomic features, then a scale.
 
-A readout turns the features of atoms into one raw number per molecule; :class:`PropertyScale` turns that into the
-property. Both are what TorchMD-NET and 3D-EMGP do on QM9:
+The readout turns the features of atoms into one raw number per molecule; :class:`PropertyScale`, fitted to the labels
+and not trained, turns that into the property. The readouts are those of TorchMD-NET and 3D-EMGP on QM9:
 
 ==================  ===================================================  =============================
 readout             raw number                                           published as
@@ -13,19 +13,19 @@ readout             raw number                                           publish
 ``spatial_extent``  :math:`\sum_i q_i \|r_i - r_0\|^2`                   TorchMD-NET, ``ElectronicSpatialExtent``
 ==================  ===================================================  =============================
 
-:math:`r_0` is the centre of mass. The dipole moment of an ion depends on the origin, and this is the one.
+:math:`r_0` is the centre of mass: the dipole moment of an ion depends on the origin.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, NodeFeatures
-from basinet.models.heads.basic import Head, two_layers
-from basinet.nn.equivariant import GatedEquivariantBlock, safe_norm
+from basinet.models.heads.base import GatedOutputs, Head, two_layers
+from basinet.nn.equivariant import safe_norm
 from basinet.nn.exact import ExactBuffers
 from basinet.structures.batch import Batch
 from basinet.structures.molecule import N_ELEMENTS
@@ -33,19 +33,32 @@ from basinet.structures.segment import from_centre_of_mass, mean_per_molecule, s
 from basinet.units import property_unit
 
 ReadoutKind = Literal["sum", "mean", "pooled", "dipole", "spatial_extent"]
-"""How the features of atoms become one number."""
+"""From the features of atoms to one number."""
 
 RESERVED = frozenset({"energy", "forces", "noise", "noise_level"})
-"""Outputs that are no properties: they have heads, units and losses of their own."""
+"""Names of outputs with losses of their own, not open to further properties."""
+
+
+class PropertyForm(NamedTuple):
+    """Readout and unit of a property."""
+
+    readout: ReadoutKind
+    unit: str
+    """In the package, from :data:`basinet.units.PROPERTY`."""
+
+
+ENERGY = PropertyForm("sum", "eV")
+"""A sum of atomic energies: two molecules far apart have the sum of their energies."""
+POOLED_ENERGY = PropertyForm("pooled", "1")
+"""The pre-training energy of 3D-EMGP (Jiao et al., AAAI 2023), which has no unit and is not a sum over atoms."""
 
 
 def check_property_name(name: str) -> None:
-    """Raise a ``ValueError`` if a property cannot be called so."""
+    """Raise a ``ValueError`` if a further property cannot have this name."""
     if name in RESERVED:
         raise ValueError(
-            f"a property cannot be called {name!r}, which has a head and losses of its own (objective.kind="
-            f"energy_forces); to learn it as a property, call it otherwise and name its column (units.property_key="
-            f"{name})"
+            f"a property cannot be called {name!r}, which has losses of its own (objective.kind=energy_forces); to "
+            f"learn it as a property, choose another name and give its column (units.property_key={name})"
         )
     if not name.isidentifier() or hasattr(nn.ModuleDict(), name):
         raise ValueError(f"a property needs a name of letters, digits and _ that Python has no use for, got {name!r}")
@@ -63,18 +76,8 @@ def spatial_extent(charges: Float[Tensor, " n_atoms"], batch: Batch) -> Float[Te
     return sum_per_molecule(charges.double() * from_centre_of_mass(batch).square().sum(-1), batch)
 
 
-class AtomOutputs(nn.Module):
-    """A scalar and a vector for each atom from two gated blocks (TorchMD-NET's equivariant outputs)."""
-
-    def __init__(self, n_scalar: int, n_vector: int) -> None:
-        super().__init__()
-        self.first = GatedEquivariantBlock(n_scalar, n_scalar // 2, n_vector=n_vector, activate=True)
-        self.second = GatedEquivariantBlock(n_scalar // 2, 1, activate=False)
-
-    def forward(self, features: NodeFeatures) -> tuple[Float[Tensor, " n_atoms"], Float[Tensor, "n_atoms 3"]]:
-        """Return the scalars and the vectors."""
-        scalar, vector = self.second(*self.first(features.scalar, features.vector))
-        return scalar[:, 0], vector[..., 0]
+REDUCTIONS = {"sum": sum_per_molecule, "mean": mean_per_molecule, "spatial_extent": spatial_extent}
+"""Readouts of one scalar per atom."""
 
 
 class AtomScalars(nn.Module):
@@ -83,7 +86,7 @@ class AtomScalars(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         gated = backbone.n_vector > 0
-        self.gated = AtomOutputs(backbone.n_scalar, backbone.n_vector) if gated else None
+        self.gated = GatedOutputs(backbone.n_scalar, backbone.n_vector) if gated else None
         self.plain = None if gated else two_layers(backbone.n_scalar, backbone.n_scalar, 1)
 
     def forward(self, features: NodeFeatures) -> Float[Tensor, " n_atoms"]:
@@ -97,45 +100,26 @@ class AtomScalars(nn.Module):
 class Readout(nn.Module, ABC):
     """From the features of atoms to one raw number per molecule, float64."""
 
-    kind: ClassVar[ReadoutKind]
-
     @abstractmethod
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the raw numbers."""
 
 
-class SumReadout(Readout):
-    """A sum over atoms: two molecules far apart have the sum of their properties."""
+class ScalarReadout(Readout):
+    """A sum, mean or second moment of atomic scalars."""
 
-    kind = "sum"
-
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, kind: ReadoutKind, backbone: Backbone) -> None:
         super().__init__()
+        self.reduce = REDUCTIONS[kind]
         self.atoms = AtomScalars(backbone)
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return the sums."""
-        return sum_per_molecule(self.atoms(features).double(), batch)
-
-
-class MeanReadout(Readout):
-    """A mean over atoms: two copies of a molecule have the property of one."""
-
-    kind = "mean"
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.atoms = AtomScalars(backbone)
-
-    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return the means."""
-        return mean_per_molecule(self.atoms(features).double(), batch)
+        """Return the raw numbers."""
+        return self.reduce(self.atoms(features).double(), batch)
 
 
 class PooledReadout(Readout):
-    """A function of a sum over atoms, for scalar features (3D-EMGP, its head for every target of QM9)."""
-
-    kind = "pooled"
+    """A function of a sum over atoms, for scalar features (3D-EMGP)."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -143,15 +127,17 @@ class PooledReadout(Readout):
         self.atomic = two_layers(n, n, n)
         self.of_pool = two_layers(n, n, 1)
 
+    def pool(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, "n_molecules n_scalar"]:
+        """Return the summed features of each molecule."""
+        return sum_per_molecule(self.atomic(features.scalar), batch)
+
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return the numbers."""
-        return self.of_pool(sum_per_molecule(self.atomic(features.scalar), batch))[:, 0].double()
+        """Return the raw numbers."""
+        return self.of_pool(self.pool(features, batch))[:, 0].double()
 
 
 class DipoleReadout(Readout):
     """The length of the dipole moment of atomic charges and atomic dipoles (:func:`dipole_moment`)."""
-
-    kind = "dipole"
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -160,7 +146,7 @@ class DipoleReadout(Readout):
                 f"{type(backbone).__name__} has no vector features, and the dipole readout needs them; choose "
                 "readout=sum or pooled (3D-EMGP has no other for dipoles), or a backbone with vector features"
             )
-        self.atoms = AtomOutputs(backbone.n_scalar, backbone.n_vector)
+        self.atoms = GatedOutputs(backbone.n_scalar, backbone.n_vector)
 
     def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the lengths; below 1e-3 they are rounded off, so that a moment of zero has a gradient."""
@@ -168,27 +154,19 @@ class DipoleReadout(Readout):
         return safe_norm(dipole_moment(charges, local, batch)[:, :, None])[:, 0]
 
 
-class SpatialExtentReadout(Readout):
-    """The second moment of atomic charges (:func:`spatial_extent`)."""
-
-    kind = "spatial_extent"
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.atoms = AtomScalars(backbone)
-
-    def forward(self, features: NodeFeatures, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return the moments."""
-        return spatial_extent(self.atoms(features), batch)
-
-
 class PropertyScale(ExactBuffers):
     r"""Turn the raw number of a molecule into its property.
 
     .. math:: y = s\,x + \bar y + \sum_i y_0(Z_i)
 
-    Scale :math:`s`, shift :math:`\bar y` and the contributions :math:`y_0` of the elements are fitted to the training
-    labels and not trained; float64, because a total energy does not fit into float32.
+    ===================  =====================================================================
+    :math:`s`            ``scale``: unit of the property
+    :math:`\bar y`       ``shift``; zero for an energy
+    :math:`y_0`          ``references``: contribution of an atom of each element; for an energy
+                         the reference energies, eV
+    ===================  =====================================================================
+
+    float64, because a total energy of some thousand eV does not fit into float32.
     """
 
     references: Tensor
@@ -203,19 +181,8 @@ class PropertyScale(ExactBuffers):
 
     def forward(self, raw: Float[Tensor, " n_molecules"], batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the property of each molecule, float64."""
-        return self.scale * raw.double() + self.baseline(batch)
-
-    def baseline(self, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return what is known without the network."""
-        return self.shift + sum_per_molecule(self.references[batch.atomic_numbers], batch)
-
-
-class PropertyForm(NamedTuple):
-    """What a property head is, beside its weights."""
-
-    readout: ReadoutKind
-    unit: str
-    """In the package, from :data:`basinet.units.PROPERTY`."""
+        baseline = self.shift + sum_per_molecule(self.references[batch.atomic_numbers], batch)
+        return self.scale * raw.double() + baseline
 
 
 class PropertyHead(Head):
@@ -250,16 +217,12 @@ class PropertyHead(Head):
 def build_readout(kind: ReadoutKind, backbone: Backbone) -> Readout:
     """Return a fresh readout for the features of a backbone."""
     match kind:
-        case "sum":
-            return SumReadout(backbone)
-        case "mean":
-            return MeanReadout(backbone)
         case "pooled":
             return PooledReadout(backbone)
         case "dipole":
             return DipoleReadout(backbone)
-        case "spatial_extent":
-            return SpatialExtentReadout(backbone)
+        case _:
+            return ScalarReadout(kind, backbone)
 
 
 def build_property_head(form: PropertyForm, backbone: Backbone) -> PropertyHead:
