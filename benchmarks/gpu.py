@@ -1,7 +1,7 @@
 """How fast is basinet on a GPU, beside torchmd-net?
 
 Training steps, energies and forces, and dynamics at batches of 32 and 1024 molecules, with the memory that each takes,
-and torsion noise; ours eager, with Triton kernels, and compiled. Prints a table and writes it into docs/performance.md.
+and torsion noise; ours eager and with Triton kernels. Prints a table and writes it into docs/performance.md.
 
     python benchmarks/gpu.py                # needs a CUDA device
     python benchmarks/gpu.py --smoke        # tiny sizes on any device: does the script work? its numbers mean nothing
@@ -12,6 +12,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
@@ -20,12 +21,9 @@ from torch import nn
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.md.dynamics import Dynamics, start
 from basinet.md.integrators import VelocityVerlet
+from basinet.md.potentials import model_potential
 from basinet.md.streams import replica_seeds
-from basinet.models.compiled import CompiledNetwork
-from basinet.models.fast import FastPotential, compiler_for
-from basinet.models.joint import missing_compiler
 from basinet.models.model import Model
-from basinet.models.shapes import Shapes
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import Batch, collate
 from rows import molecules, page, training
@@ -46,8 +44,6 @@ class Setting(NamedTuple):
     batches: tuple[int, ...]
     """Molecules."""
     rounds: int
-    compiled: bool
-    """Whether compiled forms are measured."""
 
 
 def main() -> None:
@@ -70,11 +66,11 @@ def main() -> None:
 def _setting(smoke: bool, rounds: int) -> Setting:
     has_gpu = torch.cuda.is_available()
     if smoke:
-        return Setting(torch.device("cuda" if has_gpu else "cpu"), TINY, (2, 4), 3, compiled=False)
+        return Setting(torch.device("cuda" if has_gpu else "cpu"), TINY, (2, 4), 3)
     if not has_gpu:
         sys.exit("no CUDA device here; try --smoke to see whether the script works")
     device = torch.device("cuda")
-    return Setting(device, ET_128X8, (32, 1024), rounds, compiled=missing_compiler(device) is None)
+    return Setting(device, ET_128X8, (32, 1024), rounds)
 
 
 def force_steps(setting: Setting, n: int) -> list[Line]:
@@ -82,8 +78,6 @@ def force_steps(setting: Setting, n: int) -> list[Line]:
     batch = training.labelled(molecules.batch_of(molecules.of_size(20, n))).to(setting.device)
     model = fresh_et(setting.network, ["energy", "forces"]).to(setting.device).train()
     runs = {name: _step_of(m, batch) for name, m in _forms(model).items()}
-    if setting.compiled:
-        runs["compiled"] = _compiled_step(model, batch)
     what = f"force-training step, {n} x 20 atoms"
     return _against_stock(what, "1.5 (6)", setting, runs, lambda: _stock_step(model, batch, setting.device))
 
@@ -92,10 +86,7 @@ def inference(setting: Setting, n: int) -> list[Line]:
     """Compare energies and forces."""
     batch = molecules.batch_of(molecules.of_size(20, n)).to(setting.device)
     model = fresh_et(setting.network, ["energy", "forces"]).to(setting.device).eval()
-    potentials = {name: FastPotential(m, batch) for name, m in _forms(model).items()}
-    potentials["tables"] = FastPotential(model, batch, tables=True)
-    if setting.compiled:
-        potentials["tables, compiled"] = FastPotential(model, batch, tables=True, compiler=compiler_for(setting.device))
+    potentials = {name: model_potential(m) for name, m in _forms(model).items()}
     runs = {name: (lambda potential=potential: potential(batch)) for name, potential in potentials.items()}
 
     def stock() -> Callable[[], object]:
@@ -108,14 +99,15 @@ def inference(setting: Setting, n: int) -> list[Line]:
 def dynamics(setting: Setting, n: int) -> list[Line]:
     """Time a step of replicas of aspirin; nobody to compare with runs them together."""
     batch = collate([molecules.aspirin()] * n).to(setting.device)
-    potential = FastPotential(fresh_et(setting.network, ["energy", "forces"]).to(setting.device), batch, tables=True)
+    form, model = list(_forms(fresh_et(setting.network, ["energy", "forces"]).to(setting.device)).items())[-1]
+    potential = model_potential(model)
     integrator = VelocityVerlet(dt=0.5)
     begin = start(potential, batch, integrator, TEMPERATURE, replica_seeds(0, n))
     run = Dynamics(potential, begin, integrator, record_every=1000)
     times = race({"ours": _synchronized(lambda: run.run(run.state.step + 1), setting.device)}, setting.rounds)
     rate = n / sorted(times["ours"])[len(times["ours"]) // 2]
     note = f"{rate:.3g} replica-steps/s"
-    return [Line(f"MD, {n} aspirins, a step of all", "tables", "itself", "", note=note)]
+    return [Line(f"MD, {n} aspirins, a step of all", form, "itself", "", note=note)]
 
 
 def torsion_noise(setting: Setting, n: int) -> list[Line]:
@@ -134,7 +126,7 @@ def torsion_noise(setting: Setting, n: int) -> list[Line]:
 def _forms(model: Model) -> dict[str, Model]:
     """Return the model as it is, and with Triton kernels where those run."""
     forms = {"eager": model}
-    if next(model.parameters()).is_cuda and missing_compiler(torch.device("cuda")) is None:
+    if next(model.parameters()).is_cuda and find_spec("triton") is not None:
         from basinet.speed.edge_triton import IN_TRITON
 
         forms["Triton kernels"] = copy.deepcopy(model)
@@ -146,16 +138,6 @@ def _forms(model: Model) -> dict[str, Model]:
 
 def _step_of(model: Model, batch: Batch) -> Callable[[], object]:
     return lambda: training.step(model, training.our_forces, batch)
-
-
-def _compiled_step(model: Model, batch: Batch) -> Callable[[], object]:
-    network = CompiledNetwork(model, Shapes(batch.n_molecules, (20,)), compiler_for(batch.positions.device))
-
-    def step() -> None:
-        with model.evaluated_by(network):
-            training.step(model, training.our_forces, batch)
-
-    return step
 
 
 def _stock_step(model: Model, batch: Batch, device: torch.device) -> Callable[[], object]:

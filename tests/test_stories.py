@@ -25,7 +25,6 @@ SMALL = {
     "finetune": [*FEW_STEPS, "launch.accelerator=cpu"],
     "compare": [*FEW_STEPS, "sizes=4,8", "seeds=2"],
     "simulate": ["--picoseconds", "0.02", "--replicas", "2"],
-    "certify": ["--no-compiled"],
 }
 """What is appended to a command so that it takes seconds."""
 MAY_FAIL = {"certify": (0, 1), "simulate": (0, 1)}

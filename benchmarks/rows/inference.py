@@ -4,12 +4,12 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import ET_128
 from basinet.backbones.kernels import with_kernels
-from basinet.models.fast import FastPotential, compiler_for
+from basinet.md.integrators import Potential
+from basinet.md.potentials import model_potential
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from rows import molecules
@@ -17,7 +17,7 @@ from rows.stock import ET_128X8, fresh_et, nequip_of, torchmd_net_of
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
 PEER = "torchmd-net ET, eager"
-EAGER, KERNELS, TABLES, COMPILED, BOTH = "eager", "kernels", "tables", "compiled", "tables, compiled"
+EAGER, KERNELS = "eager", "kernels"
 """Forms of ours."""
 Call = Callable[[], Tensor]
 NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
@@ -35,7 +35,7 @@ NEQUIPS: Mapping[str, tuple[str, float, Mapping[str, Any]]] = {
 def energy_forces(rounds: int) -> list[Line]:
     """Time energies and forces of a batch."""
     what = "energy + forces, ET 128x8, 32 x 20 atoms"
-    reach = {EAGER: "1.3", KERNELS: "3 (5)", TABLES: "", COMPILED: "2 (5)", BOTH: "3 (5)"}
+    reach = {EAGER: "1.3", KERNELS: "3 (5)"}
     batch = molecules.batch_of(molecules.of_size(20, 32))
     model = fresh_et(ET_128X8, ["energy", "forces"]).eval()
     try:
@@ -61,7 +61,7 @@ def against_nequip(rounds: int) -> list[Line]:
     for name, chosen in {"QM9-sized x 64": molecules.qm9_sized(64), "one aspirin": [molecules.aspirin()]}.items():
         batch = molecules.batch_of(chosen)
         what = f"energy + forces, ET 128x6, {name}"
-        calls, why = {form: potential(form, model, batch) for form in (EAGER, KERNELS, BOTH)}, ""
+        calls, why = {form: potential(form, model, batch) for form in (EAGER, KERNELS)}, ""
         ours = list(calls)
         for peer, (_, cutoff, sizes) in NEQUIPS.items():
             try:
@@ -82,16 +82,14 @@ def against_nequip(rounds: int) -> list[Line]:
 
 def potential(form: str, model: Model, batch: Batch) -> Call:
     """Return a form of ours as a call that gives forces."""
-    fast = fast_potential(form, model, batch)
-    return lambda: fast(batch).forces
+    chosen = potential_of(form, model)
+    return lambda: chosen(batch)[1]
 
 
-def fast_potential(form: str, model: Model, batch: Batch) -> FastPotential:
+def potential_of(form: str, model: Model) -> Potential:
     """Return a form of ours."""
-    compiler = compiler_for(torch.device("cpu")) if form in (COMPILED, BOTH) else None
-    if form == KERNELS:
-        model = with_kernels(copy.deepcopy(model))
-    return FastPotential(model, batch, tables=form in (TABLES, BOTH), compiler=compiler)
+    chosen = copy.deepcopy(model).requires_grad_(False)
+    return model_potential(with_kernels(chosen) if form == KERNELS else chosen)
 
 
 def apart(ours: Call, theirs: Call) -> str:

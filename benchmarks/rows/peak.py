@@ -10,17 +10,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
-from basinet.backbones.equivariant_transformer import EquivariantTransformer  # noqa: E402
 from basinet.backbones.kernels import use_native  # noqa: E402
-from basinet.models.compiled import CompiledNetwork  # noqa: E402
-from basinet.models.joint import inductor  # noqa: E402
-from basinet.models.shapes import Shapes  # noqa: E402
-from basinet.speed.chunked import IN_CHUNKS  # noqa: E402
 from basinet.structures.batch import Batch  # noqa: E402
 from rows import molecules, training  # noqa: E402
 from rows.stock import ET_256X8, fresh_et, torchmd_net_of  # noqa: E402
 
-N_MOLECULES, N_ATOMS, N_PARTS = 64, 18, 4
+N_MOLECULES, N_ATOMS, N_PARTS, SMALL = 64, 18, 4, 16
 FREE_GIB = 13
 """Memory that has to be free, or the step would push other programs out."""
 
@@ -32,7 +27,7 @@ def main() -> None:
         sys.exit(f"less than {FREE_GIB} GiB of memory are free")
     chosen = molecules.of_size(N_ATOMS, N_MOLECULES)
     step = _step(sys.argv[1])
-    step(training.labelled(molecules.batch_of(chosen[: training.CHUNK])))
+    step(training.labelled(molecules.batch_of(chosen[:SMALL])))
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what the small step left behind goes back to the kernel
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
@@ -52,18 +47,6 @@ def _step(side: str) -> Callable[[Batch], None]:
         case "kernels":
             assert use_native(model.backbone) is None
             return lambda batch: training.step(model, training.our_forces, batch)
-        case "chunked":
-            assert isinstance(model.backbone, EquivariantTransformer)
-            model.backbone.use_edge_stage(IN_CHUNKS)
-            return lambda batch: training.step(model, training.our_forces, batch)
-        case "compiled":
-            network = CompiledNetwork(model, Shapes(training.CHUNK, (N_ATOMS,)), inductor())
-
-            def compiled(batch: Batch) -> None:
-                with model.evaluated_by(network):
-                    training.step(model, training.our_forces, batch)
-
-            return compiled
         case "parts":
 
             def parts(batch: Batch) -> None:
@@ -72,7 +55,7 @@ def _step(side: str) -> Callable[[Batch], None]:
 
             return parts
         case _:
-            sys.exit(f"stock, ours, kernels, chunked, compiled or parts, got {side}")
+            sys.exit(f"stock, ours, kernels or parts, got {side}")
 
 
 def _status(path: str, key: str) -> float:

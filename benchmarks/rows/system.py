@@ -19,7 +19,7 @@ from basinet.md.streams import replica_seeds
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import collate
 from rows import molecules
-from rows.inference import BOTH, EAGER, KERNELS, apart, fast_potential
+from rows.inference import EAGER, KERNELS, apart, potential_of
 from rows.stock import ET_128X8, fresh_et, peer_module, torchmd_net_calculator
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
@@ -29,8 +29,6 @@ TIME_STEP = 0.5
 MEMORY_FORMS = {
     "eager": "ours",
     "kernels": "kernels",
-    "launch.kernels=chunked": "chunked",
-    "compiled": "compiled",
     "eager, in 4 parts (training.accumulate)": "parts",
 }
 """Forms of ours, and what the script for it calls them."""
@@ -85,8 +83,8 @@ def batched_dynamics(rounds: int) -> list[Line]:
     integrator = VelocityVerlet(dt=TIME_STEP)
     batch = collate([one] * N_REPLICAS)
     runs: dict[str, Dynamics] = {}
-    for form in (EAGER, KERNELS, BOTH):
-        potential = fast_potential(form, model, batch)
+    for form in (EAGER, KERNELS):
+        potential = potential_of(form, model)
         begin = start(potential, batch, integrator, TEMPERATURE, replica_seeds(0, N_REPLICAS))
         runs[form] = Dynamics(potential, begin, integrator, record_every=1000)
     ours = {form: partial(_one_step, dynamics) for form, dynamics in runs.items()}

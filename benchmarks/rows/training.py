@@ -9,18 +9,13 @@ from torch import Tensor, nn
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.kernels import use_native
-from basinet.models.compiled import CompiledNetwork
-from basinet.models.joint import inductor
 from basinet.models.model import Model, build_model
-from basinet.models.shapes import Shapes
 from basinet.structures.batch import Batch
 from rows import molecules
 from rows.published_egnn import PublishedEGNN
 from rows.stock import ET_128X8, fresh_et, torchmd_net_noise_of, torchmd_net_of
 from rows.timing import Line, NotMeasured, compared, not_measured, race
 
-CHUNK = 16
-"""Molecules in a compiled graph, as in a training run."""
 Loss = Callable[[nn.Module, Batch], Tensor]
 PEER = "torchmd-net ET, eager"
 
@@ -29,7 +24,7 @@ def force_step(rounds: int) -> list[Line]:
     """Time a step on labelled energies and forces: a second derivative."""
     what, reach = (
         "force-training step, ET 128x8, 32 x 20 atoms",
-        {"eager": "1.5", "kernels": "3 (6)", "compiled": "3 (6)"},
+        {"eager": "1.5", "kernels": "3 (6)"},
     )
     batch = labelled(molecules.batch_of(molecules.of_size(20, 32)))
     model = fresh_et(ET_128X8, ["energy", "forces"]).train()
@@ -48,7 +43,7 @@ def denoising_step(rounds: int) -> list[Line]:
     """Time a step that predicts the noise of noisy molecules by a head of vectors: a single derivative."""
     what, reach = (
         "denoising step, ET 128x8, 32 x 20 atoms",
-        {"eager": "1.3", "kernels": "2.5 (5)", "compiled": "2.5 (5)"},
+        {"eager": "1.3", "kernels": "2.5 (5)"},
     )
     batch = labelled(molecules.batch_of(molecules.of_size(20, 32)))
     model = fresh_et(ET_128X8, ["noise"]).train()
@@ -74,22 +69,16 @@ def egnn_step(rounds: int) -> list[Line]:
     exact = copy.deepcopy(model).double()
     note = agreement(exact, our_forces, PublishedEGNN(exact).train().double(), published_forces, in_double(batch))
     times = race(steps(model, our_forces, batch) | {peer: lambda: step(published, published_forces, batch)}, rounds)
-    what, reach = "force-training step, EGNN 128x7, 32 x 20 atoms", {"eager": "1.5 (1.9)", "compiled": ""}
+    what, reach = "force-training step, EGNN 128x7, 32 x 20 atoms", {"eager": "1.5 (1.9)"}
     return [
         compared(Line(what, form, peer, target, note=note), times[form], times[peer]) for form, target in reach.items()
     ]
 
 
 def steps(model: Model, loss: Loss, batch: Batch) -> dict[str, Callable[[], None]]:
-    """Return our step in PyTorch, by kernels where there are some, and compiled, if their gradients are the same."""
-    shapes = Shapes(CHUNK, tuple(sorted(set(batch.atoms_per_molecule.tolist()))))
-    network, by_kernels = CompiledNetwork(model, shapes, inductor()), copy.deepcopy(model)
-
-    def compiled() -> None:
-        with model.evaluated_by(network):
-            step(model, loss, batch)
-
-    forms = {"eager": (lambda: step(model, loss, batch), model), "compiled": (compiled, model)}
+    """Return our step in PyTorch, and by kernels where there are some, if their gradients are the same."""
+    by_kernels = copy.deepcopy(model)
+    forms = {"eager": (lambda: step(model, loss, batch), model)}
     if use_native(by_kernels.backbone) is None:
         forms["kernels"] = (lambda: step(by_kernels, loss, batch), by_kernels)
     exact = copy.deepcopy(model).double()

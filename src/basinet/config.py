@@ -65,6 +65,25 @@ def read_settings(kind: Any, values: object, where: str) -> Any:
         raise ValueError(f"{where}:\n{problems}") from None
 
 
+def without_retired(values: Any, retired: Mapping[str, Sequence[object]], why: str) -> Any:
+    """Return the values of a settings class without options that it once had, for files of earlier versions.
+
+    Args:
+        values: as they were read.
+        retired: the values of each option that changed nothing.
+        why: end of the message where it has another value.
+
+    Raises:
+        ValueError: an option has another value.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    for name in retired.keys() & values.keys():
+        if values[name] not in retired[name]:
+            raise ValueError(f"{name}={values[name]} {why}")
+    return {name: value for name, value in values.items() if name not in retired}
+
+
 def dump_settings(value: object) -> Any:
     """Return settings as plain values that JSON and YAML can hold."""
     return adapter(type(value)).dump_python(value, mode="json", by_alias=True)

@@ -33,7 +33,7 @@ def model_file(path: Path, config: EquivariantTransformerConfig = SOUND, scope: 
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    found = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["certify", *arguments, "--no-compiled"])
+    found = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["certify", *arguments])
     if found.exception is not None and not isinstance(found.exception, SystemExit):
         raise found.exception
     return found.exit_code, found.output
@@ -43,7 +43,7 @@ def test_a_sound_model_passes_and_has_a_card(tmp_path: Path) -> None:
     file = model_file(tmp_path / "m.safetensors")
     code, output = run(str(file))
     assert code == 0, output
-    assert "passed, 2 not measured; card: " in output.replace("\n", "")
+    assert "passed; card: " in output.replace("\n", "")
     card = json.loads((tmp_path / "m.card.json").read_text())
     assert card["passed"] is True
     assert card["sha256"] == file_hash(file)
@@ -65,13 +65,13 @@ def test_a_model_that_jumps_is_not_passed_unless_the_threshold_allows_it(tmp_pat
 def test_own_molecules_are_those_the_model_knows(tmp_path: Path) -> None:
     file = model_file(tmp_path / "m.safetensors", scope=Scope(frozenset({1, 6, 8}), ""))
     write_extxyz(tmp_path / "mols.xyz", [(m, {}) for m in (ETHANOL, AMMONIUM, WATER)])
-    assert certify(file, tmp_path / "mols.xyz", compiled=False).molecules == ["C2H6O", "H2O"]
+    assert certify(file, tmp_path / "mols.xyz").molecules == ["C2H6O", "H2O"]
     write_extxyz(tmp_path / "none.xyz", [(AMMONIUM, {})])
     with pytest.raises(ValueError, match="none of its molecules has only elements that the model knows"):
-        certify(file, tmp_path / "none.xyz", compiled=False)
+        certify(file, tmp_path / "none.xyz")
     helium = model_file(tmp_path / "he.safetensors", scope=Scope(frozenset({2}), ""))
     with pytest.raises(ValueError, match="knows no element of the usual molecules; give some it knows"):
-        certify(helium, compiled=False)
+        certify(helium)
 
 
 def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
     assert code == 1
     lines = output.splitlines()
     assert "the worst of 3 members" in " ".join(output.split())
-    assert "member 1: passed, 2 not measured" in lines and "member 3: passed, 2 not measured" in lines
+    assert "member 1: passed" in lines and "member 3: passed" in lines
     (second,) = (line for line in lines if line.startswith("member 2: "))
-    assert "checks not passed, 2 not measured" in second
+    assert "checks not passed" in second
     card = json.loads((tmp_path / "three.card.json").read_text())
     assert not card["passed"] and len(card["members"]) == 3
     for number, worst in enumerate(card["checks"]):
@@ -99,7 +99,7 @@ def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
     faults = {check["name"] for check in card["checks"] if check["verdict"] == "fault"}
     assert faults == {"float32"}
     page = (tmp_path / "three.card.md").read_text()
-    assert page.count("| rotation | forces |") == 4 and "## Member 3: passed, 2 not measured" in page
+    assert page.count("| rotation | forces |") == 4 and "## Member 3: passed" in page
 
 
 def test_the_worst_check_is_a_fault_then_what_was_not_measured_then_the_largest_error() -> None:
@@ -127,12 +127,8 @@ def test_wrong_thresholds_are_refused(tmp_path: Path) -> None:
         run(str(tmp_path / "nothing.safetensors"))
 
 
-def test_a_certificate_says_why_a_model_was_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_compiler(model: object) -> object:
-        raise RuntimeError("no C++ compiler")
-
-    monkeypatch.setattr(torch, "compile", no_compiler)
+def test_a_certificate_says_why_kernels_were_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basinet.commands.certify.use_native", lambda backbone: "there is no C++ compiler")
     found = certify(model_file(tmp_path / "m.safetensors"))
-    notes = {check.note for check in found.checks if check.name == "compiled"}
-    assert notes == {"torch.compile does not work here (RuntimeError)"}
+    assert {check.note for check in found.checks if check.name == "kernels"} == {"there is no C++ compiler"}
     assert found.passed

@@ -9,7 +9,7 @@ from basinet.backbones.base import Layout
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.commands.certify import subject_of
-from basinet.evaluation.certificate import Ask, Check, Subject, Thresholds, compare_compiled, examine
+from basinet.evaluation.certificate import Ask, Check, Subject, Thresholds, compare_kernels, examine
 from basinet.structures.batch import Batch, collate
 from basinet.structures.layouts import neighbors_of
 from basinet.structures.segment import sum_per_molecule
@@ -195,14 +195,14 @@ def test_dropout_left_on_is_found() -> None:
     assert "repeated" in faults(broken(dropped))
 
 
-def test_a_compiled_model_that_differs_is_found() -> None:
+def test_kernels_that_differ_are_found() -> None:
     good = sound()
 
     def wrong(batch: Batch, layout: Layout) -> Mapping[str, Tensor]:
         return {name: 1.01 * value for name, value in good.ask(batch, layout).items()}
 
-    def verdicts(compiled: Ask) -> set[str]:
-        return {check.verdict for check in compare_compiled(good, compiled, rattled_batch(), 1e-3)}
+    def verdicts(by_kernels: Ask) -> set[str]:
+        return {check.verdict for check in compare_kernels(good, by_kernels, rattled_batch(), 1e-3)}
 
     assert verdicts(good.ask) == {"ok"}
     assert "fault" in verdicts(wrong)

@@ -264,19 +264,3 @@ def test_a_path_between_two_minima_has_a_top(trained: Path) -> None:
     plane = height[1:, 2].mean()
     assert abs(height[0, 2] - plane) < 0.02  # the top is the planar molecule
     assert np.abs(band.get_forces()).max() < 0.05
-
-
-def test_tables_change_energies_and_forces_by_no_more_than_they_say(ethanol: Atoms) -> None:
-    model = some_model()
-    expected = model.double().eval()(collate([ETHANOL], dtype=torch.float64), ["energy", "forces"])
-    ethanol.calc = BasinetCalculator(model, precision="float64", tables=True)
-    assert ethanol.get_potential_energy() == pytest.approx(float(expected["energy"]), abs=1e-4)
-    assert np.abs(ethanol.get_forces() - expected["forces"].numpy()).max() < 1e-4
-    water = g2("H2O")
-    water.calc = ethanol.calc
-    assert water.get_forces().shape == (3, 3)
-
-
-def test_tables_are_for_one_model_with_an_energy() -> None:
-    with pytest.raises(ValueError, match="of one model"):
-        BasinetCalculator([some_model(0), some_model(1)], tables=True)

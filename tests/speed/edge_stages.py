@@ -5,6 +5,7 @@ from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.models.model import Model, build_model
+from basinet.speed.cpp import NoCompilerError, find_compiler
 from basinet.speed.differentiable import EdgeStage
 from basinet.structures.batch import Batch
 from basinet.structures.dense import DenseNeighbors
@@ -15,6 +16,15 @@ CONFIGS = {
 }
 EXACT = 1e-12
 """Rounding in float64, relative to values of about one."""
+
+
+def has_compiler() -> bool:
+    """Return whether there is a C++ compiler here."""
+    try:
+        find_compiler()
+    except NoCompilerError:
+        return False
+    return True
 
 
 def model_of(config: EquivariantTransformerConfig, edge_stage: EdgeStage | None) -> Model:

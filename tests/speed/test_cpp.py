@@ -4,15 +4,12 @@ import ctypes
 from pathlib import Path
 
 import pytest
-import torch
+from edge_stages import has_compiler
 
-from basinet.models.joint import missing_compiler
 from basinet.speed import cpp
 from basinet.speed.cpp import NoCompilerError, load
 
-pytestmark = pytest.mark.skipif(
-    missing_compiler(torch.device("cpu")) is not None, reason="there is no C++ compiler to compile with"
-)
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="there is no C++ compiler to compile with")
 
 
 @pytest.fixture

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.derivatives import hessian
-from basinet.speed import chunked
 from basinet.speed.check import largest_error, random_inputs
-from basinet.speed.chunked import IN_CHUNKS
 from basinet.speed.differentiable import PLAIN, EdgeStage, differentiable
 from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs, forward
 from basinet.structures.batch import collate
@@ -22,7 +20,6 @@ from basinet.structures.sparse import SparseNeighbors
 from molecules import ETHANOL, HELIUM, SMALL, WATER, apart
 
 SIZES = {"one atom": 1, "two atoms": 2, "four atoms": 4}
-STAGES = {"plain": PLAIN, "in chunks": IN_CHUNKS}
 HEADS = {"one head": 1, "two heads": 2, "heads of one feature": 6}
 
 
@@ -107,15 +104,6 @@ def test_filters_that_are_zero_leave_nothing(generator: torch.Generator) -> None
     assert all(bool((x == 0).all()) for x in forward(silent, 2))
 
 
-@pytest.mark.parametrize("n_molecules", [1, 5])
-def test_chunks_of_molecules_give_the_same(n_molecules: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"n_molecules": n_molecules, "n": 3, "n_features": 4, "n_heads": 2}
-    for numbers in (1, 2 * 3 * 3 * 4, 10**9):  # one molecule, two, all
-        monkeypatch.setattr(chunked, "CHUNK", numbers)
-        assert largest_error(IN_CHUNKS, **sizes, device=torch.device("cpu"), dtype=torch.float64) < EXACT
-
-
-@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 @pytest.mark.parametrize(
     "batch",
@@ -123,10 +111,10 @@ def test_chunks_of_molecules_give_the_same(n_molecules: int, monkeypatch: pytest
     ids=["padded", "one atom", "no neighbours", "nothing"],
 )
 def test_a_network_trains_on_forces_as_with_autograd(
-    config: EquivariantTransformerConfig, batch: list[Molecule], stage: EdgeStage
+    config: EquivariantTransformerConfig, batch: list[Molecule]
 ) -> None:
     molecules = collate(batch, dtype=torch.float64) if batch else collate(SMALL, dtype=torch.float64).select([])
-    expected, ours = (force_training(model_of(config, s), molecules) for s in (None, stage))
+    expected, ours = (force_training(model_of(config, s), molecules) for s in (None, PLAIN))
     assert expected.keys() == ours.keys()
     for key, value in expected.items():
         assert torch.allclose(ours[key], value, rtol=1e-11, atol=1e-11), key

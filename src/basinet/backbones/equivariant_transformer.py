@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
 from basinet.nn.linear import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 from basinet.nn.silu import silu
-from basinet.nn.table import Function, RadialTable
 from basinet.speed.differentiable import EdgeStage, differentiable
 from basinet.speed.edge_stage import EdgeInputs, EdgeOutputs
 from basinet.speed.pair_stage import PairInputs
@@ -158,30 +157,12 @@ class EquivariantTransformer(Backbone):
         finally:
             self.use_edge_stage(before)
 
-    def filter_functions(self) -> list[Function]:
-        """Return the filters of the embedding and of each layer as functions of the distance, in float64."""
-        basis, embedding = self.basis.double(), self.neighbor_embedding.double()
-        layers = [layer.double() for layer in self._attention_layers()]
-        of_layers = [partial(_joined_filters, layer, basis) for layer in layers]
-        return [lambda distance: embedding.filters_of(RadialFeatures(distance, basis)), *of_layers]
-
-    def use_tables(self, tables: Sequence[RadialTable]) -> None:
-        """Look filters up, as :meth:`filter_functions` lists them, from now on; tables are not saved with the model."""
-        for module, table in zip([self.neighbor_embedding, *self._attention_layers()], tables, strict=True):
-            module.table = table
-
     def _attention_layers(self) -> list["AttentionLayer"]:
         return [layer for layer in self.layers if isinstance(layer, AttentionLayer)]
 
     def stages(self) -> Sequence[nn.Module]:
         """Return both embeddings as one, then the layers."""
         return [nn.ModuleList([self.embedding, self.neighbor_embedding]), *self.layers]
-
-
-def _joined_filters(
-    layer: "AttentionLayer", basis: ExponentialNormalBasis, distance: Float[Tensor, "*pairs"]
-) -> Float[Tensor, "*pairs n_filters"]:
-    return torch.cat(layer.filters_of(RadialFeatures(distance, basis)), dim=-1)
 
 
 def _vector_norm(config: EquivariantTransformerConfig) -> nn.Module:
@@ -202,7 +183,6 @@ class NeighborEmbedding(nn.Module):
         self.embedding = nn.Embedding(N_ELEMENTS, n_features)
         self.filter = xavier(n_basis, n_features)
         self.combine = xavier(2 * n_features, n_features)
-        self.table: RadialTable | None = None
         self.goes_by_pairs = False
 
     def forward(
@@ -222,8 +202,6 @@ class NeighborEmbedding(nn.Module):
 
     def filters_of(self, radial: RadialFeatures) -> Float[Tensor, "*pairs F"]:
         """Return the filter of each pair."""
-        if self.table is not None:
-            return self.table(radial.distance)
         return self.filter(radial.basis) * radial.fade[..., None]
 
 
@@ -259,12 +237,11 @@ class AttentionLayer(nn.Module):
         self.filters = xavier(config.n_basis, n, 3 * n)
         self.vector_projection = xavier(n, 3 * n, bias=False)
         self.output = xavier(n, 3 * n)
-        self.table: RadialTable | None = None
 
     @property
     def goes_by_pairs(self) -> bool:
         """Whether messages are computed over a list of pairs."""
-        return self.table is None and self.edge_stage is not None and not isinstance(self.edge_stage, EdgeStage)
+        return self.edge_stage is not None and not isinstance(self.edge_stage, EdgeStage)
 
     def forward(
         self,
@@ -357,14 +334,10 @@ class AttentionLayer(nn.Module):
     ) -> Float[Tensor, "*pairs 4 n_features"]:
         """Return the filters k, x, a and b, zero where atoms are not neighbours."""
         near = mask.to(radial.distance)
-        if self.table is not None:
-            return self.table(radial.distance).unflatten(-1, (4, -1)) * near[..., None, None]
         return silu(self.filters(radial.basis)).unflatten(-1, (4, -1)) * self._fades(radial, near)[..., None]
 
     def filters_of(self, radial: RadialFeatures) -> tuple[Float[Tensor, "*pairs F"], ...]:
         """Return the filters k, x, a and b; the cutoff of the attention is folded into that of the scalar value, x."""
-        if self.table is not None:
-            return self.table(radial.distance).split(self.n_features, dim=-1)
         for_key, for_scalar, for_a, for_b = silu(self.filters(radial.basis)).split(self.n_features, dim=-1)
         fade = radial.fade[..., None]
         if self.vector_cutoff:

@@ -44,16 +44,6 @@ class Outside(StrEnum):
 OutsideScope = Annotated[
     Outside, typer.Option(help="Molecules unlike those the model was trained on: refuse them, or answer and say so.")
 ]
-Tables = Annotated[
-    bool,
-    typer.Option("--tables/--no-tables", help="Look filters up in tables, to an error that is said; for --compiled."),
-]
-Compiled = Annotated[
-    bool,
-    typer.Option(
-        "--compiled/--no-compiled", help="Compile the network first, for minutes: for long runs of one molecule."
-    ),
-]
 LengthUnit = Annotated[str | None, typer.Option(help="Unit of the positions in the file: Angstrom, bohr, nm.")]
 
 

@@ -18,16 +18,13 @@ def certify(
         list[str] | None,
         typer.Argument(
             help="Errors that pass, key=value: symmetry, finite_difference, cutoff, size, batch, layout, precision, "
-            "determinism, compiled."
+            "determinism, kernels."
         ),
     ] = None,
     molecules: Annotated[
         Path | None, typer.Option(help="Molecules to examine it on (the first six); well-known ones without a file.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Card to write (.json, and .md beside it).")] = None,
-    compiled: Annotated[
-        bool, typer.Option("--compiled/--no-compiled", help="Compare with the compiled model too: takes a minute.")
-    ] = True,
 ) -> None:
     """Measure what a model promises: symmetries, forces, smoothness. Exit code 1 if a threshold is exceeded.
 
@@ -40,7 +37,7 @@ def certify(
 
     limits = read_settings(Thresholds, dict(map(_pair, thresholds or [])), "thresholds")
     with progress("examining") as show:
-        certificate = run(model, molecules, thresholds=limits, compiled=compiled, show=show)
+        certificate = run(model, molecules, thresholds=limits, show=show)
     rows = rows_of(certificate.checks)
     if (n_members := len(certificate.members)) == 1:
         columns(f"certificate of {model}", HEADER, rows)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from basinet.cli.arguments import Compiled, DataFile, Device, ModelFile, Resume, Tables
+from basinet.cli.arguments import DataFile, Device, ModelFile, Resume
 from basinet.terminal import columns, progress, say, table
 
 EXIT_FAILED = 1
@@ -41,8 +41,6 @@ def simulate(
         typer.Option(help="Stop a replica where the models of an ensemble disagree about a force by more, eV/Å."),
     ] = None,
     relax: Annotated[bool, typer.Option("--relax/--as-is", help="Go downhill (FIRE) before.")] = False,
-    tables: Tables = False,
-    compiled: Compiled = False,
     outside_scope: Annotated[
         Literal["error", "warn"], typer.Option(help="A start unlike what the model was trained on.")
     ] = "error",
@@ -72,8 +70,6 @@ def simulate(
         bond_tolerance=bond_tolerance,
         stop_force_std=stop_force_std,
         relax=relax,
-        tables=tables,
-        compiled=compiled,
         outside_scope=outside_scope,
     )
     _run(config, out, device, resume)

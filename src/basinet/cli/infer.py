@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from basinet.cli.arguments import (
-    Compiled,
     DataFile,
     Device,
     EnergyKey,
@@ -17,7 +16,6 @@ from basinet.cli.arguments import (
     ModelFile,
     Outside,
     OutsideScope,
-    Tables,
 )
 from basinet.cli.fetching import ensure_fetched
 from basinet.terminal import progress, say
@@ -55,8 +53,6 @@ def predict(
     ] = None,
     processes: Processes = None,
     outside_scope: OutsideScope = Outside.ERROR,
-    tables: Tables = False,
-    compiled: Compiled = False,
     energy_unit: EnergyUnit = None,
     length_unit: LengthUnit = None,
     energy_key: EnergyKey = None,
@@ -69,14 +65,12 @@ def predict(
     molecules with what is predicted. A run that was interrupted goes on if it is typed again.
     """
     from basinet.commands import predict_file, predict_table
-    from basinet.commands.answer.predictor import Faster
     from basinet.data.files.table import is_table
     from basinet.data.reading import Reading
 
     ensure_fetched([molecules])
     reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
-    faster = Faster(tables, compiled)
-    how = {"device": device, "reading": reading, "outside_scope": outside_scope.value, "faster": faster}
+    how = {"device": device, "reading": reading, "outside_scope": outside_scope.value}
     with progress("predicting") as show:
         if out.suffix.lower() != ".csv":
             if not (smiles is None and conformers is None and coverage is None):

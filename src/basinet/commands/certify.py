@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +17,19 @@ from torch import Tensor
 from basinet import __version__
 from basinet.backbones.base import Layout
 from basinet.backbones.build import reads_bonds
+from basinet.backbones.kernels import use_native
 from basinet.commands.answer.stream import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.reading import Reading, open_molecules
 from basinet.evaluation.certificate import (
     VECTORS,
+    Ask,
     Check,
     Subject,
     Thresholds,
-    compare_compiled,
+    compare_kernels,
     examine,
-    not_compiled,
+    without_kernels,
 )
 from basinet.files import write_text
 from basinet.models.file import load_ensemble, load_model
@@ -100,7 +102,6 @@ def certify(
     molecules: Path | None = None,
     *,
     thresholds: Thresholds | None = None,
-    compiled: bool = True,
     show: Show = hidden,
 ) -> Certificate:
     """Return what holds of a model, of each member of an ensemble, on molecules of a file or on well-known ones.
@@ -109,7 +110,6 @@ def certify(
         model_file: the model.
         molecules: the first of this file are examined, each displaced at random as in dynamics.
         thresholds: what passes.
-        compiled: whether each model is compiled too, which takes a minute.
         show: moves a progress bar, with the members.
     """
     limits = Thresholds() if thresholds is None else thresholds
@@ -118,30 +118,33 @@ def certify(
     batch = collate(chosen, dtype=torch.float64)
     found: list[list[Check]] = []
     for member in members:
-        found.append(_checks(member, batch, limits, compiled))
+        found.append(_checks(member, batch, limits))
         show(len(found), len(members), "")
     return Certificate(found, [m.formula for m in chosen], file_hash(model_file))
 
 
-def _checks(model: Model, batch: Batch, limits: Thresholds, compiled: bool) -> list[Check]:
+def _checks(model: Model, batch: Batch, limits: Thresholds) -> list[Check]:
     generator = torch.Generator().manual_seed(SEED)
     subject = subject_of(model)
-    checks = list(examine(subject, batch, limits, generator))
-    return checks + (
-        _compiled(model, subject, batch, limits.compiled) if compiled else _left_out(model, limits.compiled)
-    )
+    return [*examine(subject, batch, limits, generator), *_kernels(model, subject, batch, limits.kernels)]
 
 
 def subject_of(model: Model) -> Subject:
     """Return a model as it is examined: in both precisions, in evaluation mode."""
-    single, double = _copy(model, torch.float32), _copy(model, torch.float64)
+    single, double = _asked(_copy(model, torch.float32)), _asked(_copy(model, torch.float64))
 
     def ask(batch: Batch, layout: Layout) -> Mapping[str, Tensor]:
-        chosen = double if batch.positions.dtype == torch.float64 else single
-        found = chosen(batch, _outputs(model), create_graph=False, layout=layout)
-        return {name: value.detach() for name, value in found.items()}
+        return (double if batch.positions.dtype == torch.float64 else single)(batch, layout)
 
     return Subject(ask, model.backbone.cutoff)
+
+
+def _asked(model: Model) -> Ask:
+    def ask(batch: Batch, layout: Layout) -> Mapping[str, Tensor]:
+        found = model(batch, _outputs(model), create_graph=False, layout=layout)
+        return {name: value.detach() for name, value in found.items()}
+
+    return ask
 
 
 def _outputs(model: Model) -> list[str]:
@@ -188,28 +191,13 @@ def _rattled(molecule: Molecule, random: np.random.Generator) -> Molecule:
     )
 
 
-def _compiled(model: Model, subject: Subject, batch: Batch, threshold: float) -> list[Check]:
-    """Compile the model for inference; gradients of training are another matter (docs/architecture.md, section 7)."""
-    single = _copy(model, torch.float32)
-    outputs = _outputs(model)
-    try:
-        torch.compiler.reset()
-        fast = torch.compile(single)
-
-        def ask(batch: Batch, layout: Layout) -> Mapping[str, Tensor]:
-            found = fast(batch, outputs, create_graph=False, layout=layout)
-            return {name: value.detach() for name, value in found.items()}
-
-        return list(compare_compiled(subject, ask, batch, threshold))
-    except Exception as error:  # torch.compile fails in as many ways as there are compilers
-        reason = f"torch.compile does not work here ({type(error).__name__})"
-        return list(not_compiled(outputs, threshold, reason))
-    finally:
-        torch.compiler.reset()
-
-
-def _left_out(model: Model, threshold: float) -> list[Check]:
-    return list(not_compiled(_outputs(model), threshold, "left out (--no-compiled)"))
+def _kernels(model: Model, subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Compare the C++ kernels with PyTorch, in float32."""
+    by_kernels = _copy(model, torch.float32)
+    missing = use_native(by_kernels.backbone)
+    if missing is not None:
+        return without_kernels(_outputs(model), threshold, missing)
+    return compare_kernels(subject, _asked(by_kernels), batch, threshold)
 
 
 def file_hash(path: Path) -> str:

@@ -43,10 +43,10 @@ class LaunchConfig:
     """CPU threads of each process; null: as torch decides."""
     keep_memory: bool = False
     """Whether freed memory stays in the process (Linux with glibc): fewer page faults, and memory stays at its peak."""
-    kernels: Literal["auto", "plain", "native", "chunked", "triton"] = "auto"
+    kernels: Literal["auto", "plain", "native", "triton"] = "auto"
     """Of the edges of the Equivariant Transformer. native: C++ kernels for CPUs, two to three times as fast, compiled
-    in seconds. plain: PyTorch. chunked: PyTorch, a few molecules at a time. triton: GPU kernels. Where a run cannot
-    have those it asked for, it says so and goes on as with plain. auto: native on a CPU with a C++ compiler."""
+    in seconds. plain: PyTorch. triton: GPU kernels. Where a run cannot have those it asked for, it says so and goes on
+    as with plain. auto: native on a CPU with a C++ compiler."""
 
     def __post_init__(self) -> None:
         """Refuse counts that make no sense."""

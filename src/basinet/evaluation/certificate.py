@@ -54,8 +54,8 @@ class Thresholds:
     """float32 against float64."""
     determinism: float = 0.0
     """Two runs with the same input, in float32."""
-    compiled: float = 1e-3
-    """Compiled against eager, in float32."""
+    kernels: float = 1e-3
+    """The C++ kernels against PyTorch, in float32."""
 
 
 class Check(NamedTuple):
@@ -90,7 +90,7 @@ class Subject(NamedTuple):
 
 
 def examine(subject: Subject, batch: Batch, thresholds: Thresholds, generator: torch.Generator) -> Iterator[Check]:
-    """Yield all checks but that of a compiled model, on molecules in float64.
+    """Yield all checks but that of the kernels, on molecules in float64.
 
     Args:
         subject: the model.
@@ -261,17 +261,16 @@ def determinism(subject: Subject, batch: Batch, threshold: float) -> Iterator[Ch
     yield from _compare("repeated", subject.ask(single, neighbors_of), subject.ask(single, neighbors_of), threshold)
 
 
-def compare_compiled(subject: Subject, compiled: Ask, batch: Batch, threshold: float) -> Iterator[Check]:
-    """Compare a compiled model with the eager one."""
+def compare_kernels(subject: Subject, by_kernels: Ask, batch: Batch, threshold: float) -> Iterator[Check]:
+    """Compare a model whose messages are computed by kernels with the plain one."""
     single = batch.to(dtype=torch.float32)
     expected = subject.ask(single, neighbors_of)
-    yield from _compare("compiled", compiled(single, neighbors_of), expected, threshold)
+    yield from _compare("kernels", by_kernels(single, neighbors_of), expected, threshold)
 
 
-def not_compiled(names: Iterable[str], threshold: float, reason: str) -> Iterator[Check]:
-    """Say why a compiled model was not compared."""
-    for name in names:
-        yield Check("compiled", name, None, threshold, _unit(name), reason)
+def without_kernels(names: Iterable[str], threshold: float, reason: str) -> Iterator[Check]:
+    """Say why kernels were not compared."""
+    yield from _unmeasured("kernels", names, threshold, reason)
 
 
 def _compare(

@@ -24,7 +24,6 @@ from basinet.data.files.ase_atoms import charge_of
 from basinet.interfaces.potential import Precision, Source, load_potential
 from basinet.models.committee import Committee
 from basinet.models.derivatives import hessian
-from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.model import Model
 from basinet.models.scope import OutsideScopeError
 from basinet.structures.batch import Batch, collate
@@ -52,8 +51,6 @@ class BasinetCalculator(Calculator):
         precision: ``float64`` for vibrations and tight optimisations; a model that is given is converted in a copy.
         outside_scope: what to do with a molecule unlike those in training: refuse it, or answer, warn, and keep the
             reasons in ``results["outside_scope"]``.
-        tables: look filters up (:mod:`basinet.models.tabulated`), for energies and forces of one model.
-        compiled: compile the network when a number of atoms is seen for the first time, which takes up to minutes.
     """
 
     def __init__(
@@ -63,8 +60,6 @@ class BasinetCalculator(Calculator):
         device: str = "cpu",
         precision: Precision = "float32",
         outside_scope: Literal["error", "warn"] = "error",
-        tables: bool = False,
-        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = load_potential(copy.deepcopy(model), device, precision)
@@ -74,10 +69,6 @@ class BasinetCalculator(Calculator):
         self.implemented_properties = _names_of(self.model)
         self._bonds = Perceiver() if any(reads_bonds(m.backbone) for m in _members(self.model)) else None
         self._charge: int | None = None
-        self.tables, self.compiled = tables, compiled
-        self._fast: dict[int, FastPotential] = {}
-        if (tables or compiled) and not (isinstance(self.model, Model) and "energy" in self.model.offers):
-            raise ValueError("tables and compiled are for energies and forces of one model; leave them out")
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation; the charge in ``atoms.info`` is part of the system."""
@@ -97,20 +88,12 @@ class BasinetCalculator(Calculator):
         self._charge = molecule.charge
         outside = self._outside(molecule)
         batch = self._batch(molecule)
-        found = self._answers(batch)
+        found = self.model(batch, self.model.offers & {"energy", "forces", *self.model.properties})
         self.results: dict[str, Any] = {name: _plain(name, value) for name, value in found.items()}
         if "energy" in self.results:
             self.results["free_energy"] = self.results["energy"]
         if outside:
             self.results["outside_scope"] = outside
-
-    def _answers(self, batch: Batch) -> dict[str, torch.Tensor]:
-        if not (self.tables or self.compiled) or not isinstance(self.model, Model):
-            return self.model(batch, self.model.offers & {"energy", "forces", *self.model.properties})
-        if batch.n_atoms not in self._fast:
-            compiler = compiler_for(batch.positions.device) if self.compiled else None
-            self._fast[batch.n_atoms] = FastPotential(self.model, batch, tables=self.tables, compiler=compiler)
-        return self._fast[batch.n_atoms](batch)._asdict()
 
     def get_hessian(self, atoms: Atoms | None = None) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
         """Return the second derivatives of the energy, eV/Å²; ``VibrationsData.from_2d`` takes them."""

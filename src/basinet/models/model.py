@@ -1,8 +1,7 @@
 """A backbone with heads: from a batch to energies, forces and noise."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 
 from basinet.backbones.base import Backbone, Layout, NodeFeatures
 from basinet.models.corrections import Correction, D3Config, ZBLConfig, build_correction
-from basinet.models.evaluator import Evaluator
 from basinet.models.heads.base import Head, HeadKind
 from basinet.models.heads.build import build_head
 from basinet.models.heads.distance import DistanceScoreHead
@@ -73,7 +71,6 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
         self.scope = scope
         self.corrections = nn.ModuleList(corrections)
-        self._evaluator: Evaluator | None = None
 
     @property
     def offers(self) -> frozenset[str]:
@@ -116,8 +113,6 @@ class Model(nn.Module):
         if "forces" not in wanted:
             return self._outputs(batch, wanted, layout)
         create_graph = self.training if create_graph is None else create_graph
-        if create_graph and (evaluator := self._evaluator_of(batch, layout)) is not None:
-            return self._evaluated(evaluator, batch, wanted)
         with torch.enable_grad():
             batch = batch.replace(positions=batch.positions.detach().requires_grad_())
             found = self._outputs(batch, (wanted - {"forces"}) | {"energy"}, layout)
@@ -133,19 +128,6 @@ class Model(nn.Module):
                 energy = energy + correction(batch)
             found["energy"] = energy
         return found
-
-    def _evaluated(self, evaluator: Evaluator, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
-        names = {"energy": "energy" in wanted, "forces": True, "features": bool(wanted - {"energy", "forces"})}
-        what: Any = "_".join(name for name, asked in names.items() if asked)
-        energy, forces, features = evaluator.evaluate(what, batch)
-        assert forces is not None
-        found = {} if features is None else self._read(features, batch, wanted)
-        if len(self.corrections):
-            free = batch.replace(positions=batch.positions.detach().requires_grad_())
-            added = torch.stack([correction(free) for correction in self.corrections]).sum(0)
-            forces = forces + self._forces(added, free.positions, create_graph=False)
-            energy = None if energy is None else energy + added.detach()
-        return found | {"forces": forces} | ({} if energy is None else {"energy": energy})
 
     def _read(self, features: NodeFeatures, batch: Batch, wanted: frozenset[str]) -> dict[str, Tensor]:
         """Return the outputs other than energy and forces."""
@@ -199,27 +181,7 @@ class Model(nn.Module):
             return scalar
         return mean_per_molecule(scalar, batch) if pooling == "mean" else sum_per_molecule(scalar, batch)
 
-    @contextmanager
-    def evaluated_by(self, evaluator: Evaluator | None) -> Iterator[None]:
-        """Let an evaluator stand in for the network, wherever gradients in its parameters are all that is asked.
-
-        Eager PyTorch still computes what is differentiated in positions by somebody else, or laid out on demand.
-        """
-        before, self._evaluator = self._evaluator, evaluator
-        try:
-            yield
-        finally:
-            self._evaluator = before
-
-    def _evaluator_of(self, batch: Batch, layout: Layout) -> Evaluator | None:
-        free = batch.positions.requires_grad or not torch.is_grad_enabled()
-        return None if free or layout is not neighbors_of else self._evaluator
-
     def _features(self, batch: Batch, layout: Layout) -> NodeFeatures:
-        if (evaluator := self._evaluator_of(batch, layout)) is not None:
-            features = evaluator.evaluate("features", batch).features
-            assert features is not None
-            return features
         return self.backbone(batch, self.backbone.lay_out(batch, layout))
 
     def _forces(self, energy: Tensor, positions: Tensor, create_graph: bool) -> Tensor:

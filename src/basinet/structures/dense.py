@@ -14,15 +14,6 @@ from basinet.structures.neighbors import Neighbors
 from basinet.structures.sparse import SparseNeighbors
 
 
-class Blocks(NamedTuple):
-    """What is known of a batch that is padded already, so that its shapes say nothing about its molecules."""
-
-    is_atom: Bool[Tensor, "n_blocks n_max"]
-    """Whether a place is that of an atom; the batch has an atom in every place."""
-    bonded: Bool[Tensor, "n_blocks n_max n_max"] | None
-    """Which atoms are bonded; ``None``: nobody asks."""
-
-
 @dataclass(frozen=True, slots=True)
 class Padding:
     """The map between atoms laid end to end and atoms padded to the largest molecule."""
@@ -40,13 +31,6 @@ class Padding:
         first = torch.cumsum(count, 0) - count
         within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
         return Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
-
-    @staticmethod
-    def whole(blocks: Blocks) -> "Padding":
-        """Return the map of a batch that has an atom in every place of its blocks."""
-        n_blocks, n_max = blocks.is_atom.shape
-        slot = torch.arange(n_blocks * n_max, device=blocks.is_atom.device)
-        return Padding(slot, n_blocks, n_max, is_full=True)
 
     def pad(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
         """Lay atoms out in blocks, with zeros where a molecule has fewer than the largest."""
@@ -75,22 +59,21 @@ class DenseNeighbors(Neighbors):
     """Every pair of a padded block ``[n_molecules, n_max, n_max]``; static shapes, no scatter.
 
     Args:
-        batch: molecules of any sizes, or an atom in every place of ``blocks``.
+        batch: molecules of any sizes.
         cutoff: Å.
-        blocks: of a batch that is padded already.
     """
 
-    def __init__(self, batch: Batch, cutoff: float | None, blocks: Blocks | None = None) -> None:
+    def __init__(self, batch: Batch, cutoff: float | None) -> None:
         self.cutoff = cutoff
-        self._batch, self._blocks = batch, blocks
-        self._padding = Padding.of(batch) if blocks is None else Padding.whole(blocks)
+        self._batch = batch
+        self._padding = Padding.of(batch)
         self._n_max = n = self._padding.n_max
         self._first, self._second = torch.triu_indices(n, n, offset=1, device=batch.positions.device)
         first, second = self._first, self._second
         self._edge_to_pair = edge_to_pair(n, batch.positions.device)
         self._pair_to_edges = torch.cat([first * n + second, second * n + first])
         positions = self._padding.pad(batch.positions)
-        is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0 if blocks is None else blocks.is_atom
+        is_atom = self._padding.pad(torch.ones_like(batch.positions[:, 0])) > 0
         is_pair = is_atom[:, first] & is_atom[:, second]  # [B, P]
         vector = positions[:, second] - positions[:, first]  # [B, P, 3]
         # Padding puts atoms on top of each other, where the distance has no gradient: move them to (1, 1, 1).
@@ -129,11 +112,7 @@ class DenseNeighbors(Neighbors):
 
     def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
         """Return which atoms of each molecule are bonded."""
-        if self._blocks is None:
-            return adjacency_blocks(self._batch)
-        if self._blocks.bonded is None:
-            raise ValueError("these blocks came without bonds; give them with the bonds of every molecule")
-        return self._blocks.bonded
+        return adjacency_blocks(self._batch)
 
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         """Sum over senders."""
@@ -155,8 +134,6 @@ class DenseNeighbors(Neighbors):
 
     def as_list(self) -> "SparseNeighbors":
         """Find the pairs again."""
-        if self._blocks is not None:
-            raise ValueError("blocks that are padded have no list: they hold atoms that are none")
         return SparseNeighbors(self._batch, self.cutoff)
 
     def _spread(self, table: Float[Tensor, "n_molecules n_rows n_features"]) -> Tensor:

@@ -1,7 +1,10 @@
-"""How a model is trained: settings."""
+"""Settings of training."""
 
-from basinet.config import settings
-from basinet.training.compilation import CompileMode
+from typing import Any
+
+from pydantic import model_validator
+
+from basinet.config import settings, without_retired
 from basinet.training.matmul import MatmulPrecision
 from basinet.training.optim import OptimizerConfig
 
@@ -32,11 +35,14 @@ class TrainingConfig:
     matmul_precision: MatmulPrecision = "highest"
     """Of products of float32 matrices. highest: float32; high: TF32 on GPUs that have it, 10 bits in place of 23;
     medium: bfloat16, 7 bits. All else stays as it is. Compare the force error with that of highest before use."""
-    compile: CompileMode = "auto"
-    """Whether to compile the network. auto: if a run is long enough for that to pay; always; never.
-    Results differ from those of eager PyTorch by rounding."""
     tensorboard: bool = False
     """Whether to write TensorBoard events too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, values: Any) -> Any:
+        why = "is not available any more: networks are not compiled; leave the option out"
+        return without_retired(values, {"compile": ("auto", "never")}, why)
 
     def __post_init__(self) -> None:
         """Refuse counts that make no sense."""

@@ -6,8 +6,7 @@ and unused heads; the loss of a step is that of its whole batch however it was c
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +16,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from basinet.data.stream.loader import Part, Stream
-from basinet.models.evaluator import Evaluator
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.structures.batch import Batch
-from basinet.training.compilation import Compilation, estimate
 from basinet.training.config import TrainingConfig
 from basinet.training.failure import BeforeStep, stop_for_failure
 from basinet.training.interrupt import InterruptedRunError, StopRequest, stop_on_signals
@@ -71,7 +68,6 @@ def fit(
     save_best: SaveBest,
     fabric: Fabric,
     select_by: str | None = None,
-    compilation: Compilation | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> FitResult:
@@ -87,7 +83,6 @@ def fit(
         save_best: called with the averaged weights when they are the best so far.
         select_by: the metric of which the highest value makes the best step, ties broken by the lowest ``loss``;
             ``None``: the lowest ``loss``.
-        compilation: what the network may be compiled for; ``None``: it is not.
         fabric: launched; gives device, rank and number of processes.
         resume: go on from ``state.pt``, bit for bit as if the run had not stopped.
         on_progress: called after each step.
@@ -101,8 +96,6 @@ def fit(
     run = _Run(model, objective, loader, config, directory, fabric, select_by)
     if resume:
         run.state.load(directory / STATE_FILE, fabric.global_rank, fabric.world_size, fabric.device)
-    if compilation is not None:
-        run.prepare(compilation)
     log = MetricsLog(directory, resume_step=run.state.step, tensorboard=config.tensorboard) if run.is_main else None
     start = time.monotonic()
     try:
@@ -140,7 +133,6 @@ class _Run:
         select_by: str | None = None,
     ) -> None:
         self.select_by = select_by
-        self.evaluator: Evaluator | None = None
         self.model, self.objective, self.config = model, objective, config
         self.directory, self.fabric = directory, fabric
         self.is_main = fabric.global_rank == 0
@@ -158,34 +150,6 @@ class _Run:
             loader,
             generator,
         )
-
-    def prepare(self, compilation: Compilation) -> None:
-        """Decide whether the network is compiled; a run that goes on keeps to what was decided when it began."""
-        state, mode, device = self.state, self.config.compile, self.fabric.device
-        if state.compiled is None:
-            n_steps = self.config.n_steps - state.step
-            hindrance = compilation.hindrance(mode, n_steps, device)
-            if hindrance is not None:
-                compilation.say_no(mode, hindrance)
-            if not self._any_process(hindrance is not None):
-                with self._rehearsal() as step:
-                    chosen = compilation.decide(mode, lambda s: estimate(self.model, n_steps, step, s), device)
-                state.compiled = self._of_first_process(float(chosen)) > 0
-        if state.compiled:
-            self.evaluator = compilation.network(self.model, mode, device)
-
-    @contextmanager
-    def _rehearsal(self) -> Iterator[Callable[[], object]]:
-        """Give a step that leaves no trace: without the optimiser, and all it changed is put back."""
-        state = self.state
-        self.model.train()
-        before, place = BeforeStep(self.model, state.generator), state.loader.state_dict()
-        parts = self._parts()
-        counts = self._total_counts(parts)
-        yield lambda: self._backward(parts, counts)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.loader.load_state_dict(place)
-        before.restore(self.model, state.generator)
 
     def loop(
         self,
@@ -261,8 +225,7 @@ class _Run:
         of_step = self._by_term(counts.sum(0))
         total = torch.zeros(counts.shape, dtype=torch.float64, device=self.fabric.device)
         for source, batch in parts:
-            with self.model.evaluated_by(self.evaluator):
-                sums = self.objective.sums(self.model, batch, self.state.generator)
+            sums = self.objective.sums(self.model, batch, self.state.generator)
             loss = total_loss(self.objective, sums, of_step)
             if loss.requires_grad:  # a process may have no molecule of a small batch
                 loss.backward()

@@ -43,8 +43,6 @@ class TrainState:
         self.best_selected = float("-inf")
         """What the best step was chosen by, if not by its loss; higher is better."""
         self.best_step = 0
-        self.compiled: bool | None = None
-        """Whether the network is compiled; ``None``: not decided."""
 
     def save(self, path: Path, generators: list[torch.Tensor]) -> None:
         """Write the state.
@@ -58,7 +56,6 @@ class TrainState:
             "best": self.best,
             "best_selected": self.best_selected,
             "best_step": self.best_step,
-            "compiled": bool(self.compiled),
             "model": self.model.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -89,7 +86,6 @@ class TrainState:
         self.schedule.load_state_dict(state["schedule"])
         self.loader.load_state_dict(state["loader"])
         self.generator.set_state(state["generators"][rank].cpu())
-        self.compiled = state.get("compiled", False)  # files of a basinet that could not compile have none
         self.step, self.best, self.best_step = state["step"], state["best"], state["best_step"]
         # Files of a basinet that knew only losses have none.
         self.best_selected = state.get("best_selected", 0.0 if self.best_step else float("-inf"))

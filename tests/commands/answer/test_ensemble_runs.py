@@ -130,12 +130,6 @@ def test_one_model_has_no_spread_to_limit(tmp_path: Path, members: list[Path]) -
     assert not (tmp_path / "md").exists()
 
 
-def test_what_is_refused_leaves_no_directory_behind(tmp_path: Path, ensemble: Path) -> None:
-    with pytest.raises(ValueError, match="are for one model"):
-        simulate_file(simulation(ensemble, tmp_path, tables=True), tmp_path / "md", say=lambda line: None)
-    assert not (tmp_path / "md").exists()
-
-
 def test_embeddings_of_an_ensemble_say_whose_they_are(tmp_path: Path, members: list[Path], ensemble: Path) -> None:
     data = make_xyz(tmp_path / "in.xyz", frames(["H2O"], 1))
     said: list[str] = []

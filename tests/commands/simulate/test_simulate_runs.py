@@ -216,12 +216,3 @@ def test_settings_that_make_no_sense_are_refused(model, water):
     ):
         with pytest.raises(ValueError, match=message):
             replace(base, **change)
-
-
-def test_tables_say_their_error_and_go_the_same_way(model, water, tmp_path):
-    said: list[str] = []
-    fast = run(model, water, tmp_path / "fast", said, tables=True)
-    plain = run(model, water, tmp_path / "plain")
-    assert any(line.startswith("filters from tables of up to") for line in said)
-    apart = fast.dynamics.state.batch.positions - plain.dynamics.state.batch.positions
-    assert 0 < float(apart.abs().max()) < 1e-3

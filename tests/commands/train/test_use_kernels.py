@@ -45,16 +45,6 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
     assert losses[0] == losses[1]
 
 
-def test_a_run_in_chunks_learns_the_same(tmp_path: Path) -> None:
-    store = make_store(tmp_path / "store", frames())
-    losses = []
-    for asked in ("plain", "chunked"):
-        launch = LaunchConfig(accelerator="cpu", threads=1, kernels=asked)
-        recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
-        losses.append(finetune(recipe, tmp_path / asked).fit.best)
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-
-
 def test_nothing_is_said_where_nothing_was_asked_and_nothing_is_there() -> None:
     said: list[str] = []
     backbone = EquivariantTransformer(TINY)

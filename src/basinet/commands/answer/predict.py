@@ -14,14 +14,13 @@ import torch
 from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.halving import Halving
 from basinet.commands.answer.journal import Journal, fingerprint_of
-from basinet.commands.answer.predictor import AS_IT_IS, Faster, Predictor
+from basinet.commands.answer.predictor import Predictor
 from basinet.commands.answer.records import (
     Record,
     TableOptions,
     count_records,
     open_unlabelled,
     read_records,
-    sizes_of,
 )
 from basinet.commands.answer.stream import (
     CHUNK_RECORDS,
@@ -41,7 +40,6 @@ from basinet.data.files.table import column_names, is_table
 from basinet.data.reading import AS_WRITTEN, Reading
 from basinet.files import replacing
 from basinet.models.ensemble import joined
-from basinet.models.fast import ToCome
 from basinet.models.model import Model
 from basinet.structures import Molecule
 from basinet.structures.batch import collate, unbatch
@@ -63,7 +61,6 @@ def predict_file(
     *,
     reading: Reading = AS_WRITTEN,
     outside_scope: OutsidePolicy = "error",
-    faster: Faster = AS_IT_IS,
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -74,13 +71,11 @@ def predict_file(
     under ``REF_<name>``. A molecule unlike those in training is refused, or answered with the reasons under
     ``outside_scope``.
     Molecules stream: memory does not grow with the file. The output appears when it is complete; an interrupted run
-    goes on by itself if input and model are the same. Tables and compiling (``faster``) are for models of energies.
+    goes on by itself if input and model are the same.
     """
     data = place_of(data, out)
     predictor = Predictor.load(model_file, device)
-    if any(faster):
-        predictor = predictor.faster(faster, lambda: _to_come(data, TableOptions(), reading), say)
-    about = {"kind": "extxyz", "outside": outside_scope, "reading": reading, "faster": faster}
+    about = {"kind": "extxyz", "outside": outside_scope, "reading": reading}
     journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
     if journal.done:
         say(f"going on after {journal.done} molecules")
@@ -106,11 +101,6 @@ def predict_file(
         raise ValueError(f"{data} holds no molecules")
     journal.finish({FRAMES: out})
     return Done(count, 0, before, n_outside)
-
-
-def _to_come(data: Path, table: TableOptions, reading: Reading) -> ToCome:
-    sizes = sizes_of(data, table, reading)
-    return ToCome(sizes, min(CHUNK_RECORDS, max(1, len(sizes))) * table.n_conformers)
 
 
 def _results(predictor: Predictor, chunk: Sequence[Molecule], outside_scope: OutsidePolicy) -> list[dict[str, Any]]:
@@ -143,7 +133,6 @@ def predict_table(
     device: str = "cpu",
     outside_scope: OutsidePolicy = "error",
     reading: Reading = AS_WRITTEN,
-    faster: Faster = AS_IT_IS,
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
@@ -164,7 +153,6 @@ def predict_table(
         device: cpu or cuda.
         outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
         reading: units and names of a file of molecules.
-        faster: tables and compiling, for a model of energies.
         show: moves a progress bar.
         say: told about going on, and about batches that do not fit into memory.
     """
@@ -176,13 +164,11 @@ def predict_table(
     level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
     given = column_names(data) if is_table(data) else ["name", "smiles"]
     table = _table_options(trained, given, smiles, n_conformers, processes)
-    if any(faster):
-        predictor = predictor.faster(faster, lambda: _to_come(data, table, reading), say)
     columns = predicted_columns(predictor)
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
     about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "reading": reading}
-    options = {"kind": "table", **about, "faster": faster}
+    options = {"kind": "table", **about}
     journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
     if journal.done:
         say(f"going on after {journal.done} rows")

@@ -2,21 +2,15 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from itertools import islice, tee
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int64
-
-from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets, count_atoms
-from basinet.data.chemistry.conformers import GenerationError
+from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.files.report import ReadReport
 from basinet.data.files.table import is_table, read_rows, smiles_column
 from basinet.data.reading import AS_WRITTEN, Reading, open_molecules
-from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
 
 
@@ -106,25 +100,6 @@ def _record(number: int, molecule: Molecule, perceiver: Perceiver | None) -> Rec
             return Record(number, molecule.name, molecule.smiles, {}, [], reason)
         molecule = dataclasses.replace(molecule, bonds=graph.bonds, bond_orders=graph.orders)
     return Record(number, molecule.name, molecule.smiles, {}, [molecule], "")
-
-
-def sizes_of(path: Path, options: TableOptions, reading: Reading = AS_WRITTEN) -> Int64[np.ndarray, " n_molecules"]:
-    """Return the numbers of atoms of all molecules of a file or store; of a table, without making conformers."""
-    if path.is_dir():
-        return MoleculeStore.open(path).atoms_per_molecule
-    return np.fromiter(_sizes_in_table(path, options) if is_table(path) else _sizes_in_file(path, reading), np.int64)
-
-
-def _sizes_in_file(path: Path, reading: Reading) -> Iterator[int]:
-    molecules, _ = open_unlabelled(path, dataclasses.replace(reading, skip_invalid=True))
-    return (molecule.n_atoms for molecule in molecules)
-
-
-def _sizes_in_table(path: Path, options: TableOptions) -> Iterator[int]:
-    column = smiles_column(path, options.smiles)
-    for row in read_rows(path):
-        with suppress(GenerationError):  # it has no conformers either, and the prediction says why
-            yield count_atoms(row[column], options.fragments)
 
 
 def count_records(path: Path) -> int | None:

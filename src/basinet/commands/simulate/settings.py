@@ -1,12 +1,13 @@
 """Settings of simulations and of the MD17 benchmark."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt
+from pydantic import model_validator
 
 from basinet.commands.recipe import UnitsConfig
-from basinet.config import Count, NonNegative, Positive, settings
+from basinet.config import Count, NonNegative, Positive, settings, without_retired
 from basinet.md.bonds import BOND_TOLERANCE
 from basinet.md.frames import FrameFormat
 
@@ -52,12 +53,14 @@ class SimulateConfig:
     """Standard deviation of a force among the models of an ensemble at which a replica stops, eV/Å."""
     relax: bool = False
     """Relax the molecules (FIRE) first."""
-    tables: bool = False
-    """Whether the filters of the network are looked up in tables, whose error is said."""
-    compiled: bool = False
-    """Whether the network is compiled first, which takes minutes."""
     outside_scope: Literal["error", "warn"] = "error"
     """Start molecules unlike those the model was trained on: refuse them, or warn."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_older(cls, values: Any) -> Any:
+        why = "is not available any more; start a new simulation, which uses C++ kernels"
+        return without_retired(values, {"tables": (False,), "compiled": (False,)}, why)
 
     def __post_init__(self) -> None:
         """Check that the simulation has a step."""

@@ -28,7 +28,6 @@ from basinet.md.running import DistanceCounts, Quantity, Table, standard_quantit
 from basinet.md.streams import replica_seeds
 from basinet.md.uncertainty import FORCES_APART, ForceSpread, SpreadLimit
 from basinet.models.committee import Committee
-from basinet.models.fast import FastPotential, compiler_for
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
@@ -87,8 +86,6 @@ def simulate_file(
     replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
     bonds = reference_bonds(replicas).to(device)
     batch = collate(replicas, torch.float64).to(device)
-    if config.tables or config.compiled:
-        potential = _fast_potential(config, model, batch, say)
     if not resume:  # nothing is written before all that can be refused has been
         out.mkdir(parents=True, exist_ok=True)
         save_start(out / START_FILE, molecules)
@@ -100,18 +97,6 @@ def simulate_file(
     begin, first = time.monotonic(), dynamics.state.step
     advance(dynamics, config.n_steps, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
     return Simulation(config, dynamics, distances, replicas, time.monotonic() - begin, dynamics.state.step - first)
-
-
-def _fast_potential(config: SimulateConfig, model: Model | Committee, batch: Batch, say: Say) -> Potential:
-    if isinstance(model, Committee):
-        raise ValueError(f"--tables and --compiled are for one model, and {config.model} holds several; leave them out")
-    compiler = compiler_for(batch.positions.device) if config.compiled else None
-    fast = FastPotential(model, batch, tables=config.tables, compiler=compiler)
-    for note in fast.notes:
-        say(note)
-    if config.compiled:
-        say("compiling the network for these molecules: it takes up to some minutes, once on a machine")
-    return fast
 
 
 def _dynamics(

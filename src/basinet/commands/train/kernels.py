@@ -9,7 +9,6 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformer
 from basinet.backbones.kernels import use_checked, use_native
 from basinet.commands.recipe import LaunchConfig
 from basinet.commands.train.run import Say
-from basinet.speed.chunked import IN_CHUNKS
 
 WITHOUT = "going on as with launch.kernels=plain"
 
@@ -27,8 +26,6 @@ def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, 
         if kernels != "auto":
             kind = type(backbone).__name__
             say(f"launch.kernels={kernels} is for the Equivariant Transformer, and the network is {kind}; {WITHOUT}")
-    elif kernels == "chunked":
-        backbone.use_edge_stage(IN_CHUNKS)
     elif kernels == "triton":
         _use_triton(backbone, device, say)
     else:

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from lightning_fabric import Fabric
 
-from basinet.backbones.base import Backbone
-from basinet.backbones.build import BackboneConfig, goes_by_pairs
+from basinet.backbones.build import BackboneConfig
 from basinet.commands import common
 from basinet.commands.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.commands.properties import property_columns, property_validation
@@ -27,14 +26,13 @@ from basinet.commands.train.sources import (
 from basinet.commands.train.stability import METRIC, with_stability
 from basinet.data.doctor.check import require_consistent
 from basinet.data.store.store import MoleculeStore
-from basinet.data.stream.loader import Stream, molecules_per_batch
+from basinet.data.stream.loader import Stream
 from basinet.data.stream.splits import Split
 from basinet.models.file import save_model
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
 from basinet.objectives.config import property_settings
 from basinet.objectives.replay import WithReplay
-from basinet.training.compilation import Compilation
 from basinet.training.fit import FitResult, Progress, Validate, fit
 
 SPLIT_FILE = "split.json"
@@ -181,7 +179,6 @@ def train(
         save_best=common.best_model_saver(out, backbone, recipe, store),
         fabric=fabric,
         select_by=METRIC if by_stability else None,
-        compilation=_compilation(model.backbone, recipe, data, fabric, say),
         resume=resume and common.can_resume(out),
         on_progress=on_progress,
     )
@@ -189,16 +186,6 @@ def train(
         metadata = common.run_metadata(recipe, store, result.step, {"loss": result.best})
         save_model(model, out / common.LAST_FILE, backbone, metadata)
     return result
-
-
-def _compilation(backbone: Backbone, recipe: Recipe, data: RunData, fabric: Fabric, say: Say) -> Compilation | None:
-    """Return what the network may be compiled for; nothing beside faster kernels, unless it is asked for."""
-    config = recipe.training
-    if recipe.launch.kernels == "triton" or (config.compile == "auto" and goes_by_pairs(backbone)):
-        return None
-    n_molecules = molecules_per_batch(data.store, config.batch_size, config.batch_atoms)
-    n_atoms = data.store.atom_counts(data.split.train)
-    return Compilation(n_atoms, -(-n_molecules // fabric.world_size), say)
 
 
 def _streams(recipe: Recipe, objective: Objective, data: RunData, fabric: Fabric) -> tuple[Stream, Validate]:

@@ -45,16 +45,6 @@ def canonical_compound(smiles: str, fragments: Fragments = "refuse") -> str:
     return str(chem.CanonSmiles(chem.MolToSmiles(chem.RemoveHs(molecule))))
 
 
-def count_atoms(smiles: str, fragments: Fragments = "refuse") -> int:
-    """Return how many atoms the conformers of a compound have, hydrogens included, without making any.
-
-    Raises:
-        GenerationError: as for :func:`canonical_compound`.
-    """
-    atoms = parse_smiles(canonical_compound(smiles, fragments)).GetAtoms()
-    return sum(1 + atom.GetTotalNumHs() for atom in atoms)
-
-
 def conformers(task: ConformerTask) -> list[Molecule] | str:
     """Return the conformers of a compound, or why there are none.
 
