@@ -5,8 +5,9 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from basinet.structures import Molecule, StructureError
 from basinet.structures import molecule as module
-from basinet.structures.molecule import Molecule, StructureError, closest_pair
+from basinet.structures.molecule import closest_pair
 from molecules import BENZENE, ETHANOL, HELIUM, WATER, molecule
 
 TWO = [[0, 0, 0], [0, 0, 1.0]]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
 
+from basinet.structures import Molecule, StructureError
 from basinet.structures.batch import collate
 from basinet.structures.blocks import hop_blocks
-from basinet.structures.molecule import Molecule, StructureError
 from basinet.structures.topology import adjacency, rotors, side_of
 from molecules import WATER, embedded, from_rdkit, from_smiles, molecule
 

@@ -20,12 +20,12 @@ from jaxtyping import Float64
 
 from basinet.backbones.build import reads_bonds
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.files.ase_atoms import charge_of
 from basinet.interfaces.potential import Precision, Source, load_potential
 from basinet.models.committee import Committee
 from basinet.models.derivatives import hessian
 from basinet.models.model import Model
 from basinet.models.scope import OutsideScopeError
+from basinet.structures.ase_labels import charge_of
 from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 
@@ -84,7 +84,7 @@ class BasinetCalculator(Calculator):
         """Compute energy and forces together, or all properties."""
         super().calculate(atoms, list(properties), list(system_changes))
         assert self.atoms is not None
-        molecule = self._molecule(self.atoms)
+        molecule = Molecule.from_ase(self.atoms, labels={}, name="atoms")
         self._charge = molecule.charge
         outside = self._outside(molecule)
         batch = self._batch(molecule)
@@ -103,19 +103,10 @@ class BasinetCalculator(Calculator):
         members = _members(self.model)
         if "energy" not in self.model.offers:
             raise ValueError(f"a Hessian is that of an energy, and the model offers {sorted(self.model.offers)}")
-        molecule = self._molecule(atoms)
+        molecule = Molecule.from_ase(atoms, labels={}, name="atoms")
         self._outside(molecule)
         batch = self._batch(molecule)
         return torch.stack([hessian(member, batch) for member in members]).mean(0).cpu().numpy()
-
-    def _molecule(self, atoms: Atoms) -> Molecule:
-        if atoms.pbc.any():
-            raise ValueError(
-                "the atoms are periodic (pbc), and basinet treats molecules only; set atoms.pbc = False if this is one "
-                "molecule in a box"
-            )
-        numbers, positions = atoms.numbers.astype(np.int64), np.asarray(atoms.positions, dtype=np.float64)
-        return Molecule(atomic_numbers=numbers, positions=positions, charge=charge_of(atoms, "atoms"))
 
     def _outside(self, molecule: Molecule) -> str:
         """Return in what a molecule is unlike those in training, having warned of it; or refuse it."""

@@ -6,18 +6,19 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 from ase.data import chemical_symbols
 from jaxtyping import Float64, Int64
+
+from basinet.errors import StructureError
+from basinet.structures.ase_labels import CHARGE_KEY, SMILES_KEY, charge_of, labels_of, smiles_of
+from basinet.structures.conformers import GenerationError, embed_smiles, require_rdkit
 
 N_ELEMENTS = 100
 """Rows of every table of elements, as in the published networks: atomic numbers below this."""
 
 MIN_DISTANCE = 0.3
 """Å. Two nuclei closer than this are a damaged record: the shortest bond, H-H, is 0.74 Å."""
-
-
-class StructureError(ValueError):
-    """A molecule is not what it should be; the message says what was got and what was expected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,115 @@ class Molecule:
         self._check_positions()
         self._check_bonds()
         self._check_labels()
+
+    @classmethod
+    def from_ase(cls, atoms: Atoms, **fields: Any) -> "Molecule":
+        """Return a molecule of ASE's atoms.
+
+        The charge is ``atoms.info["charge"]``, or the sum of the initial charges. Energy and forces are those of
+        ``REF_energy`` and ``REF_forces``, else those the calculator has computed already, else those in ``info`` and
+        ``arrays``, as in files; nothing is computed.
+
+        Args:
+            atoms: one molecule, not periodic; eV and Å.
+            **fields: further fields of the molecule, which replace those of the atoms.
+
+        Raises:
+            StructureError: the atoms are periodic, or not a valid molecule.
+
+        Example:
+            >>> from ase.build import molecule
+            >>> Molecule.from_ase(molecule("H2O")).formula
+            'H2O'
+        """
+        name = fields.get("name") or atoms.get_chemical_formula()
+        if atoms.pbc.any():
+            raise StructureError(
+                f"{name}: the atoms are periodic (pbc), and basinet treats molecules only; set atoms.pbc = False if "
+                "this is one molecule in a box"
+            )
+        found = {
+            "atomic_numbers": atoms.numbers.astype(np.int64),
+            "positions": np.array(atoms.positions, dtype=np.float64),
+            "charge": charge_of(atoms, name),
+            "labels": labels_of(atoms, name),
+            "smiles": smiles_of(atoms),
+        }
+        return cls(**found | fields)
+
+    @classmethod
+    def from_rdkit(cls, mol: Any, conformer: int = -1, **fields: Any) -> "Molecule":
+        """Return a molecule of RDKit with explicit hydrogens, its bonds, and the positions of one conformer.
+
+        Args:
+            mol: an ``rdkit.Chem.Mol``.
+            conformer: identifier of the conformer; -1 is the first.
+            **fields: further fields of the molecule, which replace those of ``mol``.
+
+        Raises:
+            StructureError: it has no positions in space, or hydrogens that are not explicit.
+        """
+        chem = require_rdkit()
+        smiles = chem.MolToSmiles(chem.RemoveHs(mol))
+        if not mol.GetNumConformers() or not mol.GetConformer(conformer).Is3D():
+            raise StructureError(
+                f"{smiles}: the RDKit molecule has no 3D positions; make them with Molecule.from_smiles({smiles!r})"
+            )
+        if any(atom.GetTotalNumHs() for atom in mol.GetAtoms()):
+            raise StructureError(
+                f"{smiles}: the RDKit molecule has hydrogens without positions; add them before it is embedded "
+                "(Chem.AddHs), or with Chem.AddHs(mol, addCoords=True)"
+            )
+        bonds = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+        found = {
+            "atomic_numbers": np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64),
+            "positions": np.array(mol.GetConformer(conformer).GetPositions(), dtype=np.float64),
+            "bonds": np.array(bonds, dtype=np.int64).reshape(-1, 2),
+            "bond_orders": np.array([bond.GetBondTypeAsDouble() for bond in mol.GetBonds()], dtype=np.float64),
+            "charge": chem.GetFormalCharge(mol),
+            "smiles": smiles,
+            "name": smiles,
+        }
+        return cls(**found | fields)
+
+    @classmethod
+    def from_smiles(cls, smiles: str, seed: int = 0, **fields: Any) -> "Molecule":
+        """Return one conformer of a SMILES: distance geometry (ETKDGv3), then a minimum of MMFF94 or UFF.
+
+        Args:
+            smiles: one molecule with closed shells; hydrogens are added.
+            seed: seed for the conformer, and for stereocentres that the SMILES leaves open.
+            **fields: further fields of the molecule, which replace those of the SMILES.
+
+        Raises:
+            StructureError: there is no conformer.
+            ImportError: RDKit is not installed.
+
+        Example:
+            >>> Molecule.from_smiles("CCO").formula
+            'C2H6O'
+        """
+        try:
+            mol, conformers = embed_smiles(smiles, seed)
+        except GenerationError as error:
+            raise StructureError(
+                f"SMILES {smiles!r}: {error}; expected one molecule with closed shells, such as 'CCO'"
+            ) from None
+        return cls.from_rdkit(mol, conformers[0], **fields)
+
+    def to_ase(self) -> Atoms:
+        """Return ASE's atoms, with ``charge`` and ``smiles`` in ``info`` and labels under ``REF_<name>``."""
+        atoms = Atoms(numbers=self.atomic_numbers, positions=self.positions)
+        if self.charge:
+            atoms.info[CHARGE_KEY] = self.charge
+        if self.smiles:
+            atoms.info[SMILES_KEY] = self.smiles
+        for name, value in self.labels.items():
+            if np.ndim(value):
+                atoms.arrays[f"REF_{name}"] = np.array(value)
+            else:
+                atoms.info[f"REF_{name}"] = value
+        return atoms
 
     @property
     def n_atoms(self) -> int:

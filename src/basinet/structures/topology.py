@@ -5,7 +5,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from basinet.structures.molecule import Molecule, StructureError
+from basinet.errors import StructureError
+from basinet.structures.molecule import Molecule
 
 Adjacency = list[list[int]]
 WhichRotors = Literal["all", "heavy"]

@@ -1,6 +1,5 @@
 """One frame of ASE as a molecule with labels: what extended XYZ, trajectories and databases of ASE share."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,16 +9,8 @@ from ase import Atoms
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, array_of, number_of, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
+from basinet.structures.ase_labels import ENERGY_KEYS, FORCES_KEYS, as_forces, charge_of, plain_values, smiles_of
 from basinet.units import energy_factor, length_factor
-
-ENERGY_KEYS = ("REF_energy", "energy", "total_energy")
-"""Where an energy is looked for, in this order; ASE moves ``energy`` of a comment line into its calculator. The last is
-that of ISO17."""
-FORCES_KEYS = ("REF_forces", "forces", "atomic_forces")
-CHARGE_KEY = "charge"
-SMILES_KEY = "smiles"
-WHOLE = 1e-3
-"""e. The charges of atoms may add up to a whole number this closely, for they were rounded."""
 
 
 def read_atoms(atoms: Atoms, name: str, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
@@ -43,28 +34,9 @@ def read_atoms(atoms: Atoms, name: str, report: ReadReport, reading: Reading) ->
         charge=charge_of(atoms, name),
         labels=labels,
         is_equilibrium=reading.is_equilibrium,
-        smiles=str(_values(atoms.info).get(SMILES_KEY, "")),
+        smiles=smiles_of(atoms),
         name=name,
     )
-
-
-def charge_of(atoms: Atoms, name: str) -> int:
-    """Return the total charge of a frame (e): ``charge`` of its comment, or the sum of its initial charges."""
-    charge = _values(atoms.info).get(CHARGE_KEY)
-    if charge is None:
-        return _sum_of_charges(atoms, name)
-    whole = isinstance(charge, int | float | np.integer | np.floating) and math.isfinite(charge)
-    if not whole or charge != round(charge):
-        raise StructureError(f"{name}: {CHARGE_KEY} must be a whole number (e), got {charge!r}")
-    return int(charge)
-
-
-def _sum_of_charges(atoms: Atoms, name: str) -> int:
-    """Return the sum of the initial charges of the atoms, where ASE keeps the charge of a molecule."""
-    total = float(np.sum(atoms.arrays.get("initial_charges", 0.0)))
-    if not math.isfinite(total) or abs(total - round(total)) > WHOLE:
-        raise StructureError(f"{name}: the initial charges of the atoms add up to {total:g} e, not a whole number")
-    return round(total)
 
 
 def _labels(atoms: Atoms, name: str, report: ReadReport, reading: Reading) -> dict[str, Any]:
@@ -77,18 +49,13 @@ def _labels(atoms: Atoms, name: str, report: ReadReport, reading: Reading) -> di
     forces = _find(per_atom, FORCES_KEYS, reading.forces_key, name, report.forces_keys)
     if forces is not None:
         unit = energy_factor(report.energy_unit) / length_factor(report.length_unit)
-        labels["forces"] = _rows(forces, name) * (unit * sign_of_forces(reading.forces_key or ""))
+        labels["forces"] = as_forces(forces, name) * (unit * sign_of_forces(reading.forces_key or ""))
     return labels
 
 
 def _per_molecule(atoms: Atoms) -> dict[str, Any]:
     results = {} if atoms.calc is None else atoms.calc.results
-    return _values({**atoms.info, **results})
-
-
-def _values(info: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the bare words of a comment such as "lowest energy found", which ASE reads as ``energy=True``."""
-    return {key: value for key, value in info.items() if not isinstance(value, bool | np.bool_)}
+    return plain_values({**atoms.info, **results})
 
 
 def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, name: str, used: Any) -> Any:
@@ -106,10 +73,3 @@ def _find(values: Mapping[str, Any], keys: tuple[str, ...], wanted: str | None, 
         )
     used[key] += 1
     return values[array_of(key)]
-
-
-def _rows(value: Any, name: str) -> np.ndarray:
-    rows = np.asarray(value)
-    if rows.dtype.kind not in "fiu":
-        raise StructureError(f"{name}: forces must be three numbers an atom, got {rows.dtype} values")
-    return rows.astype(np.float64)

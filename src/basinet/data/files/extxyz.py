@@ -15,11 +15,12 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.extxyz import read_xyz, write_xyz
 
-from basinet.data.files.ase_atoms import CHARGE_KEY, SMILES_KEY, read_atoms
+from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport
 from basinet.files import replacing
 from basinet.structures import Molecule, StructureError
+from basinet.structures.ase_labels import CHARGE_KEY, SMILES_KEY
 
 
 def read_extxyz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:

@@ -17,11 +17,12 @@ import numpy as np
 from ase import Atoms
 
 from basinet.data.files import lmdb_pages
-from basinet.data.files.ase_atoms import SMILES_KEY, read_atoms
+from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.ase_files import RESULTS, with_values
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport
 from basinet.structures import Molecule, StructureError
+from basinet.structures.ase_labels import SMILES_KEY
 
 MAX_RECORD = 2**28
 """Bytes of one record, also when it is no longer compressed."""

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from basinet.data.files.ase_atoms import ENERGY_KEYS, FORCES_KEYS, read_atoms
+from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, array_of
 from basinet.data.files.smiles_table import SMILES_COLUMN, Cells, column_places, read_smiles_rows, wanted_columns
 from basinet.structures import Molecule, StructureError
+from basinet.structures.ase_labels import ENERGY_KEYS, FORCES_KEYS
 
 ROWS_AT_ONCE = 1024
 BUFFER = 2**20
