@@ -9,16 +9,20 @@ calculator, and prints, for each size, the correlation of the forces implied by 
 import argparse
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
 
 from basinet.commands.answer.evaluate import in_chunks, load_any
 from basinet.commands.answer.force_correlation import implied_forces
-from basinet.data.generation.displaced import Move, displaced_frames
+from basinet.data.chemistry.conformers import GenerationError
+from basinet.data.generation.sampling import Surface
 from basinet.data.reading import open_molecules
 from basinet.evaluation.force_correlation import ForceCorrelation
 from basinet.models.model import Model
@@ -27,6 +31,9 @@ from basinet.noise.internal import RotorNoise
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate, unbatch
 from basinet.structures.topology import rotors
+
+Move = Callable[[Batch, torch.Generator], Batch]
+"""Returns a noisy copy of a batch, such as an ``InternalNoise``."""
 
 
 def main() -> None:
@@ -82,6 +89,36 @@ def correlations(models: Mapping[str, Model], frames: list[Molecule]) -> dict[tu
                 for molecule, force in zip(chunk, unbatch(forces, batch), strict=True):
                     of.add(force.double().numpy(), np.asarray(molecule.labels["forces"]), 0.0)
     return found
+
+
+def displaced_frames(
+    minima: Iterable[Molecule],
+    move: Move,
+    calculator: str,
+    generator: torch.Generator,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    failed: Counter[str] | None = None,
+) -> Iterator[Molecule]:
+    """Yield each molecule once, moved and labelled; those where the calculator fails are left out.
+
+    Args:
+        minima: molecules; with bonds, if the noise needs them.
+        move: how they are displaced.
+        calculator: as in :func:`basinet.data.generation.calculators.make_calculator`.
+        generator: of the noise.
+        options: of the calculator.
+        failed: counts, by reason, the frames that are left out (collisions, say).
+    """
+    for minimum in minima:
+        noisy = move(collate([minimum], dtype=torch.float64), generator)
+        try:
+            frame = Surface(minimum, calculator, options)(noisy.positions.numpy())
+        except GenerationError as error:
+            if failed is not None:
+                failed[str(error)] += 1
+            continue
+        labels = {"energy": frame.energy, "forces": frame.forces}
+        yield replace(minimum, positions=frame.positions, labels=labels, is_equilibrium=False)
 
 
 if __name__ == "__main__":

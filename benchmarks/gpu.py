@@ -20,9 +20,8 @@ from torch import nn
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.md.dynamics import Dynamics, start
-from basinet.md.integrators import VelocityVerlet
+from basinet.md.integrators import VelocityVerlet, replica_seeds
 from basinet.md.potentials import model_potential
-from basinet.md.streams import replica_seeds
 from basinet.models.model import Model
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import Batch, collate

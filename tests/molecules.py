@@ -1,6 +1,7 @@
 """Real molecules small enough to think about."""
 
 import dataclasses
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,9 @@ def random_orthogonal(seed: int, *, reflect: bool) -> torch.Tensor:
 def moved(batch: Batch, rotation: torch.Tensor, shift: torch.Tensor) -> Batch:
     """Return a batch turned and shifted as a whole."""
     return batch.replace(positions=batch.positions @ rotation.T + shift)
+
+
+def packaged_smiles() -> list[str]:
+    """Return the list of SMILES that comes with basinet."""
+    lines = files("basinet.data.chemistry").joinpath("molecules.smi").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]

@@ -1,18 +1,24 @@
 """The benchmarks compare what they say they compare, and give no number where there is none."""
 
+import dataclasses
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.models.model import build_model
-from basinet.structures.batch import collate
-from molecules import ETHANOL, bonded
+from basinet.noise.coordinate import CoordinateNoise
+from basinet.noise.internal import RotorNoise
+from basinet.structures.batch import Batch, collate
+from molecules import ETHANOL, bonded, from_smiles
 
+LENNARD_JONES = "ase.calculators.lj:LennardJones"
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -79,3 +85,37 @@ def test_the_script_for_a_gpu_works_at_tiny_sizes() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| torsion noise, 4 molecules |" in done.stdout
+
+
+def test_minima_are_displaced_and_labelled_by_a_calculator() -> None:
+    from force_correlation import displaced_frames
+
+    minima = [dataclasses.replace(from_smiles(s), is_equilibrium=True, smiles=s) for s in ("CCO", "CCCO")]
+
+    def shaken(batch: Batch, generator: torch.Generator) -> Batch:
+        return CoordinateNoise(0.05)(batch, generator).batch
+
+    for move in (shaken, RotorNoise(0.2)):
+        made, again = (
+            list(displaced_frames(minima, move, LENNARD_JONES, torch.Generator().manual_seed(0), {"sigma": 0.8}))
+            for _ in range(2)
+        )
+        assert [m.smiles for m in made] == ["CCO", "CCCO"] and not any(m.is_equilibrium for m in made)
+        for molecule, same, minimum in zip(made, again, minima, strict=True):
+            assert np.array_equal(molecule.positions, same.positions)
+            assert not np.allclose(molecule.positions, minimum.positions - minimum.positions.mean(0), atol=1e-3)
+            assert molecule.labels["forces"].shape == molecule.positions.shape
+            assert molecule.bonds is minimum.bonds
+
+
+def test_collisions_are_counted_and_left_out() -> None:
+    from force_correlation import displaced_frames
+
+    failed: Counter[str] = Counter()
+
+    def crushed(batch: Batch, generator: torch.Generator) -> Batch:
+        return batch.replace(positions=0.5 * batch.positions)
+
+    minima = [from_smiles("CCO")]
+    assert not list(displaced_frames(minima, crushed, LENNARD_JONES, torch.Generator(), {"sigma": 1.0}, failed))
+    assert failed == {"forces too large": 1}

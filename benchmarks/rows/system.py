@@ -14,8 +14,7 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet as ASEVerlet
 
 from basinet.md.dynamics import Dynamics, start
-from basinet.md.integrators import VelocityVerlet
-from basinet.md.streams import replica_seeds
+from basinet.md.integrators import VelocityVerlet, replica_seeds
 from basinet.noise.internal import RotorNoise
 from basinet.structures.batch import collate
 from rows import molecules

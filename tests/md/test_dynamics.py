@@ -12,12 +12,19 @@ from basinet.data.reading import read_molecules
 from basinet.md.bonds import STRETCHED, BondStretch, reference_bonds
 from basinet.md.dynamics import NOT_FINITE, OUT_OF_RANGE, Dynamics, start
 from basinet.md.frames import BadFrames, frame_writer
-from basinet.md.integrators import Integrator, LangevinBAOAB, VelocityVerlet, kinetic_energy
+from basinet.md.integrators import (
+    BLOCK,
+    Integrator,
+    LangevinBAOAB,
+    Streams,
+    VelocityVerlet,
+    kinetic_energy,
+    replica_seeds,
+)
 from basinet.md.nose_hoover import NoseHoover
-from basinet.md.observables import distance_histogram, histogram_error, radial_distribution
+from basinet.md.observables import distance_histogram, histogram_error
 from basinet.md.potentials import model_potential
 from basinet.md.running import DistanceCounts, Table, rmsd, standard_quantities
-from basinet.md.streams import BLOCK, Streams, replica_seeds
 from basinet.structures.batch import collate
 from basinet.units import BOLTZMANN
 from md_potentials import at, chain, free, morse, named
@@ -259,18 +266,6 @@ def test_the_rmsd_is_blind_to_shift_and_turn_and_sees_a_reflection() -> None:
     assert rmsd(batch.positions @ turn.T + 5.0, batch).max() < 1e-6
     chiral = collate([at((0, 0, 0), (1, 0, 0), (0, 1.3, 0), (0, 0, 1.7))], torch.float64)
     assert rmsd(-chiral.positions, chiral).item() > 0.3
-
-
-def test_an_ideal_gas_has_no_structure() -> None:
-    """g(r) = 1 within 2 % in shells of 1 Å, and differs from itself by nothing."""
-    positions = torch.rand((300, 200, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 14.0
-    g = radial_distribution(positions, box=14.0)
-    edges = torch.linspace(0, 6, 501, dtype=torch.float64)
-    volume = edges.pow(3).diff()
-    means = [(g * volume)[i : i + 83].sum() / volume[i : i + 83].sum() for i in range(83, 500, 83)][:5]
-    assert torch.stack(means).tolist() == pytest.approx([1.0] * 5, rel=0.02)
-    with pytest.raises(ValueError, match=r"at most half of the box, 5.0 Å; got 6.0"):
-        radial_distribution(positions, box=10.0)
 
 
 def test_two_hundred_steps_of_ethanol_end_where_they_did_before() -> None:

@@ -12,9 +12,9 @@ from basinet.md.integrators import (
     VelocityVerlet,
     init,
     kinetic_energy,
+    replica_seeds,
     temperature_of,
 )
-from basinet.md.streams import replica_seeds
 from basinet.structures.batch import Batch, collate
 from basinet.structures.segment import sum_per_molecule
 from basinet.units import ACCELERATION, BOLTZMANN

@@ -5,9 +5,16 @@ import pytest
 import torch
 from ase.data import atomic_masses
 
-from basinet.md.integrators import LangevinBAOAB, MDState, VelocityVerlet, init, kinetic_energy, temperature_of
+from basinet.md.integrators import (
+    LangevinBAOAB,
+    MDState,
+    VelocityVerlet,
+    init,
+    kinetic_energy,
+    replica_seeds,
+    temperature_of,
+)
 from basinet.md.nose_hoover import NoseHoover
-from basinet.md.streams import replica_seeds
 from basinet.structures.batch import Batch, collate
 from basinet.units import ACCELERATION, BOLTZMANN
 from md_potentials import at, chain, morse, named, trap

@@ -13,7 +13,6 @@ from basinet.md.observables import (
     first_broken_time,
     histogram_error,
     stability_time,
-    stable_positions,
 )
 from basinet.md.simulate import Trajectory
 from basinet.structures.batch import collate
@@ -85,8 +84,6 @@ def test_a_failed_molecule_is_unstable_from_its_failure_even_if_its_bonds_held()
     bonds = reference_bonds([CHAIN])
     assert stability_time(trajectory, bonds).tolist() == [60.0]
     assert bond_deviation(trajectory, bonds).isnan().flatten().tolist() == [False, False, True, True]
-    assert stable_positions(trajectory, 0).shape == (2, 3, 3)
-    assert stable_positions(trajectory, 0, until=0.0).shape == (1, 3, 3)
 
 
 @pytest.mark.parametrize(("name", "n_bonds"), [("CH4", 4), ("H2O", 2), ("C6H6", 12), ("CH3CH2OH", 8), ("He", 0)])
@@ -166,5 +163,3 @@ def test_the_error_of_h_is_zero_for_equal_and_two_for_disjoint_distributions() -
 
 def test_a_single_atom_has_no_distances() -> None:
     assert distance_histogram(torch.zeros(4, 1, 3)).abs().max() == 0
-    with pytest.raises(ValueError, match="molecule must be 0 to 0, got 1"):
-        stable_positions(stretched(0.0, 0), 1)

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 
 from basinet.md.bonds import bonds_by_distance
-from basinet.md.dynamics import MDState, Record, start
+from basinet.md.dynamics import MDState, Record, measure_speed, start
+from basinet.md.integrators import replica_seeds
 from basinet.md.nose_hoover import NoseHoover
 from basinet.md.observables import HISTOGRAM_BINS, distance_histogram, histogram_error
-from basinet.md.reference import DistancesWhileWhole, ReferenceGeometry
-from basinet.md.running import DistanceCounts, FirstBroken
-from basinet.md.speed import measure_speed
-from basinet.md.streams import replica_seeds
+from basinet.md.running import DistanceCounts, DistancesWhileWhole, FirstBroken, ReferenceGeometry
 from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 from basinet.units import KCAL_PER_MOL

@@ -34,8 +34,7 @@ def generate(
     from basinet.commands.recipe import load_recipe
     from basinet.data.generation.configurations import GenerateConfig
     from basinet.data.generation.generate import generate as run
-    from basinet.data.generation.parts import Part
-    from basinet.data.generation.skipped import SKIPPED_FILE
+    from basinet.data.generation.parts import SKIPPED_FILE, Part
 
     given = RecipeArguments.parse(options or [])
     if given.data:

@@ -8,7 +8,7 @@ A state comes from :func:`init`; an integrator turns it into the next state with
         state = integrator.step(potential, state)
 
 The molecules of a batch do not see each other: each follows the trajectory it would follow alone, random forces
-included (:mod:`basinet.md.streams`).
+included (:mod:`basinet.md.integrators`).
 
 Units: Å, fs, amu, eV, K; a velocity is Å/fs. Positions and velocities have the dtype of the batch; energies and sums
 over atoms are float64.
@@ -21,15 +21,65 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from ase.data import atomic_masses
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from basinet.md.streams import Streams
 from basinet.structures.batch import Batch
 from basinet.structures.segment import sum_per_molecule
 from basinet.units import ACCELERATION, BOLTZMANN
+
+BLOCK = 32
+"""Steps whose numbers are drawn together: to enter a stream costs more than to read it."""
+MAX_SEED = 2**63
+"""Seeds and numbers of replicas are below it, so that two of them make one key of 128 bits."""
+
+
+def replica_seeds(seed: int, n_replicas: int) -> tuple[int, ...]:
+    """Return the seeds of replicas 0, 1, 2 ... of a run: the first of them are the same for any number of replicas."""
+    if not 0 <= seed < MAX_SEED:
+        raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
+    return tuple(seed * MAX_SEED + replica for replica in range(n_replicas))
+
+
+class Streams:
+    """Normal random numbers for the atoms of a batch.
+
+    Args:
+        batch: the replicas; gives the number of atoms of each, device and dtype.
+        seeds: one per replica, as :func:`replica_seeds` makes them.
+    """
+
+    def __init__(self, batch: Batch, seeds: Sequence[int]) -> None:
+        if len(seeds) != batch.n_molecules:
+            raise ValueError(f"expected one seed per replica, got {len(seeds)} for {batch.n_molecules}")
+        self.seeds = tuple(seeds)
+        self._n_atoms = batch.atoms_per_molecule.tolist()
+        self._like = batch.positions
+        self._block = -1
+        self._numbers: Tensor | None = None
+
+    def at_start(self) -> Float64[Tensor, "n_atoms 3"]:
+        """Return the numbers for the velocities at the start."""
+        return self._draw(0, 1)[0]
+
+    def at(self, step: int) -> Float64[Tensor, "n_atoms 3"]:
+        """Return the numbers of a step."""
+        block, place = divmod(step, BLOCK)
+        if block != self._block or self._numbers is None:
+            self._numbers, self._block = self._draw(block + 1, BLOCK), block
+        return self._numbers[place]
+
+    def _draw(self, block: int, n_steps: int) -> Float64[Tensor, "n_steps n_atoms 3"]:
+        """Draw on the CPU, where the streams are, and move the numbers to the replicas."""
+        drawn = [
+            np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block])).standard_normal((n_steps, n, 3))
+            for seed, n in zip(self.seeds, self._n_atoms, strict=True)
+        ]
+        return torch.from_numpy(np.concatenate(drawn, axis=1)).to(self._like.device)
+
 
 Temperature = float | tuple[float, ...]
 """K, of all molecules, or of each."""
@@ -207,7 +257,7 @@ def init(
         potential: energies and forces of a batch.
         batch: the molecules to start from; their labels are dropped, because they do not move along.
         temperature: K; 0 starts from rest.
-        seeds: of the random numbers of each molecule, as :func:`~basinet.md.streams.replica_seeds` makes them.
+        seeds: of the random numbers of each molecule, as :func:`~basinet.md.integrators.replica_seeds` makes them.
         zero_momentum: ``False`` leaves the velocity of the centre of mass in: 3N degrees of freedom.
     """
     check_temperature(temperature)

@@ -4,8 +4,6 @@ The definitions follow Fu et al., "Forces are not Enough: Benchmark and Critical
 Fields with Molecular Simulations" (TMLR 2023); where the authors' code has a trap the difference is named.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
@@ -16,9 +14,7 @@ from basinet.md.simulate import Trajectory
 HISTOGRAM_RANGE = 10.0
 """Å, the largest distance in h(r)."""
 HISTOGRAM_BINS = 500
-"""Number of bins of h(r), each 0.02 Å wide, and of g(r)."""
-RDF_RANGE = 6.0
-"""Å, the largest distance in g(r)."""
+"""Number of bins of h(r), each 0.02 Å wide."""
 
 DISTANCES_AT_ONCE = 2**21
 """Distances that are held in memory together."""
@@ -67,18 +63,6 @@ def energy_drift(trajectory: Trajectory) -> Float64[Tensor, " n_molecules"]:
     return torch.where(count > 1, slope, torch.nan)
 
 
-def stable_positions(
-    trajectory: Trajectory, molecule: int, until: float | None = None
-) -> Float[Tensor, "n_frames n_atoms 3"]:
-    """Return the recorded positions of one molecule before its failure, up to and including time ``until`` (fs)."""
-    if not 0 <= molecule < trajectory.batch.n_molecules:
-        raise ValueError(f"molecule must be 0 to {trajectory.batch.n_molecules - 1}, got {molecule}")
-    keep = ~torch.isnan(trajectory.potential_energy[:, molecule])
-    if until is not None:
-        keep = keep & (trajectory.times <= until)
-    return trajectory.positions[keep][:, trajectory.batch.molecule == molecule]
-
-
 def distance_histogram(positions: Float[Tensor, "n_frames n_atoms 3"]) -> Float64[Tensor, " n_bins"]:
     """Return h(r), 1/Å: the distribution of the distances between the atoms of one molecule, with integral 1.
 
@@ -116,30 +100,3 @@ def normalised(counts: Float64[Tensor, " *rows n_bins"]) -> Float64[Tensor, " *r
 def histogram_error(h: Float64[Tensor, " n_bins"], reference: Float64[Tensor, " n_bins"]) -> float:
     """Return the integral of |h - h_ref| over r: 0 for equal distributions, 2 for disjoint ones."""
     return float((h - reference).abs().sum() * HISTOGRAM_RANGE / HISTOGRAM_BINS)
-
-
-def radial_distribution(
-    positions: Float[Tensor, "n_frames n_atoms 3"], box: float, largest: float = RDF_RANGE
-) -> Float64[Tensor, " n_bins"]:
-    """Return g(r) of the atoms in a cubic box (Å) with periodic images: 1 everywhere for an ideal gas.
-
-    500 bins from 0 to ``largest`` (Å); each distance is that to the nearest image. Molecules in a vacuum have no g(r);
-    for them there is :func:`distance_histogram`.
-
-    Raises:
-        ValueError: ``largest`` goes beyond half of the box, where nearest images are not all there is.
-    """
-    if not 0 < largest <= box / 2:
-        raise ValueError(f"largest must be positive and at most half of the box, {box / 2} Å; got {largest}")
-    n_frames, n_atoms, _ = positions.shape
-    first, second = torch.triu_indices(n_atoms, n_atoms, offset=1, device=positions.device)
-    width = largest / HISTOGRAM_BINS
-    counts = torch.zeros(HISTOGRAM_BINS, dtype=torch.float64, device=positions.device)
-    for frames in positions.double().split(max(1, DISTANCES_AT_ONCE // max(1, len(first)))):
-        vector = frames[:, first] - frames[:, second]
-        distance = torch.linalg.vector_norm(vector - box * torch.round(vector / box), dim=-1)
-        bins = (distance[distance < largest] / width).long().clamp(max=HISTOGRAM_BINS - 1)
-        counts += torch.bincount(bins, minlength=HISTOGRAM_BINS)
-    edges = torch.linspace(0, largest, HISTOGRAM_BINS + 1, dtype=torch.float64, device=positions.device)
-    shells = 4 / 3 * math.pi * edges.pow(3).diff()
-    return counts / (n_frames * len(first) / box**3 * shells)

@@ -1,5 +1,6 @@
 """What makes the atoms move: a model of ours, or any calculator of ASE."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -7,12 +8,16 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
+from ase.optimize import FIRE
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from basinet.md.dynamics import MDState
 from basinet.md.integrators import Potential
 from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
+from basinet.structures.segment import max_norm
 
 
 def model_potential(model: Model | Committee) -> Potential:
@@ -80,3 +85,66 @@ class PotentialCalculator(Calculator):
         batch = like.replace(positions=torch.from_numpy(atoms.positions).to(like.positions))
         energy, forces = self.potential(batch)
         self.results = {"energy": float(energy), "forces": forces.detach().cpu().double().numpy()}
+
+
+def relax(potential: Potential, batch: Batch, *, largest_force: float, n_steps: int) -> tuple[Batch, list[float]]:
+    """Move molecules downhill by ASE's FIRE, one after another; return them and the largest force left on each, eV/Å.
+
+    Args:
+        potential: energies and forces of a batch.
+        batch: the molecules; no other molecule is needed to relax one.
+        largest_force: when a molecule is done, eV/Å.
+        n_steps: when to give up.
+    """
+    positions, left = batch.positions.clone(), list[float]()
+    for molecule in range(batch.n_molecules):
+        one = batch.select([molecule])
+        atoms = Atoms(numbers=one.atomic_numbers.cpu().numpy(), positions=one.positions.cpu().double().numpy())
+        atoms.calc = PotentialCalculator(potential, one)
+        with FIRE(atoms, logfile=os.devnull) as optimiser:
+            optimiser.run(fmax=largest_force, steps=n_steps)
+        positions[batch.molecule == molecule] = torch.from_numpy(atoms.positions).to(positions)
+        left.append(max_norm(torch.from_numpy(atoms.get_forces())))
+    return batch.replace(positions=positions), left
+
+
+FORCES_APART = "members disagree"
+
+
+class ForceSpread:
+    """The largest standard deviation of a force among the atoms of each molecule, eV/Å.
+
+    Args:
+        committee: at least two models with forces; see :class:`~basinet.models.committee.Committee` for the deviation.
+    """
+
+    def __init__(self, committee: Committee) -> None:
+        self.committee = committee
+        self.dtype = next(committee.parameters()).dtype
+        self._last: tuple[Batch, Tensor] | None = None
+
+    def __call__(self, batch: Batch) -> Float[Tensor, " n_molecules"]:
+        """Return the spread; that of the batch asked about last is remembered, for tables and limits ask in turn."""
+        if self._last is None or self._last[0] is not batch:
+            each = self.committee(batch.to(dtype=self.dtype), ["forces"])["forces_std"].to(batch.positions.dtype)
+            largest = each.new_zeros(batch.n_molecules).scatter_reduce(0, batch.molecule, each, "amax")
+            self._last = batch, largest
+        return self._last[1]
+
+
+class SpreadLimit:
+    """Stops a molecule when the spread of a force is too large (a :data:`~basinet.md.dynamics.StopWhen`).
+
+    Args:
+        spread: of a committee.
+        limit: largest deviation allowed, eV/Å.
+    """
+
+    def __init__(self, spread: ForceSpread, limit: float) -> None:
+        if not limit > 0:
+            raise ValueError(f"the limit of the spread of forces must be positive (eV/Å), got {limit}")
+        self.spread, self.limit = spread, limit
+
+    def __call__(self, state: MDState) -> Bool[Tensor, " n_molecules"]:
+        """Tell which molecules are where the members disagree; a spread that is no number is a disagreement."""
+        return ~(self.spread(state.batch) <= self.limit)

@@ -9,8 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from basinet.md.dynamics import TEMPERATURE_RANGE, Dynamics, Observer, Record, StopWhen, start
-from basinet.md.integrators import Integrator, Potential
-from basinet.md.streams import replica_seeds
+from basinet.md.integrators import Integrator, Potential, replica_seeds
 from basinet.structures.batch import Batch
 
 

@@ -15,8 +15,7 @@ from torch import Tensor
 from basinet.config import Count, Positive, settings
 from basinet.md.bonds import BOND_TOLERANCE, STRETCHED, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, start
-from basinet.md.integrators import LangevinBAOAB, Potential
-from basinet.md.streams import replica_seeds
+from basinet.md.integrators import LangevinBAOAB, Potential, replica_seeds
 from basinet.structures.batch import collate
 from basinet.structures.molecule import Molecule
 

@@ -20,7 +20,7 @@ from basinet.commands.simulate.report import summarise
 from basinet.commands.simulate.report_page import SPREAD_COLUMN
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import RECORDS_FILE, simulate_file
-from basinet.md.uncertainty import FORCES_APART
+from basinet.md.potentials import FORCES_APART
 from basinet.models.committee import Committee
 from basinet.models.file import load_ensemble, save_model
 from basinet.models.model import build_model

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,14 @@ from basinet.commands import correlate_file, evaluate_file, write_correlation
 from basinet.commands.answer import force_correlation as runs
 from basinet.commands.answer.force_correlation import BY_FORCE, FROM_MINIMUM, implied_forces
 from basinet.commands.recipe import UnitsConfig
-from basinet.data.generation.displaced import displaced_frames
 from basinet.models.file import save_model
 from basinet.models.heads.noise import NoiseHead
 from basinet.models.heads.property import Readout
 from basinet.models.model import Model
-from basinet.noise.coordinate import CoordinateNoise
-from basinet.noise.internal import RotorNoise
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch
 from closed_energies import energy_head
-from molecules import METHANE, from_smiles
+from molecules import METHANE
 from small_runs import TINY, frames, make_store, make_xyz, tiny_model, without_labels
 
 LENNARD_JONES = "ase.calculators.lj:LennardJones"
@@ -193,33 +189,3 @@ def test_curves_are_written_as_json_and_as_a_figure(tmp_path: Path, springs: Pat
     assert record["curves"]["noise"][0]["pearson"] == curves.curves["noise"][0].pearson
     assert record["all"]["energy"]["n_molecules"] == 60
     assert (tmp_path / "out" / "deep" / "force_correlation.png").stat().st_size > 10_000
-
-
-def test_minima_are_displaced_and_labelled_by_a_calculator() -> None:
-    minima = [dataclasses.replace(from_smiles(s), is_equilibrium=True, smiles=s) for s in ("CCO", "CCCO")]
-
-    def shaken(batch: Batch, generator: torch.Generator) -> Batch:
-        return CoordinateNoise(0.05)(batch, generator).batch
-
-    for move in (shaken, RotorNoise(0.2)):
-        made, again = (
-            list(displaced_frames(minima, move, LENNARD_JONES, torch.Generator().manual_seed(0), {"sigma": 0.8}))
-            for _ in range(2)
-        )
-        assert [m.smiles for m in made] == ["CCO", "CCCO"] and not any(m.is_equilibrium for m in made)
-        for molecule, same, minimum in zip(made, again, minima, strict=True):
-            assert np.array_equal(molecule.positions, same.positions)
-            assert not np.allclose(molecule.positions, minimum.positions - minimum.positions.mean(0), atol=1e-3)
-            assert molecule.labels["forces"].shape == molecule.positions.shape
-            assert molecule.bonds is minimum.bonds
-
-
-def test_collisions_are_counted_and_left_out() -> None:
-    failed: Counter[str] = Counter()
-
-    def crushed(batch: Batch, generator: torch.Generator) -> Batch:
-        return batch.replace(positions=0.5 * batch.positions)
-
-    minima = [from_smiles("CCO")]
-    assert not list(displaced_frames(minima, crushed, LENNARD_JONES, torch.Generator(), {"sigma": 1.0}, failed))
-    assert failed == {"forces too large": 1}

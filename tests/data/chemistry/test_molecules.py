@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from basinet.data.chemistry.conformers import GenerationError
-from basinet.data.chemistry.molecules import canonical, compound, compounds, packaged_smiles
+from basinet.data.chemistry.molecules import canonical, compound, compounds
+from molecules import packaged_smiles
 
 Chem = pytest.importorskip("rdkit.Chem")
 SCRIPT = Path(__file__).parents[3] / "scripts" / "enumerate_molecules.py"

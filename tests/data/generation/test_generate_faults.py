@@ -12,12 +12,12 @@ from multiprocessing import active_children
 import numpy as np
 import pytest
 
-from basinet.data.chemistry.molecules import packaged_smiles
 from basinet.data.generation.configurations import GenerateConfig
 from basinet.data.generation.generate import generate
 from basinet.data.generation.parts import only_writer
 from basinet.data.store.store import MoleculeStore
 from basinet.errors import RunError
+from molecules import packaged_smiles
 
 pytest.importorskip("rdkit")
 
@@ -192,7 +192,6 @@ def test_the_lock_goes_with_a_killed_process(work):
     code = f"""
 import time
 from pathlib import Path
-from basinet.data.chemistry.molecules import packaged_smiles
 from basinet.data.generation.parts import only_writer
 with only_writer(Path({str(work / "out")!r})):
     print("locked", flush=True)

@@ -1,8 +1,9 @@
 import pytest
 
-from basinet.data.chemistry.molecules import compounds, packaged_smiles
+from basinet.data.chemistry.molecules import compounds
 from basinet.data.generation import molecule_list
 from basinet.data.generation.molecule_list import Entry, choose
+from molecules import packaged_smiles
 
 pytest.importorskip("rdkit")
 

@@ -8,8 +8,7 @@ from ase.vibrations import Vibrations
 
 from basinet.data.chemistry.conformers import GenerationError, embed, force_field_hessian
 from basinet.data.generation.calculators import make_calculator
-from basinet.data.generation.normal_modes import hessian, normal_modes
-from basinet.data.generation.sampling import Surface, relax
+from basinet.data.generation.sampling import Surface, hessian, normal_modes, relax
 from basinet.data.workers import one_thread
 from basinet.units import ACCELERATION, BOLTZMANN, HBAR, WAVENUMBER
 

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from basinet.data.stream import permutation
-from basinet.data.stream.permutation import Permutation
+from basinet.data.stream import batching
+from basinet.data.stream.batching import Permutation
 
 
 @pytest.fixture(params=["drawn", "computed"])
 def kind(request, monkeypatch) -> str:
     """Both kinds of permutation at the same small sizes."""
     if request.param == "computed":
-        monkeypatch.setattr(permutation, "DRAWN", 0)
+        monkeypatch.setattr(batching, "DRAWN", 0)
     return request.param
 
 

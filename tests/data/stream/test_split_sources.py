@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from basinet.data.store.store import MoleculeStore
-from basinet.data.stream.split_sources import compound_codes, split_sources
+from basinet.data.stream.splits import compound_codes, split_sources
 from basinet.structures import Molecule
 
 ALKANES = ["C" * n for n in range(1, 41)]

@@ -49,16 +49,20 @@ from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import ForceEnergyErrors
 from basinet.files import write_text
 from basinet.md.bonds import STRETCHED
-from basinet.md.dynamics import Dynamics, Record, start
+from basinet.md.dynamics import Dynamics, Record, Speed, measure_speed, start
 from basinet.md.frames import BadFrames, frame_writer
-from basinet.md.integrators import Potential
+from basinet.md.integrators import Potential, replica_seeds
 from basinet.md.nose_hoover import NoseHoover
 from basinet.md.observables import histogram_error
 from basinet.md.potentials import calculator_potential, model_potential
-from basinet.md.reference import DistancesWhileWhole, ReferenceGeometry
-from basinet.md.running import DistanceCounts, FirstBroken, Table, standard_quantities
-from basinet.md.speed import Speed, measure_speed
-from basinet.md.streams import replica_seeds
+from basinet.md.running import (
+    DistanceCounts,
+    DistancesWhileWhole,
+    FirstBroken,
+    ReferenceGeometry,
+    Table,
+    standard_quantities,
+)
 from basinet.models.file import read_backbone
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate

@@ -14,7 +14,6 @@ from basinet.evaluation.report import Table
 from basinet.files import write_text
 from basinet.md.observables import HISTOGRAM_RANGE, normalised
 
-SUMMARY_FILE = "summary.json"
 DAY = 86400.0
 """Seconds."""
 

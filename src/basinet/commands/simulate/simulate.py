@@ -21,12 +21,10 @@ from basinet.config import dump_settings, read_settings
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
-from basinet.md.integrators import Integrator, LangevinBAOAB, Potential, VelocityVerlet
+from basinet.md.integrators import Integrator, LangevinBAOAB, Potential, VelocityVerlet, replica_seeds
 from basinet.md.nose_hoover import NoseHoover
-from basinet.md.potentials import model_potential
+from basinet.md.potentials import FORCES_APART, ForceSpread, SpreadLimit, model_potential
 from basinet.md.running import DistanceCounts, Quantity, Table, standard_quantities
-from basinet.md.streams import replica_seeds
-from basinet.md.uncertainty import FORCES_APART, ForceSpread, SpreadLimit
 from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule

@@ -16,7 +16,7 @@ from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.reading import Reading, open_molecules
 from basinet.md.bonds import reference_bonds
 from basinet.md.integrators import Potential
-from basinet.md.relax import relax
+from basinet.md.potentials import relax
 from basinet.models.committee import Committee
 from basinet.models.file import read_backbone
 from basinet.models.model import Model

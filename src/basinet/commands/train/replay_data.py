@@ -12,8 +12,7 @@ from basinet.commands.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, 
 from basinet.commands.train.plugin import objective_of
 from basinet.commands.train.sources import read_sources, used_by
 from basinet.data.stream.loader import Stream
-from basinet.data.stream.mixture import MixtureLoader, Source, adapted, mixing_probabilities
-from basinet.data.stream.replayed import ReplayStream
+from basinet.data.stream.mixture import MixtureLoader, ReplayStream, Source, adapted, mixing_probabilities
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
 from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep

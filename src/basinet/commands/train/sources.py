@@ -21,8 +21,7 @@ from basinet.data.reading import load_store, locate
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
-from basinet.data.stream.split_sources import split_sources
-from basinet.data.stream.splits import Split
+from basinet.data.stream.splits import Split, split_sources
 from basinet.objectives.base import Objective
 from basinet.training.fit import TrainingConfig, Validate
 

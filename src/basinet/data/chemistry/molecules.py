@@ -1,19 +1,8 @@
-"""The packaged molecules as SMILES, and which SMILES are the same compound."""
+"""Canonical SMILES and compounds."""
 
 from collections.abc import Iterable
-from importlib.resources import files
 
 from basinet.data.chemistry.conformers import GenerationError, parse_smiles, require_rdkit
-
-
-def packaged_smiles() -> list[str]:
-    """Return the canonical SMILES of the small organic molecules that come with basinet.
-
-    Neutral molecules of H C N O F S Cl with at most 10 heavy atoms (mostly 8 or fewer), enumerated by
-    ``scripts/enumerate_molecules.py``. The file is in the order of a hash, so the first n are a diverse subset.
-    """
-    lines = files("basinet.data.chemistry").joinpath("molecules.smi").read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def canonical(smiles: str) -> str:

@@ -12,9 +12,19 @@ import numpy as np
 from basinet.config import settings
 from basinet.data.chemistry.conformers import FORCE_FIELDS, ForceField, GenerationError, embed, force_field_hessian
 from basinet.data.generation.calculators import parse_options
-from basinet.data.generation.normal_modes import Statistics, normal_modes
-from basinet.data.generation.sampling import FAILED, Frame, Positions, Surface, displace, is_intact, langevin, relax
-from basinet.data.generation.skipped import Lost
+from basinet.data.generation.parts import Lost
+from basinet.data.generation.sampling import (
+    FAILED,
+    Frame,
+    Positions,
+    Statistics,
+    Surface,
+    displace,
+    is_intact,
+    langevin,
+    normal_modes,
+    relax,
+)
 from basinet.structures import Molecule
 
 NOT_MADE = "calculator cannot be made"

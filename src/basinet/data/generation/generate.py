@@ -21,8 +21,7 @@ from basinet.data.generation.calculators import (
 )
 from basinet.data.generation.configurations import CALCULATOR_FAILURES, GenerateConfig, Task, died, label
 from basinet.data.generation.molecule_list import MoleculeList, choose
-from basinet.data.generation.parts import SHARD, WHOLE, Part, only_writer
-from basinet.data.generation.skipped import Lost, Row, SkippedList
+from basinet.data.generation.parts import SHARD, WHOLE, Lost, Part, Row, SkippedList, only_writer
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.workers import available_cores, map_in_order

@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from basinet.data.generation.parts import SHARD, Part, only_writer
-from basinet.data.generation.skipped import join_lists
+from basinet.data.generation.parts import SHARD, Part, join_lists, only_writer
 from basinet.data.store.manifest import Manifest, ShardEntry
 from basinet.data.store.shards import read_manifest
 from basinet.data.store.store import MoleculeStore

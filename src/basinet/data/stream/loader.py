@@ -11,9 +11,7 @@ import numpy as np
 from jaxtyping import Int, Int64
 
 from basinet.data.store.store import MoleculeStore
-from basinet.data.stream.batching import by_size, cuts_by_atoms, gather_each
-from basinet.data.stream.permutation import Permutation
-from basinet.data.stream.read_ahead import ReadAhead
+from basinet.data.stream.batching import Permutation, ReadAhead, by_size, cuts_by_atoms, gather_each
 from basinet.structures import Batch
 
 ORDER_VERSION = 2
