@@ -25,9 +25,9 @@ from basinet.data.filtering import without_listed
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.commands.common import LAST_FILE, MODEL_FILE, RECIPE_FILE
-from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, UnitsConfig
-from basinet.commands.train.finetune import RESULTS_FILE, SCRATCH, finetune
+from basinet.commands.recipe import SCRATCH, FinetuneRecipe, LaunchConfig, PretrainRecipe, UnitsConfig
+from basinet.commands.run_directory import LAST_FILE, MODEL_FILE, RECIPE_FILE, RESULTS_FILE
+from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, UnitsConfig
-from basinet.commands.train.finetune import SCRATCH, finetune
+from basinet.commands.recipe import SCRATCH, FinetuneRecipe, LaunchConfig, UnitsConfig
+from basinet.commands.train.finetune import finetune
 from basinet.data.stream.splits import Split
 from basinet.evaluation.metrics import to_unit
 from basinet.models.file import load_model

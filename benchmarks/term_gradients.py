@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.build import build_backbone
-from basinet.commands import common
-from basinet.commands.recipe import PretrainRecipe, load_recipe
+from basinet.commands.recipe import PretrainRecipe, SourceConfig, load_recipe
+from basinet.commands.statistics import chunks, label_statistics, start_from_statistics
+from basinet.commands.train.mixture import read_data
 from basinet.data.store.store import MoleculeStore
 from basinet.models.file import load_model
 from basinet.models.model import Model, build_model
@@ -38,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     recipe = load_recipe(PretrainRecipe, given.recipe, [], data=str(given.data))
     objective = build_objective(recipe.objective)
-    store, _ = common.read_data(given.data, recipe.units, needs_bonds=True)
+    store, _ = read_data(SourceConfig(path=given.data), recipe.units, needs_bonds=True)
     batches = draw(store, objective, given.batches, recipe.training.batch_size)
     report("fresh weights", fresh(recipe, objective, store), objective, batches)
     for path in given.models:
@@ -54,14 +55,14 @@ def draw(store: MoleculeStore, objective: Objective, n_batches: int, size: int) 
 
 def store_chunks(store: MoleculeStore) -> list[Batch]:
     """Return all molecules of a store in batches."""
-    return list(common.chunks(store, np.arange(len(store))))
+    return list(chunks(store, np.arange(len(store))))
 
 
 def fresh(recipe: PretrainRecipe, objective: Objective, store: MoleculeStore) -> Model:
     """Return a model as a pre-training starts with it."""
     torch.manual_seed(recipe.training.seed)
     model = build_model(build_backbone(recipe.model), objective.requires | {"energy"})
-    common.start_from_statistics(model, common.label_statistics(store, np.arange(len(store)), 0))
+    start_from_statistics(model, label_statistics(store, np.arange(len(store)), 0))
     return model
 
 

@@ -217,7 +217,7 @@ def test_pretraining_on_data_without_minima_says_so(data: Path, tmp_path: Path) 
 
 
 def test_replay_of_a_run_that_did_not_fail_says_so(tuned: Path) -> None:
-    one_line(basinet("replay", tuned), "no step of this run failed")
+    one_line(basinet("debug-step", tuned), "no step of this run failed")
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(data: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from basinet.commands import evaluate_file, finetune, pretrain
-from basinet.commands.common import MODEL_FILE, RECIPE_FILE
 from basinet.commands.recipe import LaunchConfig, UnitsConfig
+from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from basinet.commands import common
+from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig
 
 FAULTS = """
@@ -38,6 +38,6 @@ def test_freed_memory_is_used_again_without_page_faults(keep: bool) -> None:
 
 
 def test_where_it_cannot_be_kept_a_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common, "keep_freed_memory", lambda: False)
-    with pytest.raises(ValueError, match="keep_memory=true is for Linux with glibc"):
-        common.launch(LaunchConfig(accelerator="cpu", keep_memory=True))
+    monkeypatch.setattr("basinet.commands.launch.keep_freed_memory", lambda: False)
+    with pytest.raises(ValueError, match="keep_memory=true needs Linux with glibc"):
+        launch(LaunchConfig(accelerator="cpu", keep_memory=True))

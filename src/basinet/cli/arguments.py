@@ -59,7 +59,7 @@ class RecipeCommand(TyperCommand):
         from rich.padding import Padding
 
         import basinet.commands.assay.recipe as assay_recipe
-        import basinet.commands.build_store as build_store
+        import basinet.commands.build as build_store
         import basinet.commands.compare as compare
         import basinet.commands.recipe as recipes
         import basinet.data.generation.configurations as configurations

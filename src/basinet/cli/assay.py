@@ -10,7 +10,7 @@ from basinet.cli.watch import Watcher
 from basinet.terminal import columns, progress, say
 
 if TYPE_CHECKING:
-    from basinet.commands.assay.run import AssayResult
+    from basinet.commands.assay.finetune import AssayResult
 
 
 def is_assay(given: RecipeArguments) -> bool:
@@ -24,8 +24,8 @@ def is_assay(given: RecipeArguments) -> bool:
 
 def finetune_table(given: RecipeArguments, out: Path, resume: bool) -> None:
     """Learn a column of a table and print what came of it."""
+    from basinet.commands.assay.finetune import finetune_assay
     from basinet.commands.assay.recipe import AssayRecipe
-    from basinet.commands.assay.run import finetune_assay
     from basinet.commands.recipe import load_recipe
 
     recipe = load_recipe(AssayRecipe, given.recipe, given.overrides, data=given.one_data)

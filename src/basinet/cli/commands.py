@@ -63,7 +63,7 @@ ORDER = [
     "convert",
     "export",
     "benchmark",
-    "replay",
+    "debug-step",
 ]
 """Of the commands in the help: as a person meets them."""
 
@@ -119,8 +119,8 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     target=pIC50 split=scaffold from=MODEL --out DIR. Its options are listed after the others.
     """
     from basinet.commands import finetune as run
+    from basinet.commands.answer.evaluate import describe_errors
     from basinet.commands.recipe import FinetuneRecipe, load_recipe
-    from basinet.commands.train.finetune import describe_errors
 
     given = RecipeArguments.parse(arguments)
     if is_assay(given):
@@ -160,8 +160,8 @@ def evaluate(
 ) -> None:
     """Compare the energies and forces, or the property, of a model with the labels of a file."""
     from basinet.commands import correlate_file, evaluate_file, write_correlation
+    from basinet.commands.answer.evaluate import describe_errors
     from basinet.commands.recipe import UnitsConfig
-    from basinet.commands.train.finetune import describe_errors
 
     ensure_fetched([molecules])
     units = UnitsConfig(
@@ -201,13 +201,13 @@ def _show_correlation(curves: Any) -> None:
 
 
 @app.command()
-def replay(
+def debug_step(
     run: Annotated[Path, typer.Argument(help="Directory of a run that stopped at a loss that is not finite.")],
 ) -> None:
     """Compute the failed step of a run again and name the molecules to blame."""
-    from basinet.commands import replay as run_again
+    from basinet.commands import debug_step as compute_again
 
-    found = run_again(run)
+    found = compute_again(run)
     say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))
     for index, force, source in found.bad_molecules:
         where = source or "the data"

@@ -79,8 +79,8 @@ def build(
     ],
 ) -> None:
     """Read files of any known format, and stores, into one store."""
-    from basinet.commands.build_store import BuildRecipe
-    from basinet.commands.build_store import build as run
+    from basinet.commands.build import BuildRecipe
+    from basinet.commands.build import build as run
     from basinet.commands.recipe import load_recipe
     from basinet.data.files.build import SKIPPED_FILE
 
@@ -171,7 +171,7 @@ def check(
     forces_key: ForcesKey = None,
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
-    from basinet.commands.check_data import check_data
+    from basinet.commands.check import check_data
     from basinet.data.reading import Reading
 
     ensure_fetched([molecules] if against is None else [molecules, against])

@@ -3,9 +3,9 @@
 from basinet.commands.answer.evaluate import evaluate_file
 from basinet.commands.answer.force_correlation import correlate_file, write_correlation
 from basinet.commands.answer.predict import predict_file, predict_table
+from basinet.commands.train.debug_step import debug_step
 from basinet.commands.train.finetune import FinetuneResult, finetune
 from basinet.commands.train.pretrain import PretrainResult, pretrain
-from basinet.commands.train.replay import replay
 
 __all__ = [
     "FinetuneResult",
@@ -16,6 +16,6 @@ __all__ = [
     "predict_file",
     "predict_table",
     "pretrain",
-    "replay",
+    "debug_step",
     "write_correlation",
 ]

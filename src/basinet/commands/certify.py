@@ -18,7 +18,7 @@ from basinet import __version__
 from basinet.backbones.base import Layout
 from basinet.backbones.build import reads_bonds
 from basinet.backbones.kernels import use_native
-from basinet.commands.answer.stream import Show, hidden
+from basinet.commands.progress import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.reading import Reading, open_molecules
 from basinet.evaluation.certificate import (

@@ -12,12 +12,19 @@ from pydantic import BeforeValidator, Field
 
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.commands.build_store import BuildRecipe, build
-from basinet.commands.properties import SCRATCH
-from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, TrainableRecipe, UnitsConfig, read_yaml, save_recipe
+from basinet.commands.build import BuildRecipe, build
+from basinet.commands.recipe import (
+    SCRATCH,
+    FinetuneRecipe,
+    LaunchConfig,
+    TrainableRecipe,
+    UnitsConfig,
+    read_yaml,
+    save_recipe,
+)
+from basinet.commands.run_directory import RESULTS_FILE
 from basinet.commands.side_by_side import Watch, run_side_by_side
-from basinet.commands.train.finetune import RESULTS_FILE
-from basinet.commands.train.start_energies import atoms_alone
+from basinet.commands.train.start import atoms_alone
 from basinet.config import dump_settings, settings
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split

@@ -17,16 +17,20 @@ from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import adapter, dump_settings, read_settings, settings
 from basinet.data.files.options import PropertyColumn, Reading
+from basinet.data.sources.names import locate
 from basinet.files import write_text
 from basinet.md.stability import StabilityConfig
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
+from basinet.units import PROPERTY
 
 Recipe = TypeVar("Recipe")
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 """The recipes that come with basinet."""
+SCRATCH = "scratch"
+"""Value of ``from`` for a run that starts with fresh weights."""
 
 
 @settings
@@ -89,6 +93,28 @@ class UnitsConfig:
             columns=tuple(columns),
             level_of_theory=self.level_of_theory,
         )
+
+
+def property_columns(path: Path, units: UnitsConfig, label: str | None) -> tuple[PropertyColumn, ...]:
+    """Return the column of a file that holds a property; none for a store, which has its labels by name.
+
+    Raises:
+        ValueError: the unit is not given, or a column is given where none is read.
+    """
+    given = units.property_key is not None or units.property_unit is not None
+    if label is None or locate(path).is_dir():
+        if given:
+            reason = (
+                "energies and forces are learned here" if label is None else f"{path} is a store and has its labels"
+            )
+            raise ValueError(f"{reason}; leave property_key and property_unit out")
+        return ()
+    if units.property_unit is None:
+        raise ValueError(
+            f"{path} does not say the unit of {label!r}; give property_unit, one of {', '.join(PROPERTY)} (1: without "
+            "a unit)"
+        )
+    return (PropertyColumn(name=label, key=units.property_key or label, unit=units.property_unit),)
 
 
 @settings
@@ -217,7 +243,7 @@ class FinetuneRecipe:
     """A file of molecules or a store."""
     units: UnitsConfig = UnitsConfig()
     """Units and keys of a file."""
-    start: Annotated[str, Field(alias="from")] = "scratch"
+    start: Annotated[str, Field(alias="from")] = SCRATCH
     """A model file to start from, or scratch."""
     n_train: int | None = None
     """Conformations to train on; null: all that are left."""
@@ -270,7 +296,7 @@ class FinetuneRecipe:
 
     def __post_init__(self) -> None:
         """Refuse what only a loaded model has, and penalties below zero."""
-        is_fresh = self.start == "scratch"
+        is_fresh = self.start == SCRATCH
         if is_fresh and (self.references == "keep" or self.reference_ridge or self.freeze):
             raise ValueError(
                 "references=keep, reference_ridge and freeze are for a loaded model; say which, with from=MODEL"

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from basinet.commands.common import LAST_FILE, RECIPE_FILE
 from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe
-from basinet.commands.train.finetune import RESULTS_FILE, finetune
+from basinet.commands.run_directory import LAST_FILE, RECIPE_FILE, RESULTS_FILE
+from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
 from basinet.data.workers import map_in_order
 from basinet.training.log import METRICS_FILE, read_metrics

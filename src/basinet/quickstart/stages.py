@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from basinet.commands.common import MODEL_FILE, batches, errors_of
-from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
+from basinet.commands.answer.evaluate import errors_of
+from basinet.commands.recipe import SCRATCH, FinetuneRecipe, LaunchConfig, PretrainRecipe
+from basinet.commands.run_directory import MODEL_FILE
 from basinet.commands.side_by_side import run_side_by_side
-from basinet.commands.train.finetune import SCRATCH
+from basinet.commands.statistics import batches
 from basinet.data.generation.generate import GenerateConfig, generate
 from basinet.data.generation.trajectory import TrajectoryConfig, chain_of, trajectory
 from basinet.data.store.store import MoleculeStore
@@ -89,7 +90,7 @@ def jobs_of(config: QuickstartConfig) -> list[Job]:
 
 
 def _test(model_file: Path, frames: MoleculeStore, test: np.ndarray) -> Errors:
-    return errors_of(load_model(model_file).model, batches(frames, test), torch.device("cpu"))
+    return errors_of(load_model(model_file).model, batches(frames, test))
 
 
 def _pretrain_recipe(config: QuickstartConfig, out: Path) -> PretrainRecipe:

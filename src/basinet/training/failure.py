@@ -67,7 +67,7 @@ def stop_for_failure(
     largest = f"; largest force label {max(norms):.3g} eV/Å" if norms else ""
     return NonFiniteLossError(
         f"step {step}: {what} is not finite. Molecules {_molecules(named)}{largest}. "
-        f"The step is saved in {path}; look at it with: basinet replay {directory}. "
+        f"The step is saved in {path}; look at it with: basinet debug-step {directory}. "
         "Likely causes: a learning rate that is too high, or labels in wrong units (basinet data info)"
     )
 

@@ -88,7 +88,7 @@ def fit(
         on_progress: called after each step.
 
     Raises:
-        NonFiniteLossError: a loss or gradient is not finite; the step is saved for ``basinet replay``.
+        NonFiniteLossError: a loss or gradient is not finite; the step is saved for ``basinet debug-step``.
         InterruptedRunError: asked to stop by a signal; the state is saved.
     """
     check_objective(model, objective)

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from basinet.cli import app
+from basinet.commands.assay.finetune import AssayResult, finetune_assay, label_of
 from basinet.commands.assay.recipe import AssayRecipe
-from basinet.commands.assay.run import AssayResult, finetune_assay, label_of
 from basinet.commands.recipe import load_recipe
 from basinet.models.file import load_ensemble
 from small_runs import ON_CPU, TINY, differences, training

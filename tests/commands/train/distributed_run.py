@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from basinet.commands import common, pretrain
+from basinet.commands import pretrain
+from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig, PretrainRecipe
+from basinet.commands.train.validation import validation
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.objectives.base import Objective
@@ -119,7 +121,7 @@ def validation_case(fabric: Fabric) -> dict[str, float]:
     store = MoleculeStore.from_molecules(frames(per_compound=8))
     loader = Loader(store, np.arange(35), batch_size=8, seed=0, shuffle=False)
     model = tiny_model(("energy", "noise"))
-    return dict(common.validation(force_and_denoise(), loader, fabric)(model.eval()))
+    return dict(validation(force_and_denoise(), loader, fabric)(model.eval()))
 
 
 def recipe(data: Path, devices: int) -> PretrainRecipe:
@@ -135,7 +137,7 @@ def recipe(data: Path, devices: int) -> PretrainRecipe:
 
 def main(data: Path, out: Path) -> None:
     """Run every case in this process."""
-    fabric = common.launch(LaunchConfig(accelerator="cpu", devices=2, threads=1))
+    fabric = launch(LaunchConfig(accelerator="cpu", devices=2, threads=1))
     found: dict[str, Any] = {"size": fabric.world_size, "rank": fabric.global_rank}
     for number, (name, case) in enumerate(CASES.items()):
         found[name] = run_case(case, fabric, out / f"case-{number}")
@@ -145,7 +147,7 @@ def main(data: Path, out: Path) -> None:
     pretrain(recipe(data, 2), out / "whole")
     stop_both(data, out / "cut")
     pretrain(recipe(data, 2), out / "cut", resume=True)
-    found["unaware"] = refusal(lambda: common.launch(LaunchConfig(accelerator="cpu", devices=1)))
+    found["unaware"] = refusal(lambda: launch(LaunchConfig(accelerator="cpu", devices=1)))
     found["taken"] = refusal(lambda: pretrain(recipe(data, 2), out / "whole"))
     torch.save(found, out / f"found-{fabric.global_rank}.pt")
 

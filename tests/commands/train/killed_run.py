@@ -17,8 +17,9 @@ import torch
 
 import basinet.training.log as log
 import basinet.training.state as state
-from basinet.commands import common, pretrain
+from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe
+from basinet.commands.run_directory import LAST_FILE, MODEL_FILE, RECIPE_FILE, environment
 from basinet.models.file import load_model
 from basinet.objectives.config import ForceAndDenoiseConfig
 from small_runs import ON_CPU, TINY, training
@@ -97,7 +98,7 @@ def child(data: Path, out: Path, prepare: Callable[[], None]) -> int:
         return pid
     try:
         prepare()
-        pretrain(recipe(data), out, resume=(out / common.RECIPE_FILE).exists())
+        pretrain(recipe(data), out, resume=(out / RECIPE_FILE).exists())
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(1)
@@ -107,7 +108,7 @@ def child(data: Path, out: Path, prepare: Callable[[], None]) -> int:
 def readable(out: Path) -> int:
     """Read every file of the run; return the step of its state."""
     log.read_metrics(out / "metrics.jsonl")
-    for name in (common.MODEL_FILE, common.LAST_FILE):
+    for name in (MODEL_FILE, LAST_FILE):
         if (out / name).exists():
             load_model(out / name)
     path = out / state.STATE_FILE
@@ -155,7 +156,7 @@ def kill_at_random(data: Path, out: Path, seed: int) -> list[int]:
 
 def main(data: Path, out: Path, hows: list[str]) -> None:
     """Kill one run after the other, each in its own way, and let it end."""
-    common.environment()  # looked up once, for all children
+    environment()  # looked up once, for all children
     found: dict[str, list[int]] = {}
     for how in hows:
         run = out / how

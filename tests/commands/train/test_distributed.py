@@ -11,8 +11,9 @@ import torch
 from lightning_fabric import Fabric
 
 from basinet.commands import pretrain
-from basinet.commands.common import LAST_FILE, launch
+from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig
+from basinet.commands.run_directory import LAST_FILE
 from basinet.training.state import STATE_FILE, load_plain
 from small_runs import differences, frames, largest_difference, make_store, read_lines
 

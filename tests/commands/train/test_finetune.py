@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.commands import common, evaluate_file, finetune, predict_file, pretrain
-from basinet.commands.common import MODEL_FILE, RECIPE_FILE
-from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, UnitsConfig, load_recipe
-from basinet.commands.train.finetune import RESULTS_FILE
-from basinet.commands.train.start_energies import refit_references
+from basinet.commands import evaluate_file, finetune, predict_file, pretrain
+from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, SourceConfig, UnitsConfig, load_recipe
+from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE, RESULTS_FILE
+from basinet.commands.train.mixture import read_data
+from basinet.commands.train.start import refit_references
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
@@ -207,7 +207,7 @@ def test_a_fine_tuned_model_says_the_level_of_theory_of_its_last_labels(tmp_path
 def test_predictions_written_and_read_by_ase_are_those_of_the_model_beside_the_labels(tmp_path, pretrained, target):
     assert predict_file(pretrained, target, tmp_path / "out.xyz").n_records == 30
     model = load_model(pretrained).model.eval()
-    data, _ = common.read_data(target, UNITS)
+    data, _ = read_data(SourceConfig(path=target), UNITS)
     expected = model(data.gather(np.arange(30)), ["energy", "forces"])
     read, given = ase.io.read(tmp_path / "out.xyz", ":"), frames(["CH3OH"], per_compound=30)
     forces = np.concatenate([atoms.get_forces() for atoms in read])

@@ -10,7 +10,7 @@ import killed_run
 import pytest
 
 from basinet.commands import pretrain
-from basinet.commands.common import LAST_FILE, MODEL_FILE
+from basinet.commands.run_directory import LAST_FILE, MODEL_FILE
 from basinet.training.state import STATE_FILE, load_plain
 from small_runs import differences, frames, make_store, read_lines
 

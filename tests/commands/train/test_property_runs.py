@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.cli import app
-from basinet.commands import evaluate_file, finetune, predict_file, pretrain, replay
+from basinet.commands import debug_step, evaluate_file, finetune, predict_file, pretrain
 from basinet.commands.recipe import RECIPES, FinetuneRecipe, UnitsConfig, load_recipe
-from basinet.commands.train.finetune import RESULTS_FILE
+from basinet.commands.run_directory import RESULTS_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.evaluation.properties import PropertyErrors
@@ -246,7 +246,7 @@ def test_a_step_that_fails_can_be_looked_at_again(tmp_path: Path) -> None:
     objective = PropertyConfig(label="y", baseline="none", spread="none", loss_unit="1")
     with pytest.raises(NonFiniteLossError, match="the loss is not finite. Molecules .* of the training data. The step"):
         finetune(finetune_recipe(store, objective=objective, n_validation=2), tmp_path / "run")
-    found = replay(tmp_path / "run")
+    found = debug_step(tmp_path / "run")
     assert found.step == 1 and not np.isfinite(found.terms["property"]) and len(found.bad_molecules) == 4
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from basinet.commands import finetune, pretrain
-from basinet.commands.common import DATA_FILE, LAST_FILE
 from basinet.commands.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, load_recipe
+from basinet.commands.run_directory import DATA_FILE, LAST_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.models.file import load_model
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig

@@ -4,7 +4,7 @@ import ase.io
 import pytest
 
 from basinet.commands import evaluate_file, finetune, predict_file
-from basinet.commands.build_store import BuildRecipe, build
+from basinet.commands.build import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.reading import load_store

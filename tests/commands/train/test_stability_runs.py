@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from basinet.commands import finetune
-from basinet.commands.common import MODEL_FILE
 from basinet.commands.recipe import FinetuneRecipe
+from basinet.commands.run_directory import MODEL_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.md.stability import StabilityConfig, stability

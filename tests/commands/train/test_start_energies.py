@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from basinet.commands import finetune, pretrain
-from basinet.commands.common import LAST_FILE, MODEL_FILE
 from basinet.commands.recipe import FinetuneRecipe, UnitsConfig
+from basinet.commands.run_directory import LAST_FILE, MODEL_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse.csgraph import minimum_spanning_tree
 from scipy.spatial.transform import Rotation
 
-from basinet.commands.check_data import check_data, read_for_examination
+from basinet.commands.check import check_data, read_for_examination
 from basinet.data.doctor.doctor import Diagnosis, examine
 from basinet.data.doctor.duplicates import find_duplicates
 from basinet.data.doctor.energies import ATOM_ENERGY

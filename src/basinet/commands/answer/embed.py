@@ -18,17 +18,8 @@ from basinet.commands.answer.evaluate import require_device
 from basinet.commands.answer.journal import Journal, fingerprint_of
 from basinet.commands.answer.pieces import in_pieces
 from basinet.commands.answer.records import Record, TableOptions, count_records, read_records
-from basinet.commands.answer.stream import (
-    Done,
-    OutsidePolicy,
-    Say,
-    Show,
-    batch_of,
-    hidden,
-    place_of,
-    silent,
-    work_through,
-)
+from basinet.commands.answer.stream import Done, OutsidePolicy, batch_of, place_of, work_through
+from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.files import replacing
 from basinet.models.ensemble import mean_over_conformers
 from basinet.models.file import load_ensemble, read_backbone

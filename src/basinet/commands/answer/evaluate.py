@@ -1,21 +1,23 @@
 """Using a model on files: its errors where there are labels, its predictions everywhere."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from basinet.backbones.build import needs_bonds
 from basinet.backbones.kernels import with_kernels
 from basinet.commands.answer.pieces import in_pieces
-from basinet.commands.common import VALIDATION_BATCH
-from basinet.commands.properties import errors_of_property, property_columns
-from basinet.commands.recipe import UnitsConfig
+from basinet.commands.recipe import UnitsConfig, property_columns
+from basinet.commands.statistics import MODEL_BATCH
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.reading import open_molecules
-from basinet.evaluation.metrics import Errors, ForceEnergyErrors
-from basinet.evaluation.properties import PropertyErrors
+from basinet.evaluation.metrics import Errors, ForceEnergyErrors, to_unit
+from basinet.evaluation.metrics import evaluate as energy_and_force_errors
+from basinet.evaluation.properties import PropertyErrors, property_errors
 from basinet.models.committee import Committee
 from basinet.models.file import load_ensemble, load_model, read_backbone
 from basinet.models.model import Model
@@ -51,6 +53,50 @@ def evaluate_file(
     return found, str(report)
 
 
+def errors_of(model: Model | Committee, batches: Iterable[Batch]) -> Errors:
+    """Return the errors of energies and forces, in evaluation mode."""
+    with _evaluating(model) as device:
+        return energy_and_force_errors(
+            lambda batch: model(batch, ["energy", "forces"]), (b.to(device) for b in batches)
+        )
+
+
+def errors_of_property(model: Model | Committee, label: str, batches: Iterable[Batch]) -> PropertyErrors:
+    """Return the errors of a property on clean molecules, in evaluation mode."""
+
+    @torch.no_grad()
+    def predict(batch: Batch) -> Tensor:
+        return model(batch, [label])[label]
+
+    with _evaluating(model) as device:
+        return property_errors(predict, (b.to(device) for b in batches), label, model.properties[label].form.unit)
+
+
+@contextmanager
+def _evaluating(model: Model | Committee) -> Iterator[torch.device]:
+    """Put a model into evaluation mode for a while; give its device."""
+    was_training = model.training
+    model.eval()
+    yield next(model.parameters()).device
+    model.train(was_training)
+
+
+def describe_errors(errors: Errors | PropertyErrors) -> str:
+    """Return errors as a line for people."""
+    if isinstance(errors, PropertyErrors):
+        return str(errors)
+    parts: list[str] = []
+    if errors.n_forces:
+        kcal = to_unit(errors.force_mae, "kcal/mol")
+        parts.append(f"force MAE {to_unit(errors.force_mae, 'meV'):.1f} meV/Å ({kcal:.3f} kcal/mol/Å)")
+    if errors.n_energies:
+        parts.append(
+            f"energy MAE {to_unit(errors.energy_mae, 'meV'):.1f} meV "
+            f"({to_unit(errors.energy_mae_per_atom, 'meV'):.2f} meV/atom)"
+        )
+    return ", ".join(parts) + f" over {errors.n_molecules} conformations" if parts else "no labels to compare with"
+
+
 def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Molecule]:
     """Return molecules with bonds for a network that reads them: those of the data, or else perceived."""
     return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
@@ -75,7 +121,7 @@ def _batches(model: Model | Committee, molecules: Iterable[Molecule], device: st
 def in_chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
     """Cut a stream into lists of the size of a batch."""
     iterator = iter(molecules)
-    while chunk := list(islice(iterator, VALIDATION_BATCH)):
+    while chunk := list(islice(iterator, MODEL_BATCH)):
         yield chunk
 
 

@@ -22,18 +22,8 @@ from basinet.commands.answer.records import (
     open_unlabelled,
     read_records,
 )
-from basinet.commands.answer.stream import (
-    CHUNK_RECORDS,
-    Done,
-    OutsidePolicy,
-    Say,
-    Show,
-    batch_of,
-    hidden,
-    place_of,
-    silent,
-    work_through,
-)
+from basinet.commands.answer.stream import CHUNK_RECORDS, Done, OutsidePolicy, batch_of, place_of, work_through
+from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.files.extxyz import frame_text
 from basinet.data.files.table import column_names, is_table

@@ -13,6 +13,7 @@ from torch import Tensor
 from basinet.commands.answer.halving import Halving, OutOfMemoryError
 from basinet.commands.answer.journal import Journal
 from basinet.commands.answer.records import Record
+from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.sources.names import locate
 from basinet.models.model import Model
 from basinet.models.scope import Scope
@@ -23,8 +24,6 @@ CHUNK_RECORDS = 64
 """Records that are computed at once, and written before the next ones are read."""
 
 Result = TypeVar("Result")
-Show = Callable[[int, int | None, str], None]
-Say = Callable[[str], None]
 OutsidePolicy = Literal["error", "warn"]
 """What to do with molecules unlike those in training: refuse them, or answer and say in what."""
 
@@ -38,14 +37,6 @@ class Done(NamedTuple):
     """Records that an interrupted run had done already."""
     n_outside: int = 0
     """Answered though they are unlike those in training."""
-
-
-def silent(line: str) -> None:
-    """Say nothing."""
-
-
-def hidden(done: int, total: int | None, note: str) -> None:
-    """Show nothing."""
 
 
 def work_through(

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Callable
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxtyping import Int64
 
 from basinet.commands.assay.recipe import AssayRecipe
 from basinet.commands.assay.table import Compounds, read_assay
+from basinet.commands.progress import Say, Show
 from basinet.data.chemistry.compounds import ConformerTask, conformer_sets, processes_for
 from basinet.data.chemistry.scaffolds import random_parts, scaffold_parts, time_parts
 from basinet.data.store.manifest import MANIFEST_FILE
@@ -33,10 +33,6 @@ COMPOUNDS_PER_SHARD = 100
 PARTS: tuple[str, ...] = ("train", "validation", "calibration", "test")
 LABEL = "target"
 """What the label is called if its column has a name that no property can have."""
-
-Say = Callable[[str], None]
-Show = Callable[[int, int | None, str], None]
-"""Called with what is done, of how much, and a note."""
 
 
 class AssayData(NamedTuple):

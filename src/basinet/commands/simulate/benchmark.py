@@ -41,7 +41,7 @@ from basinet.commands.simulate.simulate import (
     check_directory,
 )
 from basinet.commands.simulate.start import load_start, save_start
-from basinet.commands.train.finetune import given_split
+from basinet.commands.train.data import given_split
 from basinet.data.chemistry.perception import perceive_bonds
 from basinet.data.generation.calculators import make_calculator
 from basinet.data.reading import load_store

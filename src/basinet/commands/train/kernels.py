@@ -7,8 +7,8 @@ import torch
 from basinet.backbones.base import Backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformer
 from basinet.backbones.kernels import use_checked, use_native
+from basinet.commands.progress import Say
 from basinet.commands.recipe import LaunchConfig
-from basinet.commands.train.run import Say
 
 WITHOUT = "going on as with launch.kernels=plain"
 

@@ -1,88 +1,112 @@
-"""Look again at a step that failed."""
+"""Draw minima beside the data of fine-tuning (``replay:`` in a recipe)."""
 
-import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+from lightning_fabric import Fabric
 
-from basinet.backbones.build import build_backbone
-from basinet.commands.common import RECIPE_FILE
-from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, TrainableRecipe, load_recipe, read_yaml
-from basinet.commands.train.plugin import PLUGIN_FILE
-from basinet.commands.train.replay_data import training_objective
-from basinet.models.model import build_model_of
-from basinet.objectives.base import mean_terms
-from basinet.structures.segment import max_norm
-from basinet.training.failure import FAILURE_FILE, load_failure
-
-
-class BadMolecule(NamedTuple):
-    """A molecule whose own loss is not finite."""
-
-    molecule: int
-    """Its index in the training data, or in its source."""
-    force: float
-    """Largest force label, eV/Å."""
-    source: str
-    """Name of its source; "" if there was one source only."""
+from basinet.commands.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, TrainableRecipe, UnitsConfig
+from basinet.commands.statistics import chunks, used_by
+from basinet.commands.train.mixture import read_sources
+from basinet.commands.train.plugin import objective_of
+from basinet.data.stream.loader import Stream
+from basinet.data.stream.mixture import MixtureLoader, ReplayStream, Source, adapted, mixing_probabilities
+from basinet.models.model import Model
+from basinet.objectives.base import Objective
+from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
 
 
-class Replay(NamedTuple):
-    """What the failed step looks like."""
+class ReplayData(NamedTuple):
+    """Minima to replay."""
 
-    step: int
-    terms: dict[str, float]
-    """Mean of each term of the loss."""
-    bad_molecules: list[BadMolecule]
-    """Molecules whose own loss is not finite."""
+    config: ReplayConfig
+    sources: tuple[Source, ...]
+    record: Sequence[Mapping[str, Any]]
+    """Entries of ``data.json``."""
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        each = ", ".join(f"{len(s.indices)} of {s.name}" for s in self.sources)
+        return f"{self.config.batch_size} minima with every {_nth(self.config.every)}batch, from {each}"
 
 
-def replay(run: Path) -> Replay:
-    """Compute the loss of the failed step of a run again, whole and molecule by molecule, on the CPU.
+def _nth(every: int) -> str:
+    return "" if every == 1 else f"{every}. "
 
-    The shares of several processes are put together. Noise of a step that failed on a GPU is drawn anew.
+
+def training_objective(recipe: TrainableRecipe) -> Objective:
+    """Return the objective of the training steps; validation leaves the replayed minima out."""
+    objective = objective_of(recipe)
+    if not isinstance(recipe, FinetuneRecipe) or recipe.replay is None:
+        return objective
+    return WithReplay(objective, replay_objective(recipe.replay))
+
+
+def replay_objective(config: ReplayConfig) -> Objective:
+    """Return the objective of the replayed minima."""
+    return minima_to_keep(config.zero_force, config.denoising, config.sigma, config.temperature)
+
+
+def read_replay(config: ReplayConfig) -> ReplayData:
+    """Read the minima without their labels, so that no energy of another level of theory is learned.
 
     Raises:
-        FileNotFoundError: the run has no saved failure.
+        ValueError: a source cannot be read, or has no minima.
     """
-    path = run / FAILURE_FILE
-    if not path.exists():
-        raise FileNotFoundError(f"{run} has no {FAILURE_FILE}: no step of this run failed")
-    recipe = _recipe(run)
-    failures = [load_failure(file) for file in (path, *sorted(run.glob(f"rank*-{FAILURE_FILE}")))]
-    step = failures[0].step
-    objective = training_objective(recipe)
-    first = failures[0]
-    model = build_model_of(build_backbone(recipe.model), first.heads, first.properties)
-    model.load_state_dict(first.weights)
-    model.train()
-    generator = torch.Generator()
-    sums = dict.fromkeys(objective.weights, 0.0)
-    counts = dict.fromkeys(objective.weights, 0.0)
-    for failure in failures:
-        if failure.generator.shape == generator.get_state().shape:  # that of a GPU means nothing to a CPU
-            generator.set_state(failure.generator)
-        for batch in failure.batches:
-            for key, value in objective.sums(model, batch, generator).items():
-                sums[key] += float(value.detach())
-                counts[key] += objective.counts(batch)[key]
-    model.eval()
-    bad: list[BadMolecule] = []
-    for source, batch in (
-        (s, b) for failure in failures for s, b in zip(failure.sources, failure.batches, strict=True)
-    ):
-        for index in range(batch.n_molecules):
-            one = batch.select([index])
-            values = objective.sums(model, one, generator).values()
-            if not all(bool(torch.isfinite(value)) for value in values):
-                force = max_norm(one.labels["forces"].double()) if "forces" in one.labels else float("nan")
-                bad.append(BadMolecule(index if one.ids is None else int(one.ids[0]), force, source))
-    return Replay(step, mean_terms(sums, counts), bad)
+    paths = (SourceConfig(path=config.data),) if isinstance(config.data, Path) else config.data
+    read = read_sources(paths, UnitsConfig())
+    if any(source.config.weight is not None for source in read):
+        raise ValueError("replay draws from its sources by their sizes; leave their weights out")
+    objective = replay_objective(config)
+    found: list[tuple[str, Any, np.ndarray]] = []
+    for source in read:
+        store = adapted(source.store, leave_out=sorted(source.store.label_counts))
+        try:
+            found.append((source.name, store, used_by(objective, store, np.arange(len(store)))))
+        except ValueError:
+            raise ValueError(
+                f"replay needs minima, and source {source.name} has none on record; if they are minima, say "
+                "replay: {data: [{path: ..., is_equilibrium: true}]}"
+            ) from None
+    shares = mixing_probabilities([len(used) for _, _, used in found], config.mixing_temperature).tolist()
+    sources = tuple(Source(name, store, used, p) for (name, store, used), p in zip(found, shares, strict=True))
+    record = [
+        {
+            "name": s.name,
+            "path": str(r.config.path),
+            "fingerprint": s.store.fingerprint,
+            "n_minima": len(s.indices),
+            "probability": s.probability,
+        }
+        for s, r in zip(sources, read, strict=True)
+    ]
+    return ReplayData(config, sources, record)
 
 
-def _recipe(run: Path) -> TrainableRecipe:
-    path = run / RECIPE_FILE
-    kind = PretrainRecipe if "validation_fraction" in read_yaml(path) else FinetuneRecipe
-    recipe = load_recipe(kind, path, [])
-    return recipe if recipe.plugin is None else dataclasses.replace(recipe, plugin=run / PLUGIN_FILE)
+def fit_scope(model: Model, replay: ReplayData, *, is_fresh: bool) -> None:
+    """Extend the scope of a fresh model by the minima; check that a loaded model knows them.
+
+    Raises:
+        ValueError: the minima have elements that the loaded model was never trained on.
+    """
+    if not is_fresh:
+        for source in replay.sources:
+            for batch in chunks(source.store, source.indices):
+                model.scope.check(batch)
+        return
+    for source in replay.sources:
+        model.scope = model.scope.extended(source.store.elements, source.store.charges, source.store.sizes)
+
+
+def with_replay(stream: Stream, replay: ReplayData, seed: int, fabric: Fabric) -> ReplayStream:
+    """Return the batches of a stream with minima beside them."""
+    minima = MixtureLoader(
+        replay.sources,
+        batch_size=replay.config.batch_size,
+        seed=seed,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    return ReplayStream(stream, minima, every=replay.config.every, flag=IS_REPLAY)

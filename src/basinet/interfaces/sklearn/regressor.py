@@ -17,8 +17,8 @@ from basinet.commands.answer.predict import Numbers, Predictor, predict_records,
 from basinet.commands.answer.records import Record
 from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
 from basinet.commands.assay.data import ROWS_FILE
+from basinet.commands.assay.finetune import finetune_assay
 from basinet.commands.assay.recipe import AssayRecipe
-from basinet.commands.assay.run import finetune_assay
 from basinet.data.chemistry.compounds import Fragments
 from basinet.interfaces.sklearn.base import OfSmiles, as_smiles, quiet, records_of, refusal
 from basinet.training.fit import TrainingConfig

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from basinet.commands.assay.fingerprints import baseline_predictions, ecfp4
-from basinet.commands.assay.regression import regression_errors
+from basinet.commands.assay.baselines import baseline_predictions, ecfp4, regression_errors
 
 
 def test_errors_equal_their_definitions_ties_included() -> None:

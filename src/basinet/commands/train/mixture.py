@@ -1,7 +1,7 @@
-"""Data of a run: read, looked at, split; one store or a mixture of several."""
+"""Read and split several sources, and decide how often molecules of each are drawn."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Int64
 from lightning_fabric import Fabric
 
-from basinet.commands import common
-from basinet.commands.bonds import bond_needs, lacking_bonds, with_bonds_known
-from basinet.commands.properties import property_columns
-from basinet.commands.recipe import PretrainRecipe, SourceConfig, UnitsConfig
+from basinet.commands.recipe import PretrainRecipe, SourceConfig, UnitsConfig, property_columns
+from basinet.commands.statistics import MODEL_BATCH, Statistics, label_statistics, require_data, used_by
+from basinet.commands.train.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.data.chemistry.perception import find_bonds
 from basinet.data.doctor.check import ConsistencyReport, require_consistent
 from basinet.data.doctor.leaks import find_leaks
@@ -23,7 +22,30 @@ from basinet.data.stream.loader import Loader
 from basinet.data.stream.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities
 from basinet.data.stream.splits import Split, split_sources
 from basinet.objectives.base import Objective
-from basinet.training.fit import TrainingConfig, Validate
+from basinet.training.fit import TrainingConfig
+
+
+def read_data(
+    source: SourceConfig, units: UnitsConfig, label: str | None = None, needs_bonds: bool = False
+) -> tuple[MoleculeStore, str]:
+    """Return the molecules of a file or store, and a line about what was read; a second one if bonds were perceived.
+
+    Args:
+        source: the path, and what to change of its molecules.
+        units: units and keys of the file.
+        label: a property to read.
+        needs_bonds: perceive bonds that are missing.
+    """
+    columns = property_columns(source.path, units, label)
+    store, report = load_store(source.path, units.reading(columns))
+    store = adapted(
+        store,
+        is_equilibrium=source.is_equilibrium,
+        level_of_theory=source.level_of_theory,
+        leave_out=source.leave_out,
+    )
+    store, bonds = find_bonds(store, units.bonds, needs_bonds)
+    return store, f"{report}\n{bonds}" if bonds else str(report)
 
 
 class RunSource(NamedTuple):
@@ -91,20 +113,11 @@ def _read(config: SourceConfig, name: str, units: UnitsConfig, needs_bonds: bool
     if config.level_of_theory is not None and config.units is not None and config.units.level_of_theory:
         raise ValueError(f"{name} has a level_of_theory twice, in its units too; leave one out")
     try:
-        property_columns(config.path, units, None)  # refuses a column that nobody would read
-        found, report = load_store(config.path, units.reading())
-        store = adapted(
-            found,
-            is_equilibrium=config.is_equilibrium,
-            level_of_theory=config.level_of_theory,
-            leave_out=config.leave_out,
-        )
-        store, bonds = find_bonds(store, units.bonds, needs_bonds)
+        store, read = read_data(config, units, needs_bonds=needs_bonds)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"source {name}: {error}") from None
     except ValueError as error:
         raise ValueError(f"source {name}: {error}") from None
-    read = f"{report}\n{bonds}" if bonds else str(report)
     return RunSource(name, config, store, read, require_consistent(store, f"source {name}"))
 
 
@@ -218,22 +231,9 @@ def _used(objective: Objective, source: RunSource, split: Split) -> tuple[Split,
     return used, len(split.train) + len(split.validation) - len(used.train) - len(used.validation)
 
 
-def used_by(
-    objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"]
-) -> Int64[np.ndarray, " n_used"]:
-    """Return the chosen molecules that some term of the loss is for: the others would only thin out the batches."""
-    used = indices[np.concatenate([objective.uses(batch).numpy() for batch in common.chunks(store, indices)])]
-    if len(used) == 0:
-        raise ValueError(
-            f"none of {len(indices)} conformations has all that a term of the loss ({', '.join(objective.weights)}) "
-            "needs at once; choose another objective (objective.kind=...) or data that has it"
-        )
-    return used
-
-
 def _require_data(objective: Objective, store: MoleculeStore, split: Split) -> None:
     for part, indices in (("training", split.train), ("validation", split.validation)):
-        common.require_data(objective, store, indices, f"the {part} part of all sources together")
+        require_data(objective, store, indices, f"the {part} part of all sources together")
 
 
 def _joined_split(sources: Sequence[RunSource], splits: Sequence[Split]) -> Split:
@@ -255,16 +255,16 @@ def _probabilities(recipe: PretrainRecipe, sizes: Sequence[int]) -> tuple[float,
     return tuple(mixing_probabilities(sizes, recipe.mixing_temperature, weights or None).tolist())
 
 
-def mixture_statistics(mixture: Mixture, seed: int) -> common.Statistics:
+def mixture_statistics(mixture: Mixture, seed: int) -> Statistics:
     """Fit reference energies to the sources of one level of theory, and measure the forces of all."""
     _, names = reference_sources(mixture.sources)
-    forces = common.label_statistics(mixture.store, mixture.split.train, seed).force_rms
+    forces = label_statistics(mixture.store, mixture.split.train, seed).force_rms
     chosen = [(s, split) for s, split in zip(mixture.sources, mixture.splits, strict=True) if s.name in names]
     if not chosen:
-        return common.Statistics(None, forces)
+        return Statistics(None, forces)
     store = joined({s.name: s.store for s, _ in chosen})
     split = _joined_split([s for s, _ in chosen], [split for _, split in chosen])
-    return common.Statistics(common.label_statistics(store, split.train, seed).references, forces)
+    return Statistics(label_statistics(store, split.train, seed).references, forces)
 
 
 def mixture_loaders(
@@ -281,43 +281,10 @@ def mixture_loaders(
         world_size=fabric.world_size,
     )
     validation = {
-        s.name: Loader(s.store, split.validation, batch_size=common.VALIDATION_BATCH, seed=0, shuffle=False)
+        s.name: Loader(s.store, split.validation, batch_size=MODEL_BATCH, seed=0, shuffle=False)
         for s, split, _ in every
     }
     return training, validation
-
-
-def mixture_validation(objective: Objective, loaders: Mapping[str, Loader], fabric: Fabric) -> Validate:
-    """Return a function that gives the metrics of each source (``forces/md17``), and the loss over all of them.
-
-    Terms are averaged over all validation sets together, and so is the force error. Energies of different sources may
-    be of different levels of theory: their error is given source by source only.
-    """
-    each = {name: common.validation(objective, loader, fabric) for name, loader in loaders.items()}
-    counts = {name: _counts(objective, loader) for name, loader in loaders.items()}
-
-    def validate(model: Any) -> Mapping[str, float]:
-        found = {name: validate_one(model) for name, validate_one in each.items()}
-        means: dict[str, float] = {}
-        for term in (*objective.weights, "force_mae"):
-            of = {name: counts[name][term] for name in found if term in found[name]}
-            if of:
-                means[term] = sum(n * found[name][term] for name, n in of.items()) / sum(of.values())
-        loss = sum((objective.weights[term] * means[term] for term in objective.weights if term in means), start=0.0)
-        by_source = {f"{key}/{name}": value for name, metrics in found.items() for key, value in metrics.items()}
-        return {"loss": loss, **means, **by_source}
-
-    return validate
-
-
-def _counts(objective: Objective, loader: Loader) -> dict[str, float]:
-    """Return how many things each term sums over in a validation set, and how many atoms have forces."""
-    total: Counter[str] = Counter()
-    for batch in common.chunks(loader.store, loader.indices):
-        total.update(objective.counts(batch))
-        if "has_forces" in batch.flags:
-            total["force_mae"] += int(batch.flags["has_forces"][batch.molecule].sum())
-    return {term: float(total[term]) for term in (*objective.weights, "force_mae")}
 
 
 def source_records(mixture: Mixture) -> list[dict[str, Any]]:

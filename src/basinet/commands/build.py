@@ -7,8 +7,7 @@ from hashlib import file_digest
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from basinet.commands.properties import property_columns
-from basinet.commands.recipe import UnitsConfig
+from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.config import dump_settings, settings
 from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
 from basinet.data.files.build import Built, Input, OnProgress, write_store

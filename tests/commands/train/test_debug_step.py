@@ -9,8 +9,9 @@ import torch
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.commands import finetune, pretrain, replay
-from basinet.commands.common import MODEL_FILE, RECIPE_FILE, label_statistics, start_from_statistics
+from basinet.commands import debug_step, finetune, pretrain
+from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
+from basinet.commands.statistics import label_statistics, start_from_statistics
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.splits import Split
@@ -76,8 +77,8 @@ def test_a_label_that_breaks_the_loss_is_found_by_replaying_the_step(tmp_path, o
     assert 3 <= step <= 10  # an epoch is 2.5 steps, and one or two epochs have been read when the label is spoiled
     named = [int(i) for i in re.search(r"Molecules ([\d, ]+) of the training data", message)[1].split(",")]
     assert spoiled[0] in named and len(named) <= 8
-    assert f"basinet replay {out}" in message
-    found = replay(out)
+    assert f"basinet debug-step {out}" in message
+    found = debug_step(out)
     assert found.step == step
     assert [index for index, _, _ in found.bad_molecules] == spoiled
     assert not math.isfinite(found.terms["forces"])
@@ -112,7 +113,7 @@ def test_a_replay_gives_the_loss_of_the_failed_step_noise_included(tmp_path):
     start_from_statistics(model, label_statistics(store, split.train, 0))
     with pytest.raises(NonFiniteLossError, match="step 4: the norm of the gradient is not finite"):
         run_fit(model, Breaking(at_call=4), Loader(store, split.train, batch_size=4, seed=0), config, again)
-    found = replay(again)
+    found = debug_step(again)
     assert found.bad_molecules == []  # no molecule is to blame
     assert found.step == 4
     assert found.terms == pytest.approx({k: expected[k] for k in found.terms}, rel=1e-6)
@@ -153,7 +154,7 @@ def test_a_failed_step_of_a_model_that_was_loaded_is_replayed_with_its_own_netwo
     recipe = finetune_recipe(data, start=start, model=TINY, training=training(n_steps=30))
     with pytest.raises(NonFiniteLossError):
         finetune(recipe, out, on_progress=on_progress)
-    assert [index for index, _, _ in replay(out).bad_molecules] == spoiled
+    assert [index for index, _, _ in debug_step(out).bad_molecules] == spoiled
 
 
 def test_a_run_that_did_not_fail_has_nothing_to_replay(tmp_path):
@@ -161,7 +162,7 @@ def test_a_run_that_did_not_fail_has_nothing_to_replay(tmp_path):
     recipe = pretrain_recipe(data, objective=CoordinateDenoisingConfig(), training=training(n_steps=1))
     pretrain(recipe, tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"has no failure\.pt: no step of this run failed"):
-        replay(tmp_path / "run")
+        debug_step(tmp_path / "run")
 
 
 @pytest.mark.parametrize("outputs", [("pooled_energy", "noise_level"), ("forces", "noise_level"), ("energy", "noise")])

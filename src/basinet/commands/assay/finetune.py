@@ -15,14 +15,22 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from basinet.commands import common
-from basinet.commands.assay.data import CONFORMERS, LABEL, AssayData, Say, Show, prepare
-from basinet.commands.assay.fingerprints import baseline_predictions
+from basinet.commands.assay.baselines import RegressionErrors, baseline_predictions, regression_errors
+from basinet.commands.assay.data import CONFORMERS, LABEL, AssayData, prepare
 from basinet.commands.assay.recipe import AssayRecipe
-from basinet.commands.assay.regression import RegressionErrors, regression_errors
+from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.commands.recipe import FinetuneRecipe
-from basinet.commands.train.finetune import RESULTS_FILE, finetune
-from basinet.commands.train.run import SPLIT_FILE, OnProgress, silent
+from basinet.commands.run_directory import (
+    MODEL_FILE,
+    RECIPE_FILE,
+    RESULTS_FILE,
+    SPLIT_FILE,
+    check_directory,
+    write_directory,
+)
+from basinet.commands.statistics import batches
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.run import OnProgress
 from basinet.config import dump_settings
 from basinet.files import write_text
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
@@ -72,12 +80,12 @@ def finetune_assay(
         on_member: called with the number of each member; what it returns is called after each of its steps.
         say: called with lines about what is being done.
     """
-    common.check_place(out, recipe, resume)
+    check_directory(out, recipe, resume)
     label = label_of(recipe.target)
     if not resume:
         check_start(recipe)
-    common.write_directory(out, recipe)
-    data = prepare(recipe, out, label, say, on_conformers or (lambda done, total, note: None))
+    write_directory(out, recipe)
+    data = prepare(recipe, out, label, say, on_conformers or hidden)
     data.split().save(out / SPLIT_FILE)
     members: list[Model] = []
     for number in range(recipe.ensemble):
@@ -111,10 +119,10 @@ def _train(
     place = out / MEMBERS / str(number)
     if not (place / DONE_FILE).exists():
         place.parent.mkdir(exist_ok=True)
-        started = (place / common.RECIPE_FILE).exists()
+        started = (place / RECIPE_FILE).exists()
         finetune(_member_recipe(recipe, label, number, out), place, resume=started, on_progress=hook, say=say)
         write_text(place / DONE_FILE, "")
-    return load_model(place / common.MODEL_FILE).model.eval()
+    return load_model(place / MODEL_FILE).model.eval()
 
 
 def _member_recipe(recipe: AssayRecipe, label: str, number: int, out: Path) -> FinetuneRecipe:
@@ -166,7 +174,7 @@ def _finish(
     write_text(out / RESULTS_FILE, json.dumps(record, indent=2) + "\n")
     for line in lines:
         say(line)
-    return AssayResult(out / common.MODEL_FILE, test, covered, lines)
+    return AssayResult(out / MODEL_FILE, test, covered, lines)
 
 
 def _answers(members: Sequence[Model], data: AssayData, part: str, label: str) -> Answers:
@@ -174,7 +182,7 @@ def _answers(members: Sequence[Model], data: AssayData, part: str, label: str) -
     conformers = data.conformers_of(part)
     rows: list[torch.Tensor] = []
     for member in members:
-        parts = [member(batch, [label])[label].detach().cpu() for batch in common.batches(data.store, conformers)]
+        parts = [member(batch, [label])[label].detach().cpu() for batch in batches(data.store, conformers)]
         rows.append(torch.cat(parts).double() if parts else torch.zeros(0, dtype=torch.float64))
     counts = torch.from_numpy(np.diff(data.first)[data.parts[part]])
     owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
@@ -236,7 +244,7 @@ def _save(
     members: Sequence[Model],
     calibration: Calibration | None,
 ) -> None:
-    first = load_model(out / MEMBERS / "0" / common.MODEL_FILE)
+    first = load_model(out / MEMBERS / "0" / MODEL_FILE)
     metadata = {
         "recipe": dump_settings(recipe),
         "assay": {
@@ -253,7 +261,7 @@ def _save(
     }
     save_model(
         members[0],
-        out / common.MODEL_FILE,
+        out / MODEL_FILE,
         first.backbone,
         metadata,
         further=members[1:],

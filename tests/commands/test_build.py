@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from basinet.commands.build_store import BuildRecipe, build
+from basinet.commands.build import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.doctor.check import check_consistency
 from basinet.data.files import build as build_module

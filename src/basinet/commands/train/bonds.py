@@ -1,4 +1,4 @@
-"""Which runs need bonds, and what becomes of molecules that have none."""
+"""Find out which runs need bonds, and leave out molecules that have none."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from basinet.backbones.build import BackboneConfig, needs_bonds
-from basinet.commands import common
-from basinet.commands.properties import SCRATCH
-from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe
+from basinet.commands.recipe import SCRATCH, TrainableRecipe
+from basinet.commands.statistics import chunks
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import read_backbone
@@ -21,12 +20,12 @@ BOND_FLAGS = frozenset({"has_bonds", "has_rotors"})
 
 
 class BondNeeds(NamedTuple):
-    """What of a run needs bonds."""
+    """The parts of a run that need bonds."""
 
     network: bool
     """The network reads them: it can do nothing with a molecule without."""
     flags: frozenset[str]
-    """Terms of the loss need molecules with these flags and leave the others out."""
+    """Flags of :data:`BOND_FLAGS` that terms of the loss need; they skip molecules without."""
 
     @property
     def any(self) -> bool:
@@ -34,12 +33,12 @@ class BondNeeds(NamedTuple):
         return self.network or bool(self.flags)
 
 
-def bond_needs(recipe: PretrainRecipe | FinetuneRecipe, objective: Objective) -> BondNeeds:
-    """Return what of a run needs bonds."""
+def bond_needs(recipe: TrainableRecipe, objective: Objective) -> BondNeeds:
+    """Return the parts of a run that need bonds."""
     return BondNeeds(needs_bonds(backbone_of(recipe)), objective.flags & BOND_FLAGS)
 
 
-def backbone_of(recipe: PretrainRecipe | FinetuneRecipe) -> BackboneConfig:
+def backbone_of(recipe: TrainableRecipe) -> BackboneConfig:
     """Return the settings of the network of a run: those of the recipe, or of the model it starts from."""
     if recipe.start is None or recipe.start == SCRATCH:
         return recipe.model
@@ -63,23 +62,23 @@ def with_bonds_known(store: MoleculeStore, split: Split) -> tuple[Split, str]:
             f"{what} have no bonds on record, which the network reads; let them be perceived (units.bonds=auto), "
             "read them from a format that has bonds (SDF, SMILES), or choose another network (model.kind=...)"
         )
-    return known, f"{what} have no bonds, which the network reads; they are neither drawn nor tested"
+    return known, f"{what} have no bonds, which the network reads; skipped"
 
 
 def lacking_bonds(needs: BondNeeds, store: MoleculeStore, split: Split) -> list[str]:
-    """Return how many molecules that are drawn take no part in the terms that need bonds, one line for each flag."""
+    """Return how many molecules of the split lack bonds that terms of the loss need, one line for each flag."""
     drawn = np.concatenate([split.train, split.validation])
     lines: list[str] = []
     for flag in sorted(needs.flags):
         lacking = len(drawn) - len(_with_flag(store, drawn, flag))
         if lacking:
             what = "bonds" if flag == "has_bonds" else "bonds with bond orders"
-            lines.append(f"{lacking} of {len(drawn)} conformations have no {what}; terms that need them leave them out")
+            lines.append(f"{lacking} of {len(drawn)} conformations have no {what}; terms that need them skip them")
     return lines
 
 
 def _with_flag(
     store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"], flag: str
 ) -> Int64[np.ndarray, " n_flagged"]:
-    chosen = [all_set(batch, [flag]).numpy() for batch in common.chunks(store, indices)]
+    chosen = [all_set(batch, [flag]).numpy() for batch in chunks(store, indices)]
     return indices[np.concatenate(chosen)] if chosen else indices
