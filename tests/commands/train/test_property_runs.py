@@ -182,7 +182,7 @@ def test_a_model_of_the_property_is_trained_on_with_its_head(tuned: Any, store: 
     assert "the head of 'size' is kept with its scale" in said
     assert isinstance(result.before, PropertyErrors) and result.before.mae < 0.5
     other = dataclasses.replace(recipe, objective=PropertyConfig(label="size", readout="mean"))
-    with pytest.raises(ValueError, match=r"reads the property as sum in Angstrom\^2, the recipe asks for mean .*readout=sum"):
+    with pytest.raises(ValueError, match=r"as sum in Angstrom\^2, the recipe asks for mean .*readout=sum"):
         finetune(other, tmp_path / "other")
 
 
