@@ -1,23 +1,28 @@
-"""Files that are either there in full or not there: atomic writes, and .npy files mapped into memory."""
+"""Write files that appear whole or not at all, read saved tensors, and map .npy files into memory.
+
+A file is written beside its place, synced to the disk and renamed: whatever happens, a reader sees the old file or the
+new one, never a part.
+"""
 
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from threading import get_native_id
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Shaped
 
 TEMPORARY = ".tmp-"
-"""What the names of unfinished files begin with."""
+"""Beginning of the names of unfinished files."""
 
 
 @runtime_checkable
 class Stream(Protocol):
-    """What can be read."""
+    """A file to read from."""
 
     def read(self, size: int = -1, /) -> bytes:
         """Return so many bytes, or all."""
@@ -25,47 +30,92 @@ class Stream(Protocol):
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step: whatever happens, a reader sees the old text or the new."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    """Replace a file by a text in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file by some bytes."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_torch(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file by tensors and plain values, with ``torch.save``.
+
+    Raises:
+        OSError: it could not be written; the file written before is intact.
+    """
+    # torch reports a full disk as a RuntimeError of its zip writer.
+    with replacing(path, OSError, RuntimeError) as temporary, open(temporary, "wb") as file:
+        torch.save(dict(value), file)
+
+
+def read_torch(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read tensors and plain values; files that would run code are refused.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a saved state ({type(error).__name__}: {error})") from None
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside ``path`` to write to; on success it takes the place of ``path``, else it goes."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+def replacing(path: Path, *failures: type[Exception]) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` to write to; on success it replaces ``path``, otherwise it is deleted.
+
+    Args:
+        path: File to write.
+        failures: Errors to raise as an ``OSError`` that names the file.
+    """
+    temporary = temporary_path(path)
     try:
         yield temporary
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        _sync(temporary, os.O_RDWR)
+        move(temporary, path)
+    except failures as error:
+        raise OSError(f"cannot write {path}: {error}; is the disk full? The file written before is intact") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Give a temporary directory to write files to that are then synced; on success it becomes ``path``."""
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    """Give a temporary directory beside ``path`` to write files to; on success it becomes ``path``."""
+    temporary = temporary_path(path)
     try:
         temporary.mkdir()
         yield temporary
-        _sync_directory(temporary)
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        for file in temporary.iterdir():
+            _sync(file, os.O_RDWR)
+        _sync_names(temporary)
+        move(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def temporary_path(path: Path) -> Path:
+    """Return where the content of ``path`` is written; no other thread or process uses the same place."""
+    return path.with_name(f"{TEMPORARY}{get_native_id()}-{path.name}")
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file or directory, replacing a file that is there, and make the new name survive a power cut."""
+    os.replace(source, target)
+    _sync_names(target.parent)
+
+
 def write_array_directory(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-    """Write ``<name>.npy`` files into a new directory that appears only when all of them are on the disk."""
+    """Write ``<name>.npy`` files into a new directory."""
     with new_directory(path) as temporary:
         for name, array in arrays.items():
-            with open(temporary / f"{name}.npy", "wb") as file:
-                np.save(file, array, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
 
 
 def map_array(path: Path) -> Shaped[np.ndarray, "..."]:
@@ -90,11 +140,14 @@ def map_array(path: Path) -> Shaped[np.ndarray, "..."]:
     return whole[start:].view(dtype).reshape(shape)
 
 
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut (a no-op where directories cannot be opened: Windows)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync_names(directory: Path) -> None:
+    if os.name == "posix":  # Windows cannot open directories
+        _sync(directory, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    """Bring a file, or the names in a directory, from the caches of the system to the disk."""
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -90,7 +90,7 @@ def test_a_report_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mon
     def fail(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("basinet.evaluation.report.os.replace", fail)
+    monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         Report(title="second", lead="").write(tmp_path)
     assert "first" in (tmp_path / "report.html").read_text()

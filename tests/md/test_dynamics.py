@@ -287,5 +287,5 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other molecules, replicas or seeds"):
         begin(free, [named("CO")], VelocityVerlet(), seed=1).load(tmp_path / "state.pt")
     (tmp_path / "state.pt").write_bytes(b"PK")
-    with pytest.raises(ValueError, match="cannot be read as a saved simulation"):
+    with pytest.raises(ValueError, match="cannot be read as a saved state"):
         begin(free, [named("CO")], VelocityVerlet()).load(tmp_path / "state.pt")

@@ -6,11 +6,12 @@ import torch
 
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
+from basinet.files import read_torch
 from basinet.objectives.base import mean_terms, total_loss
 from basinet.objectives.methods import coordinate_denoising, force_and_denoise
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.training.fit import TrainingConfig
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from small_runs import (
     DoubleLoader,
     differences,
@@ -94,7 +95,7 @@ def test_clipping_bounds_the_gradient_and_the_log_says_what_it_was(tmp_path, sto
     for clip in (0.01, None):
         config = training(n_steps=1, optimizer={"clip_norm": clip})
         run_fit(tiny_model(), Forces(), loader_of(store, 4), config, tmp_path / str(clip))
-        moments = load_plain(tmp_path / str(clip) / STATE_FILE)["optimizer"]["state"].values()
+        moments = read_torch(tmp_path / str(clip) / STATE_FILE)["optimizer"]["state"].values()
         used = torch.cat([m["exp_avg"].flatten() for m in moments]).norm().item() / 0.1
         norms[clip] = (used, read_lines(tmp_path / str(clip) / "metrics.jsonl")[0]["gradient_norm"])
     assert norms[0.01][0] == pytest.approx(0.01, rel=1e-3)
@@ -125,10 +126,10 @@ def test_what_was_validated_and_saved_is_the_average_and_not_the_last_step(tmp_p
         return {"loss": 1.0 / len(seen)}
 
     run_fit(tiny_model(), Forces(), loader_of(store, 4), training(n_steps=3), tmp_path, validate=validate)
-    state = load_plain(tmp_path / STATE_FILE)
+    state = read_torch(tmp_path / STATE_FILE)
     average = {k.removeprefix("module."): v for k, v in state["average"].items() if k != "n_averaged"}
     assert differences(seen[-1], average) == []
-    assert differences(load_plain(tmp_path / "best.pt"), average) == []
+    assert differences(read_torch(tmp_path / "best.pt"), average) == []
     assert differences(seen[-1], state["model"])
 
 
@@ -159,7 +160,7 @@ def test_the_last_step_is_logged_validated_and_saved_whatever_the_intervals(tmp_
         ("train", 7),
         ("validation", 7),
     ]
-    assert load_plain(tmp_path / STATE_FILE)["step"] == 7
+    assert read_torch(tmp_path / STATE_FILE)["step"] == 7
     assert steps == list(range(1, 8))
 
 

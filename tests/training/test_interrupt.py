@@ -9,9 +9,10 @@ import pytest
 
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
+from basinet.files import read_torch
 from basinet.objectives.methods import force_and_denoise
 from basinet.training.interrupt import InterruptedRunError
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, run_fit, tiny_model, training
 
 STORE = MoleculeStore.from_molecules(frames(["H2O", "NH3"], per_compound=4))
@@ -52,7 +53,7 @@ def test_after_a_signal_the_step_is_finished_and_saved_and_the_run_can_go_on(tmp
     whole = run(tmp_path / "whole")
     with pytest.raises(InterruptedRunError, match="stopped after step 4 of 8; the state is saved"):
         run(tmp_path / "cut", send(number, at_step=3))
-    assert load_plain(tmp_path / "cut" / STATE_FILE)["step"] == 4
+    assert read_torch(tmp_path / "cut" / STATE_FILE)["step"] == 4
     assert differences(run(tmp_path / "cut", resume=True).state_dict(), whole.state_dict()) == []
 
 
@@ -64,7 +65,7 @@ def test_a_second_ctrl_c_acts_at_once(tmp_path):
 
 def test_a_signal_in_the_last_step_comes_too_late_to_stop_anything(tmp_path):
     run(tmp_path, send(signal.SIGINT, at_step=7))
-    assert load_plain(tmp_path / STATE_FILE)["step"] == 8
+    assert read_torch(tmp_path / STATE_FILE)["step"] == 8
 
 
 def test_a_handler_the_program_had_gets_the_second_signal_and_is_there_afterwards(tmp_path):

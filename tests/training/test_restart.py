@@ -5,11 +5,12 @@ import torch
 
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
+from basinet.files import read_torch
 from basinet.objectives.base import Objective
 from basinet.objectives.methods import coordinate_denoising, force_and_denoise
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.training.fit import Progress
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from small_runs import GoneError, differences, frames, read_lines, run_fit, tiny_model, training
 
 N_STEPS = 12
@@ -63,11 +64,11 @@ def test_stopping_and_going_on_changes_no_bit_of_weights_averages_optimiser_metr
     whole, ended = run(tmp_path / "whole", store, case)
     with pytest.raises(GoneError):
         run(tmp_path / "cut", store, case, stop=stop)
-    assert load_plain(tmp_path / "cut" / STATE_FILE)["step"] == 6
+    assert read_torch(tmp_path / "cut" / STATE_FILE)["step"] == 6
     resumed, again = run(tmp_path / "cut", store, case, resume=True)
     assert differences(whole.state_dict(), resumed.state_dict()) == []
     for name in (STATE_FILE, "best.pt"):
-        assert differences(load_plain(tmp_path / "whole" / name), load_plain(tmp_path / "cut" / name), name) == []
+        assert differences(read_torch(tmp_path / "whole" / name), read_torch(tmp_path / "cut" / name), name) == []
     assert read_lines(tmp_path / "whole" / "metrics.jsonl") == read_lines(tmp_path / "cut" / "metrics.jsonl")
     assert (ended.best, ended.best_step, ended.step) == (again.best, again.best_step, again.step)
 
@@ -105,7 +106,7 @@ def test_a_finished_run_resumed_takes_no_step_and_changes_nothing(tmp_path, stor
 
 def test_fit_leaves_the_averaged_weights_in_the_model(tmp_path, store):
     model, _ = run(tmp_path / "run", store, "forces, cosine")
-    state = load_plain(tmp_path / "run" / STATE_FILE)
+    state = read_torch(tmp_path / "run" / STATE_FILE)
     averaged = {k.removeprefix("module."): v for k, v in state["average"].items() if k != "n_averaged"}
     assert differences(averaged, dict(model.state_dict())) == []
     assert differences(averaged, state["model"])

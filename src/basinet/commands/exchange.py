@@ -1,15 +1,13 @@
 """Models from and to the files of other codes."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.files import replacing, write_text
+from basinet.files import write_text, write_torch
 from basinet.models.convert.export import hyper_parameters, to_torchmd_net
 from basinet.models.convert.published import Layout, Published, Sizes, read_published
 from basinet.models.file import load_model, save_model
@@ -64,10 +62,7 @@ def export(model_file: Path, out: Path, *, without_references: bool = False) -> 
     state = {f"model.{key}": value for key, value in to_torchmd_net(model).items()}
     assert isinstance(config, EquivariantTransformerConfig)  # or the line before had refused it
     options = hyper_parameters(config, next(model.parameters()).dtype)
-    with replacing(out) as temporary, open(temporary, "wb") as file:
-        torch.save({"state_dict": state, "hyper_parameters": options, "epoch": 0, "global_step": 0}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    write_torch(out, {"state_dict": state, "hyper_parameters": options, "epoch": 0, "global_step": 0})
     if not (without_references and energies):
         return None
     beside = out.with_suffix(".references.json")

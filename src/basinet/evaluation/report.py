@@ -7,8 +7,6 @@ import base64
 import html
 import io
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +27,7 @@ from basinet.evaluation.results import (
     Start,
     TrainingCurve,
 )
+from basinet.files import write_bytes
 
 FILE_NAME = "report.html"
 DPI = 150
@@ -118,15 +117,15 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         images = self._images()
         for name, png in images.items():
-            _write_atomically(directory / f"{name}.png", png)
+            write_bytes(directory / f"{name}.png", png)
         path = directory / FILE_NAME
-        _write_atomically(path, self._html(images).encode())
+        write_bytes(path, self._html(images).encode())
         return path
 
     def write_page(self, path: Path) -> Path:
         """Write the HTML file alone, which has the figures inside, and return its path."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, self._html(self._images()).encode())
+        write_bytes(path, self._html(self._images()).encode())
         return path
 
     def _images(self) -> dict[str, bytes]:
@@ -364,16 +363,3 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write beside the target and rename, so that no reader ever sees half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -5,7 +5,6 @@ run is the business of observers (:class:`Observer`): frames on disk, tables, hi
 length of a run.
 """
 
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from basinet.files import replacing
+from basinet.files import read_torch, write_torch
 from basinet.md.integrators import Integrator, MDState, Potential, Temperature, init, kinetic_energy, temperature_of
 from basinet.structures.batch import Batch
 
@@ -212,10 +211,7 @@ class Dynamics:
             "failures": [tuple(failure) for failure in self.failures],
             "observers": [observer.state_dict() for observer in self.observers],
         }
-        with replacing(path) as temporary, open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
+        write_torch(path, content)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state.
@@ -223,7 +219,7 @@ class Dynamics:
         Raises:
             ValueError: it is not one, or is of other molecules, seeds or observers.
         """
-        saved = _load(path, self.state.batch.positions.device)
+        saved = read_torch(path, self.state.batch.positions.device)
         same = torch.equal(saved["atomic_numbers"], self.state.batch.atomic_numbers)
         if not same or [int(seed) for seed in saved["seeds"]] != list(self.state.streams.seeds):
             raise ValueError(f"{path} is of other molecules, replicas or seeds than this run")
@@ -235,15 +231,6 @@ class Dynamics:
         self.failures = [Failure(*failure) for failure in saved["failures"]]
         for observer, state in zip(self.observers, saved["observers"], strict=True):
             observer.load_state_dict(state)
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Any]:
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a saved simulation ({type(error).__name__}: {error})") from None
 
 
 def _not_finite(state: MDState) -> Bool[Tensor, " n_molecules"]:

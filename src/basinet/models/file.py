@@ -1,7 +1,6 @@
 """The model file: safetensors with a JSON header. It explains itself and runs no code."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +14,7 @@ from torch import Tensor
 from basinet import __version__
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.config import dump_settings, read_settings
+from basinet.files import replacing
 from basinet.models.conformal import Calibration
 from basinet.models.corrections import CorrectionConfig
 from basinet.models.heads.base import HeadKind
@@ -97,15 +97,8 @@ def save_model(
     for number, member in enumerate(further, start=1):
         tensors |= _weights(member, f"{MEMBER}{number}.")
     tensors |= {f"{CALIBRATION}{name}": c.scores.double().cpu().contiguous() for name, c in calibration.items()}
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, partial, metadata={"basinet": json.dumps(header)})
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except (SafetensorError, OSError) as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}; is the disk full? A model saved before is intact") from error
+    with replacing(path, OSError, SafetensorError) as temporary:
+        save_file(tensors, temporary, metadata={"basinet": json.dumps(header)})
 
 
 def load_model(path: Path) -> ModelFile:

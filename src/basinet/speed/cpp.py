@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pooch
 
+from basinet.files import replacing
+
 DIRECTORY_VARIABLE = "BASINET_KERNELS"
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 SHARED = ("-fPIC", "-shared", "-fopenmp-simd")
@@ -98,13 +100,8 @@ def _options(compiler: str) -> tuple[str, ...]:
 
 def _compile(compiler: str, options: tuple[str, ...], source: Path, place: Path) -> None:
     """Compile beside the place and move there: several processes may want the same at once."""
-    handle, beside = tempfile.mkstemp(suffix=".so", dir=place.parent)
-    os.close(handle)
-    try:
-        _run([compiler, *options, str(source), "-o", beside])
-        os.replace(beside, place)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+    with replacing(place) as beside:
+        _run([compiler, *options, str(source), "-o", str(beside)])
 
 
 def _run(command: list[str]) -> str:

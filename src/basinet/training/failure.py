@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from basinet.errors import RunError
+from basinet.files import read_torch, write_torch
 from basinet.models.heads.base import HeadKind
 from basinet.models.heads.property import PropertyForm
 from basinet.models.model import Model
@@ -16,7 +17,6 @@ from basinet.models.version_0_1 import current_heads, current_weights
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import BatchTopology, Rotors
 from basinet.structures.segment import max_norm
-from basinet.training.state import load_plain, save_atomically
 
 FAILURE_FILE = "failure.pt"
 
@@ -61,7 +61,7 @@ def stop_for_failure(
         "batches": [_plain(b) for b in batches],
         "sources": [name for name, _ in named],
     }
-    save_atomically(saved, path)
+    write_torch(path, saved)
     labels = [b.labels["forces"] for b in batches if "forces" in b.labels]
     norms = [max_norm(torch.nan_to_num(f.double(), nan=0.0)) for f in labels]
     largest = f"; largest force label {max(norms):.3g} eV/Å" if norms else ""
@@ -91,7 +91,7 @@ class Failure(NamedTuple):
 
 def load_failure(path: Path) -> Failure:
     """Read a failed step, onto the CPU."""
-    saved = load_plain(path)
+    saved = read_torch(path)
     batches = [_batch(b) for b in saved["batches"]]
     properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
     first = saved["step"], *current_heads(saved["heads"], properties), current_weights(saved["model"])

@@ -1,10 +1,11 @@
 """Metrics of a run, one JSON object a line, and optionally TensorBoard."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from basinet.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -21,9 +22,7 @@ class MetricsLog:
     def __init__(self, directory: Path, *, resume_step: int, tensorboard: bool) -> None:
         self.path = directory / METRICS_FILE
         records = [r for r in read_metrics(self.path) if r["step"] <= resume_step] if resume_step else []
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(r) + "\n" for r in records))
-        os.replace(partial, self.path)
+        write_text(self.path, "".join(json.dumps(r) + "\n" for r in records))
         self._writer = _tensorboard_writer(directory, resume_step) if tensorboard else None
         self._file = open(self.path, "a", buffering=1)  # noqa: SIM115 (open as long as the run)
 

@@ -1,6 +1,5 @@
 """Everything a run needs to go on exactly where it stopped, in one file that is replaced all or nothing."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from basinet.data.stream.loader import Stream
+from basinet.files import read_torch, write_torch
 from basinet.models.version_0_1 import current_weights
 from basinet.training.optim import Schedule
 
@@ -63,7 +63,7 @@ class TrainState:
             "loader": self.loader.state_dict(),
             "generators": generators,
         }
-        save_atomically(state, path)
+        write_torch(path, state)
 
     def load(self, path: Path, rank: int, world_size: int, device: torch.device) -> None:
         """Go on from a saved state.
@@ -71,7 +71,7 @@ class TrainState:
         Raises:
             ValueError: the state does not fit this run.
         """
-        state = load_plain(path, device)
+        state = read_torch(path, device)
         if (state["average"] is None) != (self.average is None):
             raise ValueError(f"{path}: ema_decay was switched on or off since the run was stopped; restore it")
         if world_size != len(state["generators"]):
@@ -96,28 +96,3 @@ def _current_average(average: Mapping[str, Any]) -> dict[str, Any]:
     weights = {key.removeprefix(AVERAGED): value for key, value in average.items() if key.startswith(AVERAGED)}
     rest = {key: value for key, value in average.items() if not key.startswith(AVERAGED)}
     return rest | {AVERAGED + key: value for key, value in current_weights(weights).items()}
-
-
-def save_atomically(value: Mapping[str, Any], path: Path) -> None:
-    """Write a file with ``torch.save`` so that a reader sees the old one or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            torch.save(dict(value), file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
-        partial.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error}; is the disk full? The file written before is intact") from error
-    os.replace(partial, path)
-
-
-def load_plain(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a file of tensors and plain values; refuse anything else."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a saved state ({type(error).__name__}: {error})") from None

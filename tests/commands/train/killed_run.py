@@ -20,6 +20,7 @@ import basinet.training.state as state
 from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE, RECIPE_FILE, environment
+from basinet.files import read_torch
 from basinet.models.file import load_model
 from basinet.objectives.config import ForceAndDenoiseConfig
 from small_runs import ON_CPU, TINY, training
@@ -112,7 +113,7 @@ def readable(out: Path) -> int:
         if (out / name).exists():
             load_model(out / name)
     path = out / state.STATE_FILE
-    return state.load_plain(path)["step"] if path.exists() else 0
+    return read_torch(path)["step"] if path.exists() else 0
 
 
 def saved_at(out: Path) -> int | None:

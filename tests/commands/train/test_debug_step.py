@@ -16,13 +16,14 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.splits import Split
 from basinet.errors import RunError
+from basinet.files import read_torch
 from basinet.models.model import build_model_of
 from basinet.objectives.base import Objective
 from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.objectives.methods import force_and_denoise
 from basinet.structures.batch import collate
 from basinet.training.failure import FAILURE_FILE, BeforeStep, NonFiniteLossError, load_failure, stop_for_failure
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from small_runs import (
     TINY,
     differences,
@@ -84,7 +85,7 @@ def test_a_label_that_breaks_the_loss_is_found_by_replaying_the_step(tmp_path, o
     assert not math.isfinite(found.terms["forces"])
     force = found.bad_molecules[0][1]
     assert math.isnan(force) if math.isnan(value) else force >= 1e29
-    failed, state = load_failure(out / FAILURE_FILE), load_plain(out / STATE_FILE)
+    failed, state = load_failure(out / FAILURE_FILE), read_torch(out / STATE_FILE)
     assert state["step"] == step - 1  # saved after every step, so it shows the weights before the failed one
     assert differences(failed.weights, dict(state["model"])) == []
     assert differences(failed.generator, state["generators"][0]) == []

@@ -14,7 +14,8 @@ from basinet.commands import pretrain
 from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig
 from basinet.commands.run_directory import LAST_FILE
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.files import read_torch
+from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, largest_difference, make_store, read_lines
 
 TESTS = Path(__file__).parents[2]
@@ -94,7 +95,7 @@ def test_the_statistics_of_the_noise_are_those_of_all_processes(two, tmp_path):
 
 def test_two_processes_stop_together_and_go_on_bit_for_bit(two):
     out = two[0]
-    assert differences(load_plain(out / "whole" / STATE_FILE), load_plain(out / "cut" / STATE_FILE)) == []
+    assert differences(read_torch(out / "whole" / STATE_FILE), read_torch(out / "cut" / STATE_FILE)) == []
     assert read_lines(out / "whole" / "metrics.jsonl") == read_lines(out / "cut" / "metrics.jsonl")
     assert (out / "whole" / LAST_FILE).read_bytes() == (out / "cut" / LAST_FILE).read_bytes()
 

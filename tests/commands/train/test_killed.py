@@ -11,7 +11,8 @@ import pytest
 
 from basinet.commands import pretrain
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.files import read_torch
+from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, make_store, read_lines
 
 TESTS = Path(__file__).parents[2]
@@ -49,7 +50,7 @@ def killed(data):
 
 
 def assert_same_run(whole, out):
-    assert differences(load_plain(whole / STATE_FILE), load_plain(out / STATE_FILE)) == []
+    assert differences(read_torch(whole / STATE_FILE), read_torch(out / STATE_FILE)) == []
     assert read_lines(whole / "metrics.jsonl") == read_lines(out / "metrics.jsonl")
     for name in (MODEL_FILE, LAST_FILE):
         assert (whole / name).read_bytes() == (out / name).read_bytes()

@@ -13,10 +13,11 @@ from basinet.commands.run_directory import DATA_FILE, LAST_FILE, MODEL_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split
+from basinet.files import read_torch
 from basinet.models.file import load_model
 from basinet.objectives.config import EnergyForcesConfig, EtOreoConfig, ForceAndDenoiseConfig, ForcesConfig, FradConfig
 from basinet.training.interrupt import InterruptedRunError
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from molecules import from_smiles
 from small_runs import (
     ATOMIC_ENERGIES,
@@ -132,7 +133,7 @@ def test_an_interrupted_mixture_goes_on_bit_for_bit(tmp_path, minima, moved):
         pretrain(recipe, tmp_path / "cut", on_progress=interrupt)
     pretrain(recipe, tmp_path / "cut", resume=True)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert differences(load_plain(whole / STATE_FILE), load_plain(cut / STATE_FILE)) == []
+    assert differences(read_torch(whole / STATE_FILE), read_torch(cut / STATE_FILE)) == []
     assert read_lines(whole / "metrics.jsonl") == read_lines(cut / "metrics.jsonl")
     assert (whole / LAST_FILE).read_bytes() == (cut / LAST_FILE).read_bytes()
 

@@ -13,6 +13,7 @@ from basinet.commands import finetune, pretrain
 from basinet.commands.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, load_recipe
 from basinet.commands.run_directory import DATA_FILE, LAST_FILE
 from basinet.data.store.store import MoleculeStore
+from basinet.files import read_torch
 from basinet.models.file import load_model
 from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.objectives.methods import force_and_denoise
@@ -20,7 +21,7 @@ from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
 from basinet.objectives.supervised import EnergyForces
 from basinet.structures.segment import max_norm
 from basinet.training.interrupt import InterruptedRunError
-from basinet.training.state import STATE_FILE, load_plain
+from basinet.training.state import STATE_FILE
 from small_runs import (
     differences,
     finetune_recipe,
@@ -147,7 +148,7 @@ def test_an_interrupted_run_with_replay_goes_on_bit_for_bit(tmp_path, minima, mo
         finetune(recipe, tmp_path / "cut", on_progress=interrupt)
     finetune(recipe, tmp_path / "cut", resume=True)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert differences(load_plain(whole / STATE_FILE), load_plain(cut / STATE_FILE)) == []
+    assert differences(read_torch(whole / STATE_FILE), read_torch(cut / STATE_FILE)) == []
     assert read_lines(whole / "metrics.jsonl") == read_lines(cut / "metrics.jsonl")
 
 

@@ -13,13 +13,13 @@ from basinet.commands.recipe import FinetuneRecipe
 from basinet.commands.run_directory import MODEL_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
+from basinet.files import read_torch
 from basinet.md.stability import StabilityConfig, stability
 from basinet.models.file import load_model
 from basinet.objectives.properties import PropertyConfig
 from basinet.objectives.supervised import Forces
 from basinet.structures.batch import Batch
 from basinet.training.interrupt import InterruptedRunError
-from basinet.training.state import load_plain
 from md_potentials import morse, named
 from small_runs import differences, finetune_recipe, frames, make_xyz, read_lines, run_fit, tiny_model, training
 
@@ -94,7 +94,7 @@ def test_a_resumed_run_selects_the_same_step(molecules, tmp_path) -> None:
         finetune(recipe(molecules), tmp_path / "part", on_progress=interrupt)
     part = finetune(recipe(molecules), tmp_path / "part", resume=True)
     assert (whole.fit.best, whole.fit.best_step) == (part.fit.best, part.fit.best_step)
-    one, other = (load_plain(tmp_path / d / "state.pt") for d in ("whole", "part"))
+    one, other = (read_torch(tmp_path / d / "state.pt") for d in ("whole", "part"))
     assert not differences(one["model"], other["model"])
     assert one["best_selected"] == other["best_selected"]
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from basinet.files import write_text
+from basinet.files import move, write_text
 
 STATE_FILE = "state.json"
 PIECE = 1 << 20
@@ -76,7 +76,7 @@ class Journal:
     def finish(self, places: Mapping[str, Path]) -> None:
         """Move the files to where they belong and remove the journal; the last one named appears last."""
         for name, place in places.items():
-            os.replace(self.directory / name, place)
+            move(self.directory / name, place)
         self.discard()
 
     def discard(self) -> None:

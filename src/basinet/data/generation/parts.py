@@ -160,8 +160,6 @@ def join_lists(stores: Iterable[Path], out: Path) -> None:
                 if number == 0:
                     joined.write(header)
                 joined.writelines(stream)
-        joined.flush()
-        os.fsync(joined.fileno())
 
 
 def _cut(path: Path, first_undone: int) -> None:
@@ -173,5 +171,3 @@ def _cut(path: Path, first_undone: int) -> None:
             place = line.partition(b",")[0]
             if line.endswith(b"\n") and place.isdigit() and int(place) < first_undone:
                 kept.write(line)
-        kept.flush()
-        os.fsync(kept.fileno())

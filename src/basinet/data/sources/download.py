@@ -1,7 +1,6 @@
 """Files of the web, resumed where they broke off, verified, put in place in one step."""
 
 import json
-import os
 import re
 from collections.abc import Callable
 from contextlib import closing
@@ -12,7 +11,7 @@ import requests
 
 from basinet.data.sources.cache import OFFLINE_VARIABLE, WrongFileError, is_offline, verify
 from basinet.data.sources.source import RemoteFile
-from basinet.files import write_text
+from basinet.files import move, write_text
 
 TIMEOUT = (10.0, 60.0)
 """Seconds: to connect, and between two pieces."""
@@ -62,7 +61,7 @@ def fetch_file(file: RemoteFile, directory: Path, on_bytes: OnBytes | None = Non
             if isinstance(error, WrongFileError):
                 forget(partial)
             continue
-        os.replace(partial, path)
+        move(partial, path)
         forget(partial)
         return path
     raise DownloadError(_by_hand(file, path, failures))
