@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from basinet.commands.answer.evaluate import in_chunks, load_any
+from basinet.commands.answer.evaluate import in_chunks
 from basinet.commands.answer.force_correlation import implied_forces
+from basinet.commands.answer.load import load_any
 from basinet.data.chemistry.conformers import GenerationError
 from basinet.data.generation.sampling import Surface
 from basinet.data.reading import open_molecules

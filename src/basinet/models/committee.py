@@ -81,7 +81,7 @@ def _check_members(members: Sequence[Model]) -> None:
     first = members[0]
     for member in members:
         if member.has_pooled_energy:
-            raise ValueError("a member was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first")
+            raise ValueError("a member was pre-trained by 3D-EMGP, and its energy is not in eV; fine-tune it first")
         if member.properties.keys() != first.properties.keys() or ("energy" in member.heads) != (
             "energy" in first.heads
         ):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
-from basinet.commands.answer.pieces import PIECE_ATOMS, in_pieces
+from basinet.commands.answer.load import PIECE_ATOMS, in_pieces
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.models.model import Model, build_model
 from basinet.structures import Molecule

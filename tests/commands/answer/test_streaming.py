@@ -18,8 +18,8 @@ from basinet.commands import predict_file, predict_table
 from basinet.commands.answer import predict as predict_module
 from basinet.commands.answer.embed import embed_file, index_path
 from basinet.commands.answer.halving import Halving, OutOfMemoryError, is_out_of_memory
-from basinet.commands.answer.journal import Journal
 from basinet.commands.answer.records import TableOptions
+from basinet.commands.answer.stream import Journal
 from basinet.models.conformal import Calibration
 from basinet.models.file import save_model
 from basinet.models.heads.property import PropertyForm, build_property_head

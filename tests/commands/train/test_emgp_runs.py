@@ -60,11 +60,9 @@ def test_fine_tuning_takes_the_backbone_and_a_fresh_energy(tmp_path: Path, pretr
 
 
 def test_its_energy_is_not_taken_for_one_in_ev(tmp_path: Path, pretrained: Path, store: Path) -> None:
-    with pytest.raises(
-        ValueError, match="was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first"
-    ):
+    with pytest.raises(ValueError, match="was pre-trained by 3D-EMGP, and its energy is not in eV; fine-tune it first"):
         evaluate_file(pretrained, store, UnitsConfig())
-    with pytest.raises(ValueError, match="its energy is none in eV"):
+    with pytest.raises(ValueError, match="its energy is not in eV"):
         predict_file(pretrained, store, tmp_path / "out.xyz")
 
 

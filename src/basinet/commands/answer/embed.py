@@ -1,4 +1,4 @@
-"""Embeddings of the molecules, or of all atoms, of a file."""
+"""Write the embeddings of the molecules, or of all atoms, of a file."""
 
 import csv
 import io
@@ -14,11 +14,17 @@ from jaxtyping import Float32
 
 from basinet.backbones.build import needs_bonds
 from basinet.backbones.kernels import with_kernels
-from basinet.commands.answer.evaluate import require_device
-from basinet.commands.answer.journal import Journal, fingerprint_of
-from basinet.commands.answer.pieces import in_pieces
-from basinet.commands.answer.records import Record, TableOptions, count_records, read_records
-from basinet.commands.answer.stream import Done, OutsidePolicy, batch_of, place_of, work_through
+from basinet.commands.answer.load import in_pieces, require_device
+from basinet.commands.answer.records import Record, TableOptions
+from basinet.commands.answer.stream import (
+    Done,
+    Journal,
+    OutsidePolicy,
+    answer_records,
+    batch_of,
+    fingerprint_of,
+    locate_input,
+)
 from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.files import replacing
 from basinet.models.ensemble import mean_over_conformers
@@ -38,12 +44,12 @@ class Sink(Protocol):
 
 FEATURES, INDEX, OFFSETS = "features", "index", "offsets"
 INDEX_COLUMNS = ("row", "name", "smiles", "n_atoms", "status", "reason")
-PATIENT_BYTES = 1 << 20
+COPIED_BYTES = 1 << 20
 Row = tuple[Record, "Float32[np.ndarray, '_ n'] | None", str]
 
 
 def index_path(out: Path) -> Path:
-    """Return where the table of what each row is goes: ``mols.npy`` has ``mols.npy.index.csv``."""
+    """Return the path of the index: that of ``mols.npy`` is ``mols.npy.index.csv``."""
     return out.with_name(f"{out.name}.index.csv")
 
 
@@ -64,10 +70,10 @@ def embed_file(
     """Write the embeddings of all records of a file, and an index with a row for each.
 
     Molecules: an array [n_records, n_features] (.npy), NaN where the index says "failed". Atoms: an archive (.npz) with
-    ``features`` [n_atoms of all, n_features] and ``offsets`` [n_records + 1]; a failed record has no atoms. Of several
-    conformers the mean is taken; of the members of an ensemble one is asked (``member``, from 1). A record unlike those
-    in training fails, or (``outside_scope="warn"``) has the status "outside". An interrupted run goes on by itself if
-    input, model and options are the same.
+    ``features`` [n_atoms of all, n_features] and ``offsets`` [n_records + 1]; a failed record has no atoms. Embeddings
+    are averaged over conformers; of an ensemble, they are those of one ``member`` (from 1). A record unlike those in
+    training fails, or (``outside_scope="warn"``) has the status "outside". An interrupted run is resumed by the same
+    call.
 
     Raises:
         ValueError: the suffix does not fit, there is no such member, no molecule, or the output is the input.
@@ -78,16 +84,18 @@ def embed_file(
         raise ValueError(f"{out}: embeddings of a {level} are written as {suffix}, got {out.suffix or 'no suffix'}")
     if level == "atom" and table.n_conformers != 1:
         raise ValueError(f"atoms have places in one conformer; got conformers={table.n_conformers}, expected 1")
-    data = place_of(data, out, index_path(out))
+    data = locate_input(data, out, index_path(out))
     model = _member(model_file, member, device, say)
-    about = {"level": level, "pooling": pooling, "member": member, "outside": outside_scope}
-    options = {**about, "table": table._replace(processes=None)}
+    n_features = model.backbone.n_scalar
+    options = {
+        "level": level,
+        "pooling": pooling,
+        "member": member,
+        "outside": outside_scope,
+        "table": table._replace(processes=None),
+    }
     names = [FEATURES, INDEX] + ([OFFSETS] if level == "atom" else [])
     journal = Journal(out, names, fingerprint_of([model_file, data], options))
-    if journal.done:
-        say(f"going on after {journal.done} records")
-    records = read_records(data, table, journal.done, needs_bonds(read_backbone(model_file)))
-    n_features = model.backbone.n_scalar
 
     def compute(chunk: Sequence[Record]) -> list[Float32[np.ndarray, "_ n"]]:
         return embed_records(model, chunk, level, pooling, device)
@@ -95,21 +103,19 @@ def embed_file(
     def write(rows: Sequence[Row]) -> dict[str, bytes]:
         return _pieces(rows, level, n_features)
 
-    done = work_through(
-        records,
+    done = answer_records(
+        data,
         compute,
-        model,
+        model.scope,
         journal,
         write,
-        total=count_records(data),
+        table=table,
+        needs_bonds=needs_bonds(read_backbone(model_file)),
         outside_scope=outside_scope,
         show=show,
         say=say,
     )
-    if not done.n_records:
-        journal.discard()
-        raise ValueError(f"{data} holds no molecules")
-    _finish(journal, out, level, done.n_records, n_features)
+    _finish(journal, out, level, n_features)
     return done
 
 
@@ -158,8 +164,8 @@ def _pieces(rows: Sequence[Row], level: EmbeddingLevel, n_features: int) -> dict
     return pieces | ({OFFSETS: counts.tobytes()} if level == "atom" else {})
 
 
-def _finish(journal: Journal, out: Path, level: EmbeddingLevel, n_records: int, n_features: int) -> None:
-    """Put the files together, a piece at a time, and move them to their places."""
+def _finish(journal: Journal, out: Path, level: EmbeddingLevel, n_features: int) -> None:
+    """Put the files together, a piece at a time, and move them into place."""
     header = ",".join(INDEX_COLUMNS) + "\n"
     with replacing(index_path(out)) as temporary, open(temporary, "wb") as file:
         file.write(header.encode())
@@ -189,4 +195,4 @@ def _write_header(file: Sink, dtype: str, shape: tuple[int, ...]) -> None:
 
 def _copy(source: Path, target: Sink) -> None:
     with open(source, "rb") as file:
-        shutil.copyfileobj(file, target, PATIENT_BYTES)
+        shutil.copyfileobj(file, target, COPIED_BYTES)

@@ -1,4 +1,4 @@
-"""Using a model on files: its errors where there are labels, its predictions everywhere."""
+"""Measure the errors of a model on labelled molecules."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.build import needs_bonds
-from basinet.backbones.kernels import with_kernels
-from basinet.commands.answer.pieces import in_pieces
+from basinet.commands.answer.load import in_pieces, load_energy_or_property
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.commands.statistics import MODEL_BATCH
 from basinet.data.chemistry.perception import with_perceived_bonds
@@ -19,7 +18,7 @@ from basinet.evaluation.metrics import Errors, ForceEnergyErrors, to_unit
 from basinet.evaluation.metrics import evaluate as energy_and_force_errors
 from basinet.evaluation.properties import PropertyErrors, property_errors
 from basinet.models.committee import Committee
-from basinet.models.file import load_ensemble, load_model, read_backbone
+from basinet.models.file import read_backbone
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
@@ -31,7 +30,7 @@ def evaluate_file(
     """Return the errors of a model on the labelled molecules of a file or store, and a line about what was read.
 
     Raises:
-        ValueError: there are no molecules, none has labels, or there are elements the model does not know.
+        ValueError: there are no molecules, none has labels, or there are elements unknown to the model.
     """
     model = load_energy_or_property(model_file, device)
     label = _property_of(model)
@@ -103,11 +102,11 @@ def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Mol
 
 
 def _property_of(model: Model | Committee) -> str | None:
-    """Return the name of the property of a model; ``None`` if it has energies."""
+    """Return the property of a model; ``None`` if it has energies."""
     if "energy" in model.offers:
         return None
     if len(model.properties) != 1:
-        raise ValueError(f"expected a model of energies or of one property, got one of {sorted(model.offers)}")
+        raise ValueError(f"expected a model of energies or of one property, got {sorted(model.offers)}")
     return next(iter(model.properties))
 
 
@@ -123,59 +122,3 @@ def in_chunks(molecules: Iterable[Molecule]) -> Iterator[list[Molecule]]:
     iterator = iter(molecules)
     while chunk := list(islice(iterator, MODEL_BATCH)):
         yield chunk
-
-
-def load_any(path: Path, device: str) -> Model:
-    """Return a model in evaluation mode, whatever it was trained for; of an ensemble, the first member.
-
-    Raises:
-        ValueError: there is no such device, or the file is no model.
-    """
-    require_device(device)
-    return with_kernels(load_model(path).model.to(device).eval())
-
-
-def require_device(device: str) -> None:
-    """Raise a ``ValueError`` if there is no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device here; leave --device out to use the CPU")
-
-
-def load_energy_or_property(path: Path, device: str) -> Model | Committee:
-    """Return a model that predicts something of a molecule, in evaluation mode; several in one file are a committee.
-
-    Raises:
-        ValueError: there is no such device, or the model has neither an energy in eV nor a property.
-    """
-    require_device(device)
-    members = load_ensemble(path).members
-    require_answers(path, members[0])
-    return with_kernels((members[0] if len(members) == 1 else Committee(members)).to(device).eval())
-
-
-def require_answers(path: Path, model: Model) -> Model:
-    """Return a model that has an energy in eV or a property, or say what to do with one that has not."""
-    if "energy" not in model.offers and not model.properties:
-        raise ValueError(
-            f"{path} offers {', '.join(sorted(model.offers))} and neither energy nor property; fine-tune it first "
-            f"(basinet finetune ... from={path}), or see which forces its noise implies (basinet evaluate "
-            "--force-correlation)"
-        )
-    if model.has_pooled_energy:
-        raise ValueError(
-            f"{path} was pre-trained by 3D-EMGP, and its energy is none in eV; fine-tune it first "
-            f"(basinet finetune ... from={path})"
-        )
-    return model
-
-
-def load_energy_model(path: Path, device: str) -> Model | Committee:
-    """Return a model that has energies and forces; several in one file are a committee.
-
-    Raises:
-        ValueError: it has none; see also :func:`load_energy_or_property`.
-    """
-    model = load_energy_or_property(path, device)
-    if "forces" not in model.offers:
-        raise ValueError(f"{path} offers {', '.join(sorted(model.offers))} and no forces, so nothing can move with it")
-    return model

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float64
 from torch import Tensor
 
-from basinet.commands.answer.evaluate import in_chunks, load_any
+from basinet.commands.answer.evaluate import in_chunks
+from basinet.commands.answer.load import load_any
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.reading import open_molecules
 from basinet.evaluation.force_correlation import CorrelationBin, CorrelationCurves, ForceCorrelation

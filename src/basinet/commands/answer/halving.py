@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory are cut in half until they do."""
+"""Cut batches that do not fit into memory in half until they do."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CPU_MESSAGE = "can't allocate memory"
-"""What torch says on a CPU, with an error of no kind of its own."""
+"""Text of the plain ``RuntimeError`` that torch raises on a CPU."""
 
 
 class OutOfMemoryError(RunError):
@@ -32,7 +32,7 @@ class Halving(Generic[Item, Result]):
     Args:
         compute: gives a result for each item of a list.
         size: items at once, to begin with.
-        say: told once for each halving.
+        say: called once for each halving.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Halving(Generic[Item, Result]):
                 if len(part) == 1:
                     raise OutOfMemoryError("one molecule alone does not fit into memory") from None
                 self.size = (len(part) + 1) // 2
-                self.say(f"out of memory with {len(part)} molecules at once; going on with {self.size}")
+                self.say(f"out of memory with {len(part)} molecules at once; continuing with {self.size}")
             else:
                 continue
             _free()  # outside the handler: the error holds the tensors of the failed pass

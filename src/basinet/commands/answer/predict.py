@@ -1,10 +1,10 @@
-"""Predictions for files of any length: an extended XYZ of energies and forces, or a table with a row for each row."""
+"""Predict the molecules of a file of any length: extended XYZ of energies and forces, or a table of properties."""
 
 import csv
 import io
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,18 @@ import torch
 
 from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.halving import Halving
-from basinet.commands.answer.journal import Journal, fingerprint_of
-from basinet.commands.answer.predictor import Predictor
-from basinet.commands.answer.records import (
-    Record,
-    TableOptions,
-    count_records,
-    open_unlabelled,
-    read_records,
+from basinet.commands.answer.load import Predictor
+from basinet.commands.answer.records import Record, TableOptions, open_unlabelled
+from basinet.commands.answer.stream import (
+    CHUNK_RECORDS,
+    Done,
+    Journal,
+    OutsidePolicy,
+    answer_records,
+    batch_of,
+    fingerprint_of,
+    locate_input,
 )
-from basinet.commands.answer.stream import CHUNK_RECORDS, Done, OutsidePolicy, batch_of, place_of, work_through
 from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.files.extxyz import frame_text
@@ -35,12 +37,12 @@ from basinet.structures import Molecule
 from basinet.structures.batch import collate, unbatch
 
 OUTSIDE_KEY = "outside_scope"
-"""Under which a molecule of a prediction says in what it is unlike those in training."""
+"""Key in the comment line of a molecule unlike those in training: how it differs."""
 COVERAGE = 0.9
-"""Of intervals, if nobody says."""
+"""Default coverage of intervals."""
 FRAMES, ROWS = "frames", "rows"
 Numbers = Mapping[str, float]
-"""What is predicted for a record, by column."""
+"""Predictions for a record, by column."""
 
 
 def predict_file(
@@ -56,24 +58,23 @@ def predict_file(
 ) -> Done:
     """Write an extxyz with the energies (eV) and forces (eV/Å) of a model.
 
-    A model of a property writes that by its name, and its unit as ``<name>_unit``; an ensemble the mean of its members
-    and their spread as ``<name>_std`` (:class:`~basinet.models.committee.Committee`). Labels of the input are kept
-    under ``REF_<name>``. A molecule unlike those in training is refused, or answered with the reasons under
-    ``outside_scope``.
-    Molecules stream: memory does not grow with the file. The output appears when it is complete; an interrupted run
-    goes on by itself if input and model are the same.
+    A model of a property writes it by its name, with its unit as ``<name>_unit``; an ensemble writes the mean of its
+    members and their spread as ``<name>_std`` (:class:`~basinet.models.committee.Committee`). Labels of the input are
+    kept as ``REF_<name>``. A molecule unlike those in training is refused, or marked with ``outside_scope``.
+    Memory does not grow with the file. The output appears when it is complete; an interrupted run is resumed by the
+    same call.
     """
-    data = place_of(data, out)
+    data = locate_input(data, out)
     predictor = Predictor.load(model_file, device)
     about = {"kind": "extxyz", "outside": outside_scope, "reading": reading}
     journal = Journal(out, [FRAMES], fingerprint_of([model_file, data], about))
-    if journal.done:
-        say(f"going on after {journal.done} molecules")
+    before, n_outside = journal.done, int(journal.notes.get("outside", 0))
+    if before:
+        say(f"resuming after {before} molecules")
     molecules, _ = open_unlabelled(data, reading)
     if needs_bonds(predictor.file.backbone):
         molecules = with_perceived_bonds(molecules)
-    before, n_outside = journal.done, int(journal.notes.get("outside", 0))
-    rest: Iterator[Molecule] = islice(molecules, before, None)
+    rest = islice(molecules, before, None)
 
     def compute(chunk: Sequence[Molecule]) -> list[dict[str, Any]]:
         return _results(predictor, chunk, outside_scope)
@@ -85,16 +86,13 @@ def predict_file(
         n_outside += sum(OUTSIDE_KEY in found for found in results)
         journal.append({FRAMES: text.encode()}, len(chunk), {"outside": n_outside})
         show(journal.done, None, "")
-    count = journal.done
-    if not count:
-        journal.discard()
-        raise ValueError(f"{data} holds no molecules")
+    journal.require_records(data)
     journal.finish({FRAMES: out})
-    return Done(count, 0, before, n_outside)
+    return Done(journal.done, 0, before, n_outside)
 
 
 def _results(predictor: Predictor, chunk: Sequence[Molecule], outside_scope: OutsidePolicy) -> list[dict[str, Any]]:
-    """Return what the comment line and the columns of each molecule say."""
+    """Return the entries of the comment line and the columns of each molecule."""
     model, scope = predictor.first, predictor.first.scope
     outside = ["; ".join(scope.outside(molecule.atomic_numbers, molecule.charge)) for molecule in chunk]
     if outside_scope == "error":
@@ -126,29 +124,29 @@ def predict_table(
     show: Show = hidden,
     say: Say = silent,
 ) -> Done:
-    """Write a table with a row for each row of a table, or each molecule of a file: its columns, and what is predicted.
+    """Write a table of predictions, with a row for each row of a table or each molecule of a file, beside its columns.
 
-    ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` if the model has been
-    calibrated; ``status`` (ok, outside, failed) and ``reason``. A row that fails keeps its place, with empty
-    predictions. Everything streams, and goes on after an interruption.
+    Columns: ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` of a calibrated
+    model; ``status`` (ok, outside, failed) and ``reason``. A row that fails keeps its place, with empty predictions.
+    Memory does not grow with the file; an interrupted run is resumed by the same call.
 
     Args:
-        model_file: energies or properties.
+        model_file: a model of energies or properties.
         data: a table of SMILES, or any file of molecules.
         out: a .csv.
-        smiles: column; ``None``: that the model was trained with if the table has it, or the one called smiles.
-        n_conformers: made of each SMILES, their predictions averaged; ``None``: as the model was trained.
-        coverage: of the intervals; ``None``: as the model was trained.
-        processes: that make conformers; ``None``: one for each core.
+        smiles: column of the SMILES; ``None``: that of the training if the table has it, or else ``smiles``.
+        n_conformers: conformers of each SMILES, whose predictions are averaged; ``None``: as in the training.
+        coverage: coverage of the intervals; ``None``: as in the training.
+        processes: processes that make conformers; ``None``: one for each core.
         device: cpu or cuda.
-        outside_scope: whether molecules unlike those in training fail, or have a prediction and the status "outside".
-        reading: units and names of a file of molecules.
+        outside_scope: molecules unlike those in training fail, or have a prediction and the status "outside".
+        reading: units and keys of a file of molecules.
         show: moves a progress bar.
-        say: told about going on, and about batches that do not fit into memory.
+        say: called about resuming, and about batches that do not fit into memory.
     """
     if out.suffix.lower() != ".csv":
         raise ValueError(f"{out}: a table of predictions is written as .csv, got {out.suffix or 'no suffix'}")
-    data = place_of(data, out)
+    data = locate_input(data, out)
     predictor = Predictor.load(model_file, device)
     trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
     level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
@@ -158,11 +156,7 @@ def predict_table(
     if clash := sorted({*columns, "status", "reason"} & set(given)):
         raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
     about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "reading": reading}
-    options = {"kind": "table", **about}
-    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], options))
-    if journal.done:
-        say(f"going on after {journal.done} rows")
-    records = read_records(data, table, journal.done, needs_bonds(predictor.file.backbone), reading)
+    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], {"kind": "table", **about}))
 
     def compute(chunk: Sequence[Record]) -> list[Numbers]:
         return predict_records(predictor, chunk, level)
@@ -170,20 +164,19 @@ def predict_table(
     def write(rows: Sequence[tuple[Record, Numbers | None, str]]) -> dict[str, bytes]:
         return {ROWS: _lines(rows, given, columns).encode()}
 
-    done = work_through(
-        records,
+    done = answer_records(
+        data,
         compute,
-        predictor.first,
+        predictor.first.scope,
         journal,
         write,
-        total=count_records(data),
+        table=table,
+        needs_bonds=needs_bonds(predictor.file.backbone),
+        reading=reading,
         outside_scope=outside_scope,
         show=show,
         say=say,
     )
-    if not done.n_records:
-        journal.discard()
-        raise ValueError(f"{data} holds no molecules")
     _put_together(journal, out, [*given, *columns, "status", "reason"])
     return done
 
@@ -195,7 +188,7 @@ def _table_options(
     n_conformers: int | None,
     processes: int | None,
 ) -> TableOptions:
-    """Return how molecules are made of rows: as the model was trained, where nobody says."""
+    """Return how molecules are made from rows; by default as in the training."""
     known = trained.get("smiles")
     return TableOptions(
         smiles=known if smiles is None and known in given else smiles,
@@ -223,15 +216,15 @@ def _predicted(model: Model) -> list[str]:
 
 
 def predict_records(predictor: Predictor, records: Sequence[Record], coverage: float) -> list[Numbers]:
-    """Return what a model says about records, averaged over their conformers, with intervals if it has them."""
+    """Return the predictions for records, averaged over their conformers, with intervals if the model has them."""
     batch, owner = batch_of(records)
     batch = batch.to(predictor.device)
     found: dict[str, list[float]] = {}
     n = len(records)
     names = _predicted(predictor.first)
-    said = predictor.ask(batch, names)
+    answers = predictor.ask(batch, names)
     for name in names:
-        answer = joined(torch.stack([one[name].double().cpu() for one in said]), owner, n)
+        answer = joined(torch.stack([one[name].double().cpu() for one in answers]), owner, n)
         found[f"{name}_predicted"] = answer.value.tolist()
         if answer.deviation is not None:
             found[f"{name}_std"] = answer.deviation.tolist()

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from basinet.backbones.build import needs_bonds
-from basinet.commands.answer.evaluate import load_energy_model, require_device
+from basinet.commands.answer.load import load_energy_model, require_device
 from basinet.commands.recipe import save_recipe
 from basinet.commands.simulate.settings import (
     ALL,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 
-from basinet.commands.answer.evaluate import load_energy_model
+from basinet.commands.answer.load import load_energy_model
 from basinet.commands.recipe import read_yaml, save_recipe
 from basinet.commands.simulate.report_page import SPREAD_COLUMN
 from basinet.commands.simulate.settings import SimulateConfig

@@ -12,8 +12,8 @@ from sklearn.base import TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from basinet.commands.answer.embed import embed_records
-from basinet.commands.answer.evaluate import load_any
 from basinet.commands.answer.halving import Halving
+from basinet.commands.answer.load import load_any
 from basinet.commands.answer.records import Record
 from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
 from basinet.commands.certify import file_hash

@@ -13,7 +13,8 @@ from sklearn.base import RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from basinet.commands.answer.halving import Halving
-from basinet.commands.answer.predict import Numbers, Predictor, predict_records, predicted_columns
+from basinet.commands.answer.load import Predictor
+from basinet.commands.answer.predict import Numbers, predict_records, predicted_columns
 from basinet.commands.answer.records import Record
 from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
 from basinet.commands.assay.data import ROWS_FILE

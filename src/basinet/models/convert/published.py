@@ -72,7 +72,7 @@ def read_published(path: Path, layout: Layout | None = None, sizes: Sizes | None
     if layout is not None and (layout == "frad") + (layout == "coordinate-denoising") == 0 and layout != found:
         raise ValueError(f"{path} has the layout of {found}, and {layout} was asked for")
     if found == "3d-emgp":
-        return Published(from_emgp(state), EMGP_EGNN, found, "its energy is none in eV: fine-tune it for energies")
+        return Published(from_emgp(state), EMGP_EGNN, found, "its energy is not in eV: fine-tune it for energies")
     config = _transformer_config(state, options, sizes or Sizes(), path)
     if found == "torchmd-net":
         if layout in ("coordinate-denoising", "frad"):
