@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,11 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_example_of_the_readme_runs(tmp_path: Path) -> None:
+def test_the_readme_is_short_and_its_python_example_is_a_few_lines() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(code.splitlines()) <= 30, "the example should fit on a screen"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "eV/Å" in done.stdout
+    assert len(code.splitlines()) <= 6
+    assert len(README.splitlines()) <= 100
+    assert len(re.findall(r"!\[", README)) == 1
 
 
 def test_readme_names_the_test_command_that_ci_runs() -> None:
@@ -32,7 +28,7 @@ def test_links_of_the_readme_lead_somewhere(link: str) -> None:
 
 
 def test_file_tree_of_the_readme_is_the_one_on_disk() -> None:
-    tree = README.split("src/basinet/\n", 1)[1].split("docs/", 1)[0]
+    tree = README.split("src/basinet/\n", 1)[1].split("docs/ ", 1)[0]
     named = {name for line in tree.splitlines() for name in re.findall(r"([a-z_]+\.py|[a-z]+/)", line.split("   ")[0])}
     missing = [name for name in named if not (ROOT / "src" / "basinet" / name).exists()]
     assert not missing, missing
