@@ -60,9 +60,10 @@ def _page(name: str, command: Any) -> str:
 
 
 def _settings(name: str) -> Iterator[str]:
+    from basinet.commands.build_store import BuildRecipe
+
     from basinet import options
     from basinet.commands.assay.recipe import AssayRecipe
-    from basinet.commands.build_store import BuildRecipe
     from basinet.commands.compare import CompareRecipe
     from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe
     from basinet.data.generation.configurations import GenerateConfig

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from blocks import PAGES, ROOT
 
 SOURCE = ROOT / "src" / "basinet"
