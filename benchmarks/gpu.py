@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
+from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.md.dynamics import Dynamics, start
 from basinet.md.integrators import VelocityVerlet, replica_seeds
 from basinet.md.potentials import model_potential
@@ -126,12 +126,8 @@ def _forms(model: Model) -> dict[str, Model]:
     """Return the model as it is, and with Triton kernels where those run."""
     forms = {"eager": model}
     if next(model.parameters()).is_cuda and find_spec("triton") is not None:
-        from basinet.speed.edge_triton import IN_TRITON
-
         forms["Triton kernels"] = copy.deepcopy(model)
-        backbone = forms["Triton kernels"].backbone
-        assert isinstance(backbone, EquivariantTransformer)
-        backbone.use_edge_stage(IN_TRITON)
+        assert forms["Triton kernels"].backbone.use_kernels("triton") is None
     return forms
 
 

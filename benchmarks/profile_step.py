@@ -26,7 +26,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from basinet.backbones.kernels import use_native
 from basinet.models.model import Model
 from basinet.speed import native, pair_native, pair_sum
 from basinet.speed.products import linear
@@ -236,7 +235,7 @@ def main() -> None:
     model = fresh_et(ET_128X8, ["energy", "forces"]).train()
     by_kernels = copy.deepcopy(model)
     steps: dict[str, Phases] = {EAGER: partial(force_step, lambda b: model(b, ["energy"])["energy"], batch)}
-    if (why_not := use_native(by_kernels.backbone)) is None:
+    if (why_not := by_kernels.backbone.use_kernels("native")) is None:
         steps[KERNELS] = partial(force_step, lambda b: by_kernels(b, ["energy"])["energy"], batch)
     else:
         print(f"no kernels: {why_not}", file=sys.stderr)

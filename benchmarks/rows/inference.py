@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from basinet.backbones.base import with_kernels
 from basinet.backbones.equivariant_transformer import ET_128
-from basinet.backbones.kernels import with_kernels
 from basinet.md.integrators import Potential
 from basinet.md.potentials import model_potential
 from basinet.models.model import Model

@@ -10,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch  # noqa: E402
 
-from basinet.backbones.kernels import use_native  # noqa: E402
 from basinet.structures.batch import Batch  # noqa: E402
 from rows import molecules, training  # noqa: E402
 from rows.stock import ET_256X8, fresh_et, torchmd_net_of  # noqa: E402
@@ -45,7 +44,7 @@ def _step(side: str) -> Callable[[Batch], None]:
         case "ours":
             return lambda batch: training.step(model, training.our_forces, batch)
         case "kernels":
-            assert use_native(model.backbone) is None
+            assert model.backbone.use_kernels("native") is None
             return lambda batch: training.step(model, training.our_forces, batch)
         case "parts":
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig
-from basinet.backbones.kernels import use_native
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch
 from rows import molecules
@@ -79,7 +78,7 @@ def steps(model: Model, loss: Loss, batch: Batch) -> dict[str, Callable[[], None
     """Return our step in PyTorch, and by kernels where there are some, if their gradients are the same."""
     by_kernels = copy.deepcopy(model)
     forms = {"eager": (lambda: step(model, loss, batch), model)}
-    if use_native(by_kernels.backbone) is None:
+    if by_kernels.backbone.use_kernels("native") is None:
         forms["kernels"] = (lambda: step(by_kernels, loss, batch), by_kernels)
     exact = copy.deepcopy(model).double()
     step(exact, loss, in_double(batch))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.cli import app
 from basinet.commands.certify import Certificate, certify, file_hash
 from basinet.data.reading import write_extxyz
@@ -128,7 +128,8 @@ def test_wrong_thresholds_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_certificate_says_why_kernels_were_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("basinet.commands.certify.use_native", lambda backbone: "there is no C++ compiler")
+    missing = "there is no C++ compiler"
+    monkeypatch.setattr(EquivariantTransformer, "use_kernels", lambda self, kind: missing)
     found = certify(model_file(tmp_path / "m.safetensors"))
     assert {check.note for check in found.checks if check.name == "kernels"} == {"there is no C++ compiler"}
     assert found.passed

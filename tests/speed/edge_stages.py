@@ -3,7 +3,13 @@
 import torch
 from torch import Tensor
 
-from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
+from basinet.backbones.equivariant_transformer import (
+    PLAIN,
+    EquivariantTransformer,
+    EquivariantTransformerConfig,
+    PlainEdges,
+)
+from basinet.backbones.transformer_kernels import Implementation, by_blocks, native_kernels
 from basinet.models.model import Model, build_model
 from basinet.speed.cpp import NoCompilerError, find_compiler
 from basinet.speed.differentiable import EdgeStage
@@ -27,7 +33,19 @@ def has_compiler() -> bool:
     return True
 
 
-def model_of(config: EquivariantTransformerConfig, edge_stage: EdgeStage | None) -> Model:
+def native_of(config: EquivariantTransformerConfig) -> Implementation:
+    """Return the C++ kernels for a network."""
+    found = native_kernels(config.n_features, config.n_heads, torch.device("cpu"))
+    assert isinstance(found, Implementation), found
+    return found
+
+
+def blocks(stage: EdgeStage) -> Implementation:
+    """Return an edge stage over blocks as an implementation."""
+    return by_blocks(stage, PlainEdges)
+
+
+def model_of(config: EquivariantTransformerConfig, implementation: Implementation = PLAIN) -> Model:
     """Return a model in float64 in training mode, the same every time, whose biases are not zero."""
     torch.manual_seed(0)
     backbone = EquivariantTransformer(config)
@@ -35,7 +53,7 @@ def model_of(config: EquivariantTransformerConfig, edge_stage: EdgeStage | None)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-    backbone.use_edge_stage(edge_stage)
+    backbone.implementation = implementation
     return model
 
 

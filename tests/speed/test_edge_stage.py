@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from edge_stages import CONFIGS, EXACT, force_training, model_of
+from edge_stages import CONFIGS, EXACT, blocks, force_training, model_of
 from torch import Tensor
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
@@ -114,7 +114,7 @@ def test_a_network_trains_on_forces_as_with_autograd(
     config: EquivariantTransformerConfig, batch: list[Molecule]
 ) -> None:
     molecules = collate(batch, dtype=torch.float64) if batch else collate(SMALL, dtype=torch.float64).select([])
-    expected, ours = (force_training(model_of(config, s), molecules) for s in (None, PLAIN))
+    expected, ours = (force_training(m, molecules) for m in (model_of(config), model_of(config, blocks(PLAIN))))
     assert expected.keys() == ours.keys()
     for key, value in expected.items():
         assert torch.allclose(ours[key], value, rtol=1e-11, atol=1e-11), key
@@ -123,8 +123,7 @@ def test_a_network_trains_on_forces_as_with_autograd(
 def test_a_network_without_forces_needs_no_gradient_of_directions() -> None:
     batch = collate(SMALL, dtype=torch.float64)
     gradients = []
-    for stage in (None, PLAIN):
-        model = model_of(CONFIGS["own"], stage)
+    for model in (model_of(CONFIGS["own"]), model_of(CONFIGS["own"], blocks(PLAIN))):
         model(batch, ["noise"], layout=DenseNeighbors)["noise"].square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1])
@@ -133,7 +132,9 @@ def test_a_network_without_forces_needs_no_gradient_of_directions() -> None:
 
 def test_the_hessian_is_the_same() -> None:
     batch = collate([WATER], dtype=torch.float64)
-    expected, ours = (hessian(model_of(CONFIGS["own"], stage), batch, layout=DenseNeighbors) for stage in (None, PLAIN))
+    expected, ours = (
+        hessian(model_of(CONFIGS["own"], *used), batch, layout=DenseNeighbors) for used in ((), (blocks(PLAIN),))
+    )
     assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -142,7 +143,7 @@ def test_the_sparse_layout_is_left_as_it_is() -> None:
         raise AssertionError("called")
 
     batch = collate([WATER], dtype=torch.float64)
-    model = model_of(CONFIGS["own"], EdgeStage(refuse, refuse, refuse))  # pyright: ignore[reportArgumentType]
+    model = model_of(CONFIGS["own"], blocks(EdgeStage(refuse, refuse, refuse)))  # pyright: ignore[reportArgumentType]
     model(batch, ["forces"], layout=SparseNeighbors)
     with pytest.raises(AssertionError, match="called"):
         model(batch, ["forces"], layout=DenseNeighbors)

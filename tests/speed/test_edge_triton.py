@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from edge_stages import CONFIGS, EXACT, force_training, model_of
+from edge_stages import CONFIGS, EXACT, blocks, force_training, model_of
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from basinet.speed.check import largest_error, random_inputs
@@ -65,7 +65,7 @@ def test_no_molecules_have_no_messages(in_triton: EdgeStage, generator: torch.Ge
 def test_a_network_trains_on_forces_as_with_autograd(in_triton: EdgeStage) -> None:
     molecules = [apart(CARBON_MONOXIDE, HELIUM, 20.0), HELIUM, WATER]
     batch = collate(molecules, dtype=torch.float64).to(DEVICE)
-    models = (model_of(CONFIGS["own"], stage).to(DEVICE) for stage in (None, in_triton))
+    models = (model_of(CONFIGS["own"], *used).to(DEVICE) for used in ((), (blocks(in_triton),)))
     expected, ours = (force_training(model, batch) for model in models)
     assert expected.keys() == ours.keys()
     for key, value in expected.items():

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from edge_stages import CONFIGS, EXACT, force_training, has_compiler, model_of
+from edge_stages import CONFIGS, EXACT, force_training, has_compiler, model_of, native_of
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -137,7 +137,7 @@ def test_a_graph_that_is_recorded_does_not_miss_the_kernels_in_silence(generator
 def test_tensors_elsewhere_are_refused(generator: torch.Generator) -> None:
     pairs = all_pairs(1, 2)
     inputs = PairInputs(*(x.to("meta") for x in random_pair_inputs(pairs, 2, 4, generator)))
-    with pytest.raises(TypeError, match=r"for tensors on a CPU, got a Tensor on meta; call backbone.use_edge_stage"):
+    with pytest.raises(TypeError, match=r"for tensors on a CPU, got a Tensor on meta; call backbone.use_kernels"):
         native(pairs).forward(inputs, 1)
 
 
@@ -159,7 +159,7 @@ def test_a_third_derivative_of_pairs_is_refused(generator: torch.Generator) -> N
 )
 def test_a_network_trains_on_forces_over_pairs(config: EquivariantTransformerConfig, batch: list[Molecule]) -> None:
     molecules = collate(batch, dtype=torch.float64) if batch else collate(SMALL, dtype=torch.float64).select([])
-    expected, ours = (force_training(model_of(config, s), molecules) for s in (None, native))
+    expected, ours = (force_training(m, molecules) for m in (model_of(config), model_of(config, native_of(config))))
     assert expected.keys() == ours.keys()
     for key, value in expected.items():
         assert torch.allclose(ours[key], value, rtol=1e-11, atol=1e-11), key
@@ -167,14 +167,14 @@ def test_a_network_trains_on_forces_over_pairs(config: EquivariantTransformerCon
 
 def test_the_hessian_over_pairs_is_the_same() -> None:
     batch = collate([WATER], dtype=torch.float64)
-    expected, ours = (hessian(model_of(CONFIGS["own"], stage), batch) for stage in (None, native))
+    expected, ours = (hessian(model_of(CONFIGS["own"], *used), batch) for used in ((), (native_of(CONFIGS["own"]),)))
     assert torch.allclose(ours, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.usefixtures("two_threads")
 def test_pairs_in_any_order_will_do_with_two_threads() -> None:
     batch = collate(SMALL, dtype=torch.float64)
-    model = model_of(CONFIGS["own"], native)
+    model = model_of(CONFIGS["own"], native_of(CONFIGS["own"]))
     pairs = neighbors_of(batch, 5.0).as_list().pair_list
     shuffled = torch.randperm(len(pairs.first), generator=torch.Generator().manual_seed(0))
     other = AtomPairs(pairs.second[shuffled], pairs.first[shuffled])
@@ -185,7 +185,7 @@ def test_pairs_in_any_order_will_do_with_two_threads() -> None:
 
 def test_pairs_may_lie_anyhow_in_memory() -> None:
     batch = collate(SMALL, dtype=torch.float64)
-    model = model_of(CONFIGS["own"], native)
+    model = model_of(CONFIGS["own"], native_of(CONFIGS["own"]))
     pairs = neighbors_of(batch, 5.0).as_list().pair_list
     first, second = torch.stack([pairs.first, pairs.second], dim=1).int().unbind(1)
     expected = model(batch, ["forces"])["forces"]
@@ -208,7 +208,7 @@ def test_chunks_hold_all_pairs_and_share_no_atoms(batch: list[Molecule]) -> None
 
 def test_every_repetition_is_the_same_to_the_bit() -> None:
     batch = collate(SMALL)
-    found = [force_training(model_of(CONFIGS["own"], native).float(), batch) for _ in range(2)]
+    found = [force_training(model_of(CONFIGS["own"], native_of(CONFIGS["own"])).float(), batch) for _ in range(2)]
     assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 

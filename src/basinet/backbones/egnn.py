@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from basinet.backbones.base import Backbone, NodeFeatures
-from basinet.config import settings
+from basinet.backbones.base import Backbone, BackboneSettings, NodeFeatures
+from basinet.config import Count, Positive, settings
 from basinet.nn.linear import xavier
 from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
@@ -32,13 +33,8 @@ class BondGraph:
 
     kind: Literal["bonds"] = "bonds"
     """Which graph."""
-    max_hops: int = 3
+    max_hops: Annotated[int, Ge(0)] = 3
     """Numbers of bonds that are told apart; more bonds, or none at all between two atoms, are one more class."""
-
-    def __post_init__(self) -> None:
-        """Refuse a negative number of bonds."""
-        if self.max_hops < 0:
-            raise ValueError(f"max_hops must not be negative, got {self.max_hops}")
 
 
 @settings
@@ -47,24 +43,19 @@ class RadiusGraph:
 
     kind: Literal["radius"] = "radius"
     """Which graph."""
-    cutoff: float = 5.0
+    cutoff: Positive = 5.0
     """Radius, Å."""
-
-    def __post_init__(self) -> None:
-        """Refuse a radius that is none."""
-        if self.cutoff <= 0:
-            raise ValueError(f"cutoff must be positive (Å), got {self.cutoff}")
 
 
 @settings
-class EGNNConfig:
+class EGNNConfig(BackboneSettings):
     """Size and variant of the EGNN; the defaults are those of 3D-EMGP."""
 
     kind: Literal["egnn"] = "egnn"
     """Which backbone."""
-    n_features: int = 128
+    n_features: Count = 128
     """Width of the scalar features."""
-    n_layers: int = 7
+    n_layers: Count = 7
     """Message-passing layers."""
     graph: Annotated[BondGraph | RadiusGraph, Field(discriminator="kind")] = BondGraph()
     """Who sends messages to whom."""
@@ -72,11 +63,14 @@ class EGNNConfig:
     """fixed: messages see the distances in the molecule, and the network is invariant (3D-EMGP); moved: every layer
     moves the atoms, messages see the moved distances, and how far each atom went is a vector feature (Satorras)."""
 
-    def __post_init__(self) -> None:
-        """Refuse sizes that cannot be built."""
-        for name in ("n_features", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    @property
+    def needs_bonds(self) -> bool:
+        """Whether the graph is made of bonds."""
+        return isinstance(self.graph, BondGraph)
+
+    def build(self) -> "EGNN":
+        """Return the network with random weights."""
+        return EGNN(self)
 
 
 class EGNN(Backbone):
@@ -96,6 +90,7 @@ class EGNN(Backbone):
         super().__init__()
         self.config = config
         self.cutoff = config.graph.cutoff if isinstance(config.graph, RadiusGraph) else None
+        self.needs_bonds = config.needs_bonds
         self.n_scalar = config.n_features
         self.n_vector = 1 if config.coordinates == "moved" else 0
         self.embedding = xavier(N_ELEMENTS * N_POWERS, config.n_features)

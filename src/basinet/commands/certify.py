@@ -16,8 +16,6 @@ from torch import Tensor
 
 from basinet import __version__
 from basinet.backbones.base import Layout
-from basinet.backbones.build import reads_bonds
-from basinet.backbones.kernels import use_native
 from basinet.commands.progress import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.reading import Reading, open_molecules
@@ -165,7 +163,7 @@ def _chosen(model: Model, file: Path | None) -> list[Molecule]:
         found = list(islice((m for m in stream if _known(m, model)), N_MOLECULES))
         if not found:
             raise ValueError(f"{file}: none of its molecules has only elements that the model knows")
-    perceiver = Perceiver() if reads_bonds(model.backbone) else None
+    perceiver = Perceiver() if model.backbone.needs_bonds else None
     random = np.random.default_rng(SEED)
     return [_rattled(m if perceiver is None else perceiver.bonded(m), random) for m in found]
 
@@ -194,7 +192,7 @@ def _rattled(molecule: Molecule, random: np.random.Generator) -> Molecule:
 def _kernels(model: Model, subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
     """Compare the C++ kernels with PyTorch, in float32."""
     by_kernels = _copy(model, torch.float32)
-    missing = use_native(by_kernels.backbone)
+    missing = by_kernels.backbone.use_kernels("native")
     if missing is not None:
         return without_kernels(_outputs(model), threshold, missing)
     return compare_kernels(subject, _asked(by_kernels), batch, threshold)

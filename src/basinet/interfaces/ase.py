@@ -18,7 +18,6 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from jaxtyping import Float64
 
-from basinet.backbones.build import reads_bonds
 from basinet.data.chemistry.perception import Perceiver
 from basinet.interfaces.potential import Precision, Source, load_potential
 from basinet.models.committee import Committee
@@ -67,7 +66,7 @@ class BasinetCalculator(Calculator):
         self.precision: Precision = precision
         self.outside_scope: Literal["error", "warn"] = outside_scope
         self.implemented_properties = _names_of(self.model)
-        self._bonds = Perceiver() if any(reads_bonds(m.backbone) for m in _members(self.model)) else None
+        self._bonds = Perceiver() if any(m.backbone.needs_bonds for m in _members(self.model)) else None
         self._charge: int | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from basinet.backbones.kernels import with_kernels
+from basinet.backbones.base import with_kernels
 from basinet.models.committee import Committee
 from basinet.models.file import load_ensemble
 from basinet.models.model import Model

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from basinet.backbones.build import reads_bonds
 from basinet.interfaces.potential import Precision, load_potential
 from basinet.models.committee import Committee
 from basinet.models.model import Model
@@ -81,7 +80,7 @@ def _checked(potential: Model | Committee) -> Model | Committee:
     if "energy" not in potential.offers:
         raise ValueError(f"TorchSim needs energies and forces, and the model offers {sorted(potential.offers)}")
     members = potential.models if isinstance(potential, Committee) else [potential]
-    if any(reads_bonds(member.backbone) for member in members):
+    if any(member.backbone.needs_bonds for member in members):
         raise ValueError("the model reads bonds, which a state of TorchSim does not have; use BasinetCalculator")
     return potential
 

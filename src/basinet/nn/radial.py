@@ -1,6 +1,7 @@
 """Radial bases and cutoff functions."""
 
 import math
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -42,3 +43,22 @@ class ExponentialNormalBasis(nn.Module):
         decay = torch.exp(-self.alpha * distance)[..., None]
         gaussians = torch.exp(-self.beta * (decay - self.means) ** 2)
         return cosine_cutoff(distance, self.cutoff)[..., None] * gaussians
+
+
+class RadialFeatures:
+    """Basis functions and cutoff of the distances of pairs, each computed once, when first used."""
+
+    def __init__(self, distance: Float[Tensor, "*pairs"], basis: ExponentialNormalBasis) -> None:
+        self.distance = distance
+        """Å."""
+        self._basis = basis
+
+    @cached_property
+    def basis(self) -> Float[Tensor, "*pairs n_basis"]:
+        """Radial functions."""
+        return self._basis(self.distance)
+
+    @cached_property
+    def fade(self) -> Float[Tensor, "*pairs"]:
+        """Cosine cutoff: 1 at distance zero, 0 from the cutoff on."""
+        return cosine_cutoff(self.distance, self._basis.cutoff)

@@ -13,7 +13,7 @@ from basinet.speed.cpp import load
 from basinet.structures.sparse import PairList
 
 SOURCES = Path(__file__).with_name("cpp")
-WITHOUT = "call backbone.use_edge_stage(None)"
+WITHOUT = "call backbone.use_kernels('plain')"
 REALS = {torch.float32: "float", torch.float64: "double"}
 
 

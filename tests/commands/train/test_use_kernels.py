@@ -1,4 +1,4 @@
-"""What a run does that is asked for GPU kernels."""
+"""Runs use the kernels they are asked for, or say why not."""
 
 import dataclasses
 import sys
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from basinet.backbones import kernels as of_backbones
+from basinet.backbones import transformer_kernels
+from basinet.backbones.base import NoKernelsWarning, with_kernels
 from basinet.backbones.egnn import EGNN, EGNNConfig
-from basinet.backbones.equivariant_transformer import AttentionLayer, EquivariantTransformer
-from basinet.backbones.kernels import TOLERANCE, NoKernelsWarning
+from basinet.backbones.equivariant_transformer import EquivariantTransformer
+from basinet.backbones.transformer_kernels import TOLERANCE, block_error, require_right
 from basinet.commands.recipe import LaunchConfig
 from basinet.commands.train import kernels
 from basinet.commands.train.finetune import finetune
@@ -25,12 +26,6 @@ from small_runs import ON_CPU, TINY, finetune_recipe, frames, make_store, traini
 ASKED = LaunchConfig(kernels="triton")
 
 
-def edge_stage_of(backbone: EquivariantTransformer) -> object:
-    layer = backbone.layers[0]
-    assert isinstance(layer, AttentionLayer)
-    return layer.edge_stage
-
-
 def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(tmp_path: Path) -> None:
     store = make_store(tmp_path / "store", frames())
     said: list[str] = []
@@ -40,7 +35,8 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
         recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
         losses.append(finetune(recipe, tmp_path / asked, say=said.append).fit.best)
     assert [line for line in said if "kernels" in line] == [
-        "launch.kernels=triton needs a CUDA device, and this run is on cpu; going on as with launch.kernels=plain"
+        "no Triton kernels for the edges of the network: they need a CUDA device, and the network is on cpu; going on "
+        "as with launch.kernels=plain"
     ]
     assert losses[0] == losses[1]
 
@@ -50,7 +46,7 @@ def test_nothing_is_said_where_nothing_was_asked_and_nothing_is_there() -> None:
     backbone = EquivariantTransformer(TINY)
     kernels.use_kernels(backbone, ON_CPU, torch.device("cuda"), said.append)
     kernels.use_kernels(EGNN(EGNNConfig(n_features=8, n_layers=1)), ON_CPU, torch.device("cpu"), said.append)
-    assert said == [] and backbone.edge_stage is None
+    assert said == [] and backbone.implementation.kind == "plain"
 
 
 def test_a_run_on_a_cpu_uses_native_kernels_says_so_and_learns_the_same(tmp_path: Path) -> None:
@@ -76,7 +72,7 @@ def test_without_a_compiler_a_run_says_what_is_missing_and_goes_on(monkeypatch: 
     assert said == [
         "no C++ kernels for the edges of the network: there is no C++ compiler; going on as with launch.kernels=plain"
     ]
-    assert backbone.edge_stage is None
+    assert backbone.implementation.kind == "plain"
 
 
 def test_without_a_compiler_who_asks_a_model_is_warned_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,22 +82,25 @@ def test_without_a_compiler_who_asks_a_model_is_warned_and_answered(monkeypatch:
     monkeypatch.setattr(cpp, "find_compiler", missing)
     backbone = EquivariantTransformer(dataclasses.replace(TINY, n_features=14))
     with pytest.warns(NoKernelsWarning, match=r"answers take longer: there is no C\+\+ compiler"):
-        of_backbones.with_kernels(backbone)
-    assert backbone.edge_stage is None
-    of_backbones.with_kernels(EGNN(EGNNConfig(n_features=8, n_layers=1)))  # it has none, and nobody need know
+        with_kernels(backbone)
+    assert backbone.implementation.kind == "plain"
+    with_kernels(EGNN(EGNNConfig(n_features=8, n_layers=1)))  # it has none, and nobody need know
 
 
 def test_native_kernels_are_not_for_gpus() -> None:
     said: list[str] = []
     launch = LaunchConfig(kernels="native")
     kernels.use_kernels(EquivariantTransformer(TINY), launch, torch.device("cuda"), said.append)
-    assert said == ["launch.kernels=native is for CPUs, and this run is on cuda; going on as with launch.kernels=plain"]
+    assert said == [
+        "no C++ kernels for the edges of the network: they need a CPU, and the network is on cuda; going on as with "
+        "launch.kernels=plain"
+    ]
 
 
 def test_native_kernels_that_compute_something_else_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(of_backbones, "_native_error", lambda *_: 0.3)
+    monkeypatch.setattr(transformer_kernels, "native_error", lambda *_: 0.3)
     with pytest.raises(RunError, match=r"off by 3.0e-01 on cpu, expected less than 0.0001; use launch.kernels=plain"):
-        of_backbones.use_native(EquivariantTransformer(TINY))
+        EquivariantTransformer(TINY).use_kernels("native")
 
 
 def test_another_network_has_no_kernels() -> None:
@@ -109,44 +108,39 @@ def test_another_network_has_no_kernels() -> None:
     backbone = EGNN(EGNNConfig(n_features=8, n_layers=1))
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
-        "launch.kernels=triton is for the Equivariant Transformer, and the network is EGNN; going on as with "
+        "no Triton kernels for the edges of the network: EGNN has no such kernels; going on as with "
         "launch.kernels=plain"
     ]
 
 
 def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.setattr(kernels, "find_spec", lambda _: None)
+    monkeypatch.setattr(transformer_kernels, "find_spec", lambda _: None)
     said: list[str] = []
     backbone = EquivariantTransformer(TINY)
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
-        'launch.kernels=triton: Triton is not installed (pip install "basinet[triton]"); going on as with '
-        "launch.kernels=plain"
+        'no Triton kernels for the edges of the network: Triton is not installed (pip install "basinet[triton]"); '
+        "going on as with launch.kernels=plain"
     ]
-    assert edge_stage_of(backbone) is None
+    assert backbone.implementation.kind == "plain"
 
 
 def test_kernels_that_compute_something_else_are_refused() -> None:
     wrong = dataclasses.replace(
         PLAIN, forward=lambda inputs, n_heads: PLAIN.forward(inputs._replace(query=inputs.key), n_heads)
     )
-    backbone = EquivariantTransformer(TINY)
+    cpu = torch.device("cpu")
+    require_right(block_error(PLAIN, TINY.n_features, TINY.n_heads, cpu), cpu)
+    assert block_error(PLAIN, TINY.n_features, TINY.n_heads, cpu) < TOLERANCE
     with pytest.raises(RunError, match=r"off by .* on cpu, expected less than 0.0001; use launch.kernels=plain"):
-        kernels.use_checked(backbone, wrong, torch.device("cpu"))
-    assert edge_stage_of(backbone) is None
-
-
-def test_kernels_that_pass_the_check_are_used_by_every_layer() -> None:
-    backbone = EquivariantTransformer(TINY)
-    assert kernels.use_checked(backbone, PLAIN, torch.device("cpu")) < TOLERANCE
-    assert edge_stage_of(backbone) is PLAIN
+        require_right(block_error(wrong, TINY.n_features, TINY.n_heads, cpu), cpu)
 
 
 @pytest.mark.parametrize("within", [torch.no_grad, torch.inference_mode, lambda: torch.device("meta")])
 def test_native_kernels_are_checked_wherever_they_are_asked_for(within: Callable[[], Any]) -> None:
     backbone = EquivariantTransformer(TINY)
-    of_backbones._native_error.cache_clear()
+    transformer_kernels.native_error.cache_clear()
     with within():
-        assert of_backbones.use_native(backbone) is None
-    assert backbone.edge_stage is not None
+        assert backbone.use_kernels("native") is None
+    assert backbone.implementation.kind == "native"

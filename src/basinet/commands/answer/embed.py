@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
-from basinet.backbones.build import needs_bonds
-from basinet.backbones.kernels import with_kernels
+from basinet.backbones.base import with_kernels
 from basinet.commands.answer.load import in_pieces, require_device
 from basinet.commands.answer.records import Record, TableOptions
 from basinet.commands.answer.stream import (
@@ -110,7 +109,7 @@ def embed_file(
         journal,
         write,
         table=table,
-        needs_bonds=needs_bonds(read_backbone(model_file)),
+        needs_bonds=read_backbone(model_file).needs_bonds,
         outside_scope=outside_scope,
         show=show,
         say=say,

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.load import in_pieces, load_energy_or_property
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.commands.statistics import MODEL_BATCH
@@ -98,7 +97,7 @@ def describe_errors(errors: Errors | PropertyErrors) -> str:
 
 def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Molecule]:
     """Return molecules with bonds for a network that reads them: those of the data, or else perceived."""
-    return with_perceived_bonds(molecules) if needs_bonds(read_backbone(model_file)) else molecules
+    return with_perceived_bonds(molecules) if read_backbone(model_file).needs_bonds else molecules
 
 
 def _property_of(model: Model | Committee) -> str | None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from basinet.backbones.kernels import with_kernels
+from basinet.backbones.base import with_kernels
 from basinet.data.stream.batching import by_size, cuts_by_atoms
 from basinet.models.committee import Committee, mean_and_spread
 from basinet.models.file import EnsembleFile, load_ensemble, load_model

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.halving import Halving
 from basinet.commands.answer.load import Predictor
 from basinet.commands.answer.records import Record, TableOptions, open_unlabelled
@@ -72,7 +71,7 @@ def predict_file(
     if before:
         say(f"resuming after {before} molecules")
     molecules, _ = open_unlabelled(data, reading)
-    if needs_bonds(predictor.file.backbone):
+    if predictor.file.backbone.needs_bonds:
         molecules = with_perceived_bonds(molecules)
     rest = islice(molecules, before, None)
 
@@ -171,7 +170,7 @@ def predict_table(
         journal,
         write,
         table=table,
-        needs_bonds=needs_bonds(predictor.file.backbone),
+        needs_bonds=predictor.file.backbone.needs_bonds,
         reading=reading,
         outside_scope=outside_scope,
         show=show,

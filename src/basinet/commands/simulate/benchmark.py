@@ -17,7 +17,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from basinet.backbones.build import needs_bonds
 from basinet.commands.answer.load import load_energy_model, require_device
 from basinet.commands.recipe import save_recipe
 from basinet.commands.simulate.settings import (
@@ -204,7 +203,7 @@ def _read(config: MDBenchmarkConfig, say: Say) -> tuple[MoleculeStore, Int64[np.
         raise ValueError(f"{config.data}: a single atom has neither bonds nor distances to examine")
     if store.label_counts.get("forces", 0) != len(store):
         raise ValueError(f"{config.data}: {store.label_counts.get('forces', 0)} of {len(store)} frames have forces")
-    if config.model is not None and needs_bonds(read_backbone(config.model)):
+    if config.model is not None and read_backbone(config.model).needs_bonds:
         store, bonds = perceive_bonds(store)
         say(str(bonds))
     tests = np.arange(len(store))

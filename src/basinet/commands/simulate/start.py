@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from ase.data import covalent_radii
 
-from basinet.backbones.build import needs_bonds
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.reading import Reading, open_molecules
@@ -60,7 +59,7 @@ def prepare_start(
 def _read_start(config: SimulateConfig, say: Say) -> list[Molecule]:
     path = config.molecules
     read, _ = open_molecules(path, Reading(energy_unit="eV" if path.suffix == ".npz" else None))
-    if needs_bonds(read_backbone(config.model)):
+    if read_backbone(config.model).needs_bonds:
         read = with_perceived_bonds(read)
     molecules = list(islice(read, config.starts))
     if len(molecules) < config.starts:

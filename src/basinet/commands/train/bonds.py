@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from basinet.backbones.build import BackboneConfig, needs_bonds
+from basinet.backbones.build import BackboneConfig
 from basinet.commands.recipe import SCRATCH, TrainableRecipe
 from basinet.commands.statistics import chunks
 from basinet.data.store.store import MoleculeStore
@@ -35,7 +35,7 @@ class BondNeeds(NamedTuple):
 
 def bond_needs(recipe: TrainableRecipe, objective: Objective) -> BondNeeds:
     """Return the parts of a run that need bonds."""
-    return BondNeeds(needs_bonds(backbone_of(recipe)), objective.flags & BOND_FLAGS)
+    return BondNeeds(backbone_of(recipe).needs_bonds, objective.flags & BOND_FLAGS)
 
 
 def backbone_of(recipe: TrainableRecipe) -> BackboneConfig:

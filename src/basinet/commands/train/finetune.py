@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from lightning_fabric import Fabric
 
-from basinet.backbones.kernels import with_kernels
+from basinet.backbones.base import with_kernels
 from basinet.commands.answer.evaluate import errors_of, errors_of_property
 from basinet.commands.progress import Say, silent
 from basinet.commands.recipe import SCRATCH, FinetuneRecipe
