@@ -16,7 +16,7 @@ from basinet.md.integrators import (
     BLOCK,
     Integrator,
     LangevinBAOAB,
-    Streams,
+    RandomStreams,
     VelocityVerlet,
     kinetic_energy,
     replica_seeds,
@@ -48,11 +48,11 @@ def begin(potential, molecules, integrator: Integrator, seed: int = 0, **options
 def test_a_number_depends_on_seed_step_and_atom_and_not_on_the_replicas_beside() -> None:
     batch = collate(MIXED, torch.float64)
     seeds = replica_seeds(7, 4)
-    together = Streams(batch, seeds)
+    together = RandomStreams(batch, seeds)
     steps = [0, BLOCK - 1, BLOCK, 3, 10 * BLOCK + 5]
     drawn = {step: together.at(step) for step in steps}
     for i in range(4):
-        alone = Streams(batch.select([i]), [seeds[i]])
+        alone = RandomStreams(batch.select([i]), [seeds[i]])
         for step in reversed(steps):
             assert torch.equal(alone.at(step), drawn[step][batch.molecule == i])
         assert torch.equal(alone.at_start(), together.at_start()[batch.molecule == i])
@@ -61,7 +61,7 @@ def test_a_number_depends_on_seed_step_and_atom_and_not_on_the_replicas_beside()
 
 
 def test_the_numbers_are_normal_and_independent() -> None:
-    streams = Streams(collate([named("CH4")] * 40, torch.float64), replica_seeds(0, 40))
+    streams = RandomStreams(collate([named("CH4")] * 40, torch.float64), replica_seeds(0, 40))
     values = torch.stack([streams.at(step) for step in range(100)]).numpy()  # [100, 200, 3]
     assert kstest(values.ravel(), "norm").pvalue > 1e-3
     flat = values.reshape(100, -1)

@@ -14,7 +14,7 @@ from basinet.md.dynamics import MDState, Record, measure_speed, start
 from basinet.md.integrators import replica_seeds
 from basinet.md.nose_hoover import NoseHoover
 from basinet.md.observables import HISTOGRAM_BINS, distance_histogram, histogram_error
-from basinet.md.running import DistanceCounts, DistancesWhileWhole, FirstBroken, ReferenceGeometry
+from basinet.md.running import DistanceCounts, FirstBroken, IntactDistanceCounts, ReferenceGeometry
 from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 from basinet.units import KCAL_PER_MOL
@@ -107,14 +107,14 @@ def test_distances_are_counted_up_to_and_with_the_first_broken_frame(stretch: fl
     batch = collate([chain], torch.float64)
     broken = FirstBroken([reference.bonds_of_start([chain])], 0.5, batch)
     counts = DistanceCounts(batch)
-    watch = DistancesWhileWhole(counts, broken)
+    watch = IntactDistanceCounts(counts, broken)
     for record in records(chain, [stretch if k == at_record else 0.0 for k in range(8)]):
         broken.observe(record)
         watch.observe(record)
     is_broken = abs(stretch) > 0.5
     assert broken.times[0].tolist() == [50.0 * at_record if is_broken else math.inf]
     assert counts.counts.sum() == 3 * (at_record + 1 if is_broken else 8)
-    again = DistancesWhileWhole(DistanceCounts(batch), broken)
+    again = IntactDistanceCounts(DistanceCounts(batch), broken)
     again.load_state_dict(watch.state_dict())
     assert torch.equal(again.counts.counts, counts.counts)
     assert counts.counts.shape[-1] == HISTOGRAM_BINS

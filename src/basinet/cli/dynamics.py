@@ -109,7 +109,7 @@ class StepWatcher:
         if now - self.shown < 0.5 and record.step < self.n_steps:
             return
         self.shown = now
-        alive = record.alive
+        alive = record.active
         warmth = record.temperature[alive].nanmean()
         speed = (record.step - self.first) * self.dt * 1e-6 / max(seconds, 1e-9) * 86400
         note = f"{record.time / 1000:.4g} ps, {speed:.3g} ns/day, T {warmth:.0f} K, {int(alive.sum())} of {len(alive)}"

@@ -1,8 +1,7 @@
-"""The loop of molecular dynamics: steps, failures, records, and a state from which it goes on bit for bit.
+"""Run molecular dynamics: steps, failures, records, and a saved state that resumes bit for bit.
 
-Replicas are the molecules of one batch. One that fails is held where it was while the others go on. What is kept of a
-run is the business of observers (:class:`Observer`): frames on disk, tables, histograms; none of them grows with the
-length of a run.
+Replicas are the molecules of one batch. A replica that fails is frozen while the others continue. Observers
+(:class:`Observer`) keep what is wanted of a run: frames on disk, tables, histograms.
 """
 
 import time
@@ -20,17 +19,16 @@ from basinet.md.integrators import Integrator, MDState, Potential, Temperature, 
 from basinet.structures.batch import Batch
 
 TEMPERATURE_RANGE = (0.1, 1e5)
-"""K. Outside it a run counts as failed: the limits of Fu et al., "Forces are not Enough" (TMLR 2023), MDsim code."""
+"""Allowed temperatures, K: the limits in the code (MDsim) of Fu et al., "Forces are not Enough" (TMLR 2023)."""
 NOT_FINITE = "a value is not finite"
 OUT_OF_RANGE = "the temperature left its range"
 
 StopWhen = Callable[[MDState], Bool[Tensor, " n_molecules"]]
-"""Tells which molecules must not go on; asked at every record. See :class:`basinet.md.bonds.BondStretch` for one, and
-use any other: the spread of an ensemble, a geometry outside what a model knows."""
+"""Returns the molecules to stop, called at every record; such as :class:`basinet.md.bonds.BondStretch`."""
 
 
 class Failure(NamedTuple):
-    """Why and when a molecule stopped."""
+    """Reason and time at which a molecule stopped."""
 
     molecule: int
     step: int
@@ -40,7 +38,7 @@ class Failure(NamedTuple):
 
 
 class Record(NamedTuple):
-    """The state at one time, with what observers ask of it."""
+    """The state at one time, with derived quantities."""
 
     step: int
     time: float
@@ -51,55 +49,55 @@ class Record(NamedTuple):
     temperature: Float64[Tensor, " n_molecules"]
     """K."""
     conserved: Float64[Tensor, " n_molecules"]
-    """Potential and kinetic energy, and what went to the bath, eV."""
-    alive: Bool[Tensor, " n_molecules"]
-    """Molecules that have not failed; those that ``stop_when`` stops here are alive in this record, their last."""
+    """Potential energy, kinetic energy and energy given to the bath, eV."""
+    active: Bool[Tensor, " n_molecules"]
+    """Molecules that have not failed. Those that ``stop_when`` stops at this record are still active in it."""
 
 
 class Observer(ABC):
-    """Looks at records, and keeps what it wants of them."""
+    """Receives the records of a run."""
 
     @abstractmethod
     def observe(self, record: Record) -> None:
-        """Take notice of a record."""
+        """Receive a record."""
 
     def failed(self, failures: Sequence[Failure], bad: MDState, before: MDState) -> None:
-        """Take notice of molecules that failed, of the state in which they did, and of that a step before."""
+        """Receive new failures, the state in which they happened and the state one step before."""
         del failures, bad, before
 
     def flush(self) -> None:  # noqa: B027 (an observer may have nothing to write)
-        """Bring to the disk what belongs there."""
+        """Write what is still in memory."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values and tensors to go on from; called after :meth:`flush`."""
+        """Return plain values and tensors to resume from; called after :meth:`flush`."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; what was written after it is dropped."""
+        """Resume from a state; drop what was written after it."""
         del state
 
 
 def start(
     potential: Potential, batch: Batch, integrator: Integrator, temperature: Temperature, seeds: Sequence[int]
 ) -> MDState:
-    """Return the state that an integrator starts from: see :func:`~basinet.md.integrators.init`."""
+    """Return the initial state for an integrator (see :func:`~basinet.md.integrators.init`)."""
     return init(potential, batch, temperature, seeds, zero_momentum=integrator.conserves_momentum)
 
 
 class Dynamics:
-    """Replicas on their way.
+    """A run of molecular dynamics.
 
-    A molecule fails at the first step where its energy, a force, a position or a velocity is not finite, or where its
-    temperature leaves ``temperature_range``; and at the first record where ``stop_when`` says so.
+    A molecule fails at the first step where its energy, a force, a position or a velocity is not finite or its
+    temperature leaves ``temperature_range``, and at the first record where ``stop_when`` selects it.
 
     Args:
         potential: energies and forces of a batch.
-        state: the start, from :func:`start`.
-        integrator: the equations of motion and the time step.
+        state: initial state, from :func:`start`.
+        integrator: equations of motion and time step.
         record_every: steps between records; step 0 is recorded too.
         temperature_range: lowest and highest instantaneous temperature allowed, K.
-        stop_when: further reasons to stop a molecule, by what to call them.
-        observers: what looks at the records.
+        stop_when: further conditions that stop a molecule, by reason.
+        observers: receivers of the records.
     """
 
     def __init__(
@@ -122,17 +120,17 @@ class Dynamics:
         self.failures: list[Failure] = []
         self.failed = torch.zeros_like(state.energy, dtype=torch.bool)
         self.n_force_calls = 1
-        """Calls of the potential by this object, that for the start counted too."""
+        """Calls of the potential, including the one for the initial state."""
         self._has_begun = False
 
     @property
     def time(self) -> float:
-        """How far the replicas have come, fs."""
+        """Simulated time, fs."""
         return self.state.step * self.integrator.dt
 
     @property
     def all_failed(self) -> bool:
-        """Whether there is nothing left to simulate."""
+        """Whether every molecule has failed."""
         return len(self.failures) == self.state.batch.n_molecules
 
     def run(
@@ -142,11 +140,11 @@ class Dynamics:
         stop: Callable[[], bool] = lambda: False,
         on_record: Callable[[Record], None] | None = None,
     ) -> None:
-        """Go on until ``until`` steps are done in all, ``stop`` says so, or every molecule has failed.
+        """Run until step ``until``, until ``stop`` returns true, or until every molecule has failed.
 
         Args:
-            until: number of steps from the very start.
-            stop: asked after every step.
+            until: number of steps, counted from step 0 of the run.
+            stop: called after every step.
             on_record: called at each record, after the observers.
         """
         if not self._has_begun:
@@ -158,7 +156,7 @@ class Dynamics:
             self._accept(moved, self.state, on_record)
 
     def _accept(self, moved: MDState, before: MDState, on_record: Callable[[Record], None] | None) -> None:
-        """Hold what failed, and record the rest."""
+        """Freeze failed molecules; record the state if it is due."""
         kinetic = kinetic_energy(moved)
         temperature = temperature_of(kinetic, self.integrator.degrees_of_freedom(moved.batch))
         low, high = self.temperature_range
@@ -179,7 +177,7 @@ class Dynamics:
             on_record(record)
 
     def _fail(self, reasons: Mapping[str, Bool[Tensor, " n_molecules"]], moved: MDState, before: MDState) -> None:
-        """Note the molecules that fail for the first time, under the first of their reasons."""
+        """Add the molecules that fail for the first time, each with its first reason."""
         new: list[Failure] = []
         for reason, bad in reasons.items():
             bad = bad & ~self.failed
@@ -193,7 +191,7 @@ class Dynamics:
                 observer.failed(new, moved, before)
 
     def save(self, path: Path) -> None:
-        """Write all that is needed to go on exactly here; the file written before stays until the new one is whole."""
+        """Write the state of the run and of its observers, atomically."""
         for observer in self.observers:
             observer.flush()
         state = self.state
@@ -214,15 +212,15 @@ class Dynamics:
         write_torch(path, content)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state.
+        """Resume from a saved state.
 
         Raises:
-            ValueError: it is not one, or is of other molecules, seeds or observers.
+            ValueError: the file is damaged, or of other molecules, replicas or seeds.
         """
         saved = read_torch(path, self.state.batch.positions.device)
         same = torch.equal(saved["atomic_numbers"], self.state.batch.atomic_numbers)
         if not same or [int(seed) for seed in saved["seeds"]] != list(self.state.streams.seeds):
-            raise ValueError(f"{path} is of other molecules, replicas or seeds than this run")
+            raise ValueError(f"{path} was saved by a run of other molecules, replicas or seeds")
         self.state = self.state.replace(
             batch=self.state.batch.replace(positions=saved["positions"]),
             **{key: saved[key] for key in ("velocities", "energy", "forces", "thermostat", "step")},
@@ -241,7 +239,10 @@ def _not_finite(state: MDState) -> Bool[Tensor, " n_molecules"]:
 
 
 def _hold(moved: MDState, before: MDState, failed: Bool[Tensor, " n_molecules"]) -> MDState:
-    """Put failed molecules back to where they were, at rest and without forces, so that they cannot harm the others."""
+    """Put failed molecules back to their last positions, at rest and without forces.
+
+    A NaN left in the batch would reach other molecules through sums over the batch.
+    """
     atoms = failed[moved.batch.molecule][:, None]
     positions = torch.where(atoms, before.batch.positions, moved.batch.positions)
     return moved.replace(
@@ -253,27 +254,27 @@ def _hold(moved: MDState, before: MDState, failed: Bool[Tensor, " n_molecules"])
 
 
 class Speed(NamedTuple):
-    """The time of a loop of dynamics."""
+    """Wall time of a run."""
 
     steps: int
     seconds: float
-    """Wall time of the whole loop, with its records and files."""
+    """Wall time with records and files, s."""
     in_potential: float
-    """Seconds of it in calls of the potential."""
+    """Time in calls of the potential, s."""
 
     @property
     def steps_per_second(self) -> float:
-        """Of all replicas together, as one step moves all of them."""
+        """Steps per second; one step moves all replicas."""
         return self.steps / self.seconds
 
     @property
     def overhead(self) -> float:
-        """Seconds a step outside of the potential."""
+        """Time per step outside the potential, s."""
         return (self.seconds - self.in_potential) / self.steps
 
 
 class TimedPotential:
-    """A potential that knows how long it took; on a GPU it waits for its results, as dynamics do at every step."""
+    """A potential that measures its wall time; on a GPU it synchronises, as dynamics do at every step."""
 
     def __init__(self, potential: Potential) -> None:
         self.potential = potential
@@ -300,17 +301,17 @@ def measure_speed(
     observers: Sequence[Observer] = (),
     n_warm_up: int = 10,
 ) -> Speed | None:
-    """Run dynamics that nobody looks at, and return their speed; ``None`` if they failed before a step could be timed.
+    """Return the speed of dynamics; ``None`` if they failed before a step could be timed.
 
     Args:
         potential: energies and forces.
-        state: where to start; it is left as it is.
+        state: initial state; not changed.
         integrator: equations of motion.
-        n_steps: to time, at most.
-        limit: seconds after which no further step is made.
+        n_steps: largest number of steps to time.
+        limit: wall time after which the run stops, s.
         record_every: steps between records.
-        observers: what writes while it runs, as in what the speed is measured for.
-        n_warm_up: steps before.
+        observers: receivers of the records, timed too.
+        n_warm_up: untimed steps before.
     """
     timed = TimedPotential(potential)
     dynamics = Dynamics(timed, state, integrator, record_every=record_every, observers=observers)

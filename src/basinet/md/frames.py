@@ -1,15 +1,15 @@
-"""Trajectories on disk, written while a simulation runs.
+"""Write trajectories while a simulation runs.
 
 ===========  ========================================================================================================
-``extxyz``   a file ``replica-000.extxyz`` for each replica: positions, momenta, forces, energy, ``time_ps``
-``traj``     a file ``replica-000.traj`` for each replica, as ASE writes it
-``hdf5``     one file ``trajectory.h5`` with a group ``replica-000`` for each replica, and in it ``atomic_numbers``
+``extxyz``   ``replica-000.extxyz`` for each replica: positions, momenta, forces, energy, ``time_ps``
+``traj``     ``replica-000.traj`` for each replica, in the format of ASE
+``hdf5``     one file ``trajectory.h5`` with a group ``replica-000`` for each replica, which holds ``atomic_numbers``
              [n_atoms], ``positions`` [n_frames, n_atoms, 3] Å, ``velocities`` Å/fs, ``forces`` eV/Å, ``energy``
              [n_frames] eV, ``time`` [n_frames] fs
 ===========  ========================================================================================================
 
-All of them are data that basinet reads (``basinet data info trajectory.h5``), with the energies and forces of the model
-as labels; ASE reads the first two. A replica that failed has no frames after that.
+basinet reads all of them (``basinet data info trajectory.h5``), with the energies and forces of the model as labels;
+ASE reads the first two. A replica has no frames after it failed.
 """
 
 from abc import abstractmethod
@@ -34,15 +34,15 @@ from basinet.structures.batch import Batch
 
 FrameFormat = Literal["extxyz", "traj", "hdf5"]
 BYTES_AT_ONCE = 2**25
-"""Of frames that wait in memory to be written."""
+"""Size of the frames kept in memory between writes."""
 HDF5_FILE = "trajectory.h5"
 
 
 def frame_writer(kind: FrameFormat, directory: Path, start: Batch) -> "FrameWriter":
-    """Return what writes the frames of a simulation into a directory.
+    """Return an observer that writes frames into a directory.
 
     Raises:
-        ImportError: HDF5 was asked for, and h5py is not installed.
+        ImportError: h5py is not installed (HDF5 only).
     """
     if kind == "hdf5":
         return Hdf5Frames(directory, start)
@@ -50,7 +50,7 @@ def frame_writer(kind: FrameFormat, directory: Path, start: Batch) -> "FrameWrit
 
 
 def replica_name(replica: int) -> str:
-    """Return what a replica is called in file names."""
+    """Return the name of a replica in file names."""
     return f"replica-{replica:03d}"
 
 
@@ -67,7 +67,7 @@ class Frame(NamedTuple):
 
 
 class FrameWriter(Observer):
-    """Collects frames and writes some at a time."""
+    """Collects frames and writes many at a time."""
 
     def __init__(self, directory: Path, start: Batch) -> None:
         self.directory = directory
@@ -79,58 +79,58 @@ class FrameWriter(Observer):
         self._has_begun = False
 
     def observe(self, record: Record) -> None:
-        """Keep one record until there are enough."""
+        """Keep one record in memory; write when there are enough."""
         state = record.state
         atoms = torch.cat([state.batch.positions, state.velocities, state.forces], dim=1)  # [N, 9]
-        self._waiting.append((record.time, atoms, state.energy, record.alive))
+        self._waiting.append((record.time, atoms, state.energy, record.active))
         if len(self._waiting) >= self._at_once:
             self.flush()
 
     def flush(self) -> None:
-        """Append what was observed to the files."""
+        """Append the frames in memory to the files."""
         if not self._has_begun:
             self._has_begun = True
-            self.begin()
+            self._begin()
         waiting, self._waiting = self._waiting, []
         if not waiting:
             return
         times = [time for time, *_ in waiting]
         atoms = torch.stack([a for _, a, _, _ in waiting]).cpu().double().numpy()  # [n_records, N, 9]
         energy = torch.stack([e for _, _, e, _ in waiting]).cpu().tolist()
-        alive = torch.stack([a for *_, a in waiting]).cpu().numpy()
+        active = torch.stack([a for *_, a in waiting]).cpu().numpy()
         for replica in range(len(self.numbers)):
             rows = atoms[:, self._first[replica] : self._first[replica + 1]]
             frames = [
                 Frame(times[i], rows[i, :, :3], rows[i, :, 3:6], rows[i, :, 6:], energy[i][replica])
-                for i in np.flatnonzero(alive[:, replica])
+                for i in np.flatnonzero(active[:, replica])
             ]
             if frames:
-                self.append(replica, frames)
+                self._append(replica, frames)
 
     @abstractmethod
-    def begin(self) -> None:
-        """Make empty files, in place of old ones."""
+    def _begin(self) -> None:
+        """Create empty files; replace old ones."""
 
     @abstractmethod
-    def append(self, replica: int, frames: Sequence[Frame]) -> None:
-        """Write some frames of a replica behind those that are there."""
+    def _append(self, replica: int, frames: Sequence[Frame]) -> None:
+        """Append frames of a replica."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut off what was written later."""
+        """Remove the frames written after ``state``."""
         self._has_begun = True
-        self.cut(state)
+        self._cut(state)
 
     @abstractmethod
-    def cut(self, state: Mapping[str, Any]) -> None:
-        """Cut the files to what they were when the state was saved."""
+    def _cut(self, state: Mapping[str, Any]) -> None:
+        """Remove the frames written after ``state``."""
 
     def atoms(self, replica: int, frame: Frame) -> Atoms:
-        """Return a frame as ASE has it: velocities in its units, energy and forces of a calculator."""
+        """Return a frame as ``ase.Atoms``."""
         return to_atoms(self.numbers[replica], frame, replica)
 
 
 def to_atoms(numbers: np.ndarray, frame: Frame, replica: int) -> Atoms:
-    """Return a frame as ASE has it: velocities in its units, energy and forces of a calculator."""
+    """Return a frame as ``ase.Atoms``, with velocities in ASE's units and a calculator that holds energy and forces."""
     atoms = Atoms(numbers=numbers, positions=frame.positions)
     atoms.set_velocities(frame.velocities / ase.units.fs)
     atoms.info |= {"time_ps": round(frame.time / 1000, 9), "replica": replica}
@@ -144,28 +144,25 @@ class ExtxyzFrames(FrameWriter):
     def _path(self, replica: int) -> Path:
         return self.directory / f"{replica_name(replica)}.extxyz"
 
-    def begin(self) -> None:
-        """Make empty files, in place of old ones."""
+    def _begin(self) -> None:
         for replica in range(len(self.numbers)):
             self._path(replica).write_bytes(b"")
 
-    def append(self, replica: int, frames: Sequence[Frame]) -> None:
-        """Write some frames of a replica behind those that are there."""
+    def _append(self, replica: int, frames: Sequence[Frame]) -> None:
         with open(self._path(replica), "a", encoding="utf-8") as file:
             write_xyz(file, [self.atoms(replica, frame) for frame in frames])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long the files are."""
+        """Return the sizes of the files."""
         return {"sizes": [self._path(replica).stat().st_size for replica in range(len(self.numbers))]}
 
-    def cut(self, state: Mapping[str, Any]) -> None:
-        """Cut the files to what they were when the state was saved."""
+    def _cut(self, state: Mapping[str, Any]) -> None:
         for replica, size in enumerate(state["sizes"]):
             cut_file(self._path(replica), size)
 
 
 class TrajFrames(FrameWriter):
-    """One trajectory of ASE for each replica."""
+    """One ASE trajectory for each replica."""
 
     def __init__(self, directory: Path, start: Batch) -> None:
         super().__init__(directory, start)
@@ -174,31 +171,31 @@ class TrajFrames(FrameWriter):
     def _path(self, replica: int) -> Path:
         return self.directory / f"{replica_name(replica)}.traj"
 
-    def begin(self) -> None:
-        """Make empty files, in place of old ones."""
+    def _begin(self) -> None:
         for replica in range(len(self.numbers)):
             with TrajectoryWriter(self._path(replica), "w"):
                 pass
 
-    def append(self, replica: int, frames: Sequence[Frame]) -> None:
-        """Write some frames of a replica behind those that are there."""
+    def _append(self, replica: int, frames: Sequence[Frame]) -> None:
         with TrajectoryWriter(self._path(replica), "a") as file:
             for frame in frames:
                 file.write(self.atoms(replica, frame))
         self.counts[replica] += len(frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many frames the files have."""
+        """Return the number of frames in each file."""
         return {"counts": list(self.counts)}
 
-    def cut(self, state: Mapping[str, Any]) -> None:
-        """Write those files again that have more frames; ASE cannot take frames away."""
+    def _cut(self, state: Mapping[str, Any]) -> None:
+        # ASE cannot remove frames from a file: write it again.
         self.counts = list(state["counts"])
         for replica, count in enumerate(self.counts):
             path = self._path(replica)
             with TrajectoryReader(path) as old:
                 if len(old) < count:
-                    raise ValueError(f"{path} has {len(old)} frames and had {count} when the run was saved")
+                    raise ValueError(
+                        f"{path} has {len(old)} frames, fewer than the {count} of the saved state; cannot resume"
+                    )
                 if len(old) == count:
                     continue
                 with replacing(path) as temporary, TrajectoryWriter(temporary, "w") as new:
@@ -207,7 +204,7 @@ class TrajFrames(FrameWriter):
 
 
 class Hdf5Frames(FrameWriter):
-    """One HDF5 file, a group for each replica."""
+    """One HDF5 file with a group for each replica."""
 
     ARRAYS = ("positions", "velocities", "forces", "energy", "time")
 
@@ -218,8 +215,7 @@ class Hdf5Frames(FrameWriter):
         self._float = str(start.positions.dtype).removeprefix("torch.")
         self.counts = [0] * len(self.numbers)
 
-    def begin(self) -> None:
-        """Make an empty file, in place of an old one."""
+    def _begin(self) -> None:
         with _h5py().File(self.path, "w") as file:
             file.attrs["units"] = "Angstrom, Angstrom/fs, eV/Angstrom, eV, fs"
             for replica, numbers in enumerate(self.numbers):
@@ -230,8 +226,7 @@ class Hdf5Frames(FrameWriter):
                     kind = "float64" if name in ("energy", "time") else self._float
                     group.create_dataset(name, (0, *shape), kind, maxshape=(None, *shape), chunks=(64, *shape))
 
-    def append(self, replica: int, frames: Sequence[Frame]) -> None:
-        """Write some frames of a replica behind those that are there."""
+    def _append(self, replica: int, frames: Sequence[Frame]) -> None:
         with _h5py().File(self.path, "r+") as file:
             group, count = file[replica_name(replica)], self.counts[replica]
             for name in self.ARRAYS:
@@ -240,18 +235,20 @@ class Hdf5Frames(FrameWriter):
             self.counts[replica] += len(frames)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many frames each replica has."""
+        """Return the number of frames of each replica."""
         return {"counts": list(self.counts)}
 
-    def cut(self, state: Mapping[str, Any]) -> None:
-        """Take away frames that were written later."""
+    def _cut(self, state: Mapping[str, Any]) -> None:
         self.counts = list(state["counts"])
         with _h5py().File(self.path, "r+") as file:
             for replica, count in enumerate(self.counts):
                 for name in self.ARRAYS:
                     array = file[replica_name(replica)][name]
                     if len(array) < count:
-                        raise ValueError(f"{self.path}: {array.name} has {len(array)} frames, had {count} when saved")
+                        raise ValueError(
+                            f"{self.path}: {array.name} has {len(array)} frames, fewer than the {count} saved; "
+                            "cannot resume"
+                        )
                     array.resize(count, axis=0)
 
 
@@ -266,7 +263,7 @@ def _h5py() -> Any:
 class BadFrames(Observer):
     """Writes the frame in which a replica failed, with the reason, as extended XYZ.
 
-    Where its positions are not finite, the step before is written, marked ``is_step_before``.
+    If its positions are not finite, it writes the frame one step before, marked ``is_step_before``.
     """
 
     def __init__(self, path: Path, start: Batch) -> None:
@@ -275,10 +272,10 @@ class BadFrames(Observer):
         self._size = 0
 
     def observe(self, record: Record) -> None:
-        """Do nothing: good frames are written elsewhere."""
+        """Ignore the record: other observers write frames."""
 
     def failed(self, failures: Sequence[Failure], bad: MDState, before: MDState) -> None:
-        """Append the frames of molecules that failed."""
+        """Append the frames of the failures."""
         with open(self.path, "a" if self._size else "w", encoding="utf-8") as file:
             for failure in failures:
                 mine = bad.batch.molecule == failure.molecule
@@ -294,9 +291,9 @@ class BadFrames(Observer):
             self._size = file.tell()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long the file is."""
+        """Return the size of the file."""
         return {"size": self._size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut off what was written later."""
+        """Remove the frames written after ``state``."""
         self._size = cut_file(self.path, state["size"]) if state["size"] else 0

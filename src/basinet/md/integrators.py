@@ -1,14 +1,13 @@
-r"""Integrators of Newton's and Langevin's equations, for all molecules of a batch at once.
+r"""Integrate Newton's and Langevin's equations for all molecules of a batch at once.
 
-A state comes from :func:`init`; an integrator turns it into the next state with exactly one call of the potential::
+:func:`init` returns a state; an integrator returns the next state from one call of the potential::
 
     integrator = LangevinBAOAB(dt=0.5, temperature=300.0, friction=0.01)
     state = init(potential, batch, temperature=300.0, seeds=replica_seeds(0, batch.n_molecules))
     for _ in range(1000):
         state = integrator.step(potential, state)
 
-The molecules of a batch do not see each other: each follows the trajectory it would follow alone, random forces
-included (:mod:`basinet.md.integrators`).
+Each molecule follows the trajectory it would follow alone, random forces included (:class:`RandomStreams`).
 
 Units: Å, fs, amu, eV, K; a velocity is Å/fs. Positions and velocities have the dtype of the batch; energies and sums
 over atoms are float64.
@@ -32,24 +31,28 @@ from basinet.structures.segment import sum_per_molecule
 from basinet.units import ACCELERATION, BOLTZMANN
 
 BLOCK = 32
-"""Steps whose numbers are drawn together: to enter a stream costs more than to read it."""
+"""Steps whose numbers are drawn together: jumping to a place in a stream costs more than reading on."""
 MAX_SEED = 2**63
-"""Seeds and numbers of replicas are below it, so that two of them make one key of 128 bits."""
+"""Seeds and replica numbers are below it, so that both together fit a key of 128 bits."""
 
 
 def replica_seeds(seed: int, n_replicas: int) -> tuple[int, ...]:
-    """Return the seeds of replicas 0, 1, 2 ... of a run: the first of them are the same for any number of replicas."""
+    """Return the seeds of replicas 0, 1, 2 ...; the seed of a replica does not depend on their number."""
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed must be 0 to 2^63 - 1, got {seed}")
     return tuple(seed * MAX_SEED + replica for replica in range(n_replicas))
 
 
-class Streams:
-    """Normal random numbers for the atoms of a batch.
+class RandomStreams:
+    """Normal random numbers for the atoms of a batch, a stream for each replica.
+
+    A number depends on the seed of the replica, the step, the atom and the axis alone: not on the other replicas, the
+    device, or where a run was interrupted. So there is no generator state to save. The numbers come from numpy's
+    Philox, a counter-based generator that can start anywhere (Salmon et al., SC'11).
 
     Args:
-        batch: the replicas; gives the number of atoms of each, device and dtype.
-        seeds: one per replica, as :func:`replica_seeds` makes them.
+        batch: the replicas; gives numbers of atoms and device.
+        seeds: one per replica, from :func:`replica_seeds`.
     """
 
     def __init__(self, batch: Batch, seeds: Sequence[int]) -> None:
@@ -62,18 +65,18 @@ class Streams:
         self._numbers: Tensor | None = None
 
     def at_start(self) -> Float64[Tensor, "n_atoms 3"]:
-        """Return the numbers for the velocities at the start."""
+        """Return the numbers for the initial velocities."""
         return self._draw(0, 1)[0]
 
     def at(self, step: int) -> Float64[Tensor, "n_atoms 3"]:
-        """Return the numbers of a step."""
+        """Return the numbers for a step."""
         block, place = divmod(step, BLOCK)
         if block != self._block or self._numbers is None:
             self._numbers, self._block = self._draw(block + 1, BLOCK), block
         return self._numbers[place]
 
     def _draw(self, block: int, n_steps: int) -> Float64[Tensor, "n_steps n_atoms 3"]:
-        """Draw on the CPU, where the streams are, and move the numbers to the replicas."""
+        """Draw on the CPU, so that every device gets the same numbers."""
         drawn = [
             np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, block])).standard_normal((n_steps, n, 3))
             for seed, n in zip(self.seeds, self._n_atoms, strict=True)
@@ -82,14 +85,14 @@ class Streams:
 
 
 Temperature = float | tuple[float, ...]
-"""K, of all molecules, or of each."""
+"""K; one for all molecules or one for each."""
 Potential = Callable[[Batch], tuple[Tensor, Tensor]]
-"""Returns the energies [n_molecules], float64, eV, and the forces [n_atoms, 3], eV/Å, dtype of the positions."""
+"""Returns energies [n_molecules], float64, eV, and forces [n_atoms, 3], dtype of the positions, eV/Å."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MDState:
-    """Positions and velocities of all molecules at one time, with the energies and forces that belong to them."""
+    """Positions, velocities, energies and forces of all molecules at one time."""
 
     batch: Batch
     velocities: Float[Tensor, "n_atoms 3"]
@@ -100,12 +103,12 @@ class MDState:
     """eV/Å."""
     masses: Float[Tensor, " n_atoms"]
     """amu."""
-    streams: Streams
-    """Random numbers of each molecule."""
+    streams: RandomStreams
+    """Random numbers for each molecule."""
     thermostat: Float64[Tensor, "n_molecules 2"]
-    """What a thermostat remembers of each molecule, as its integrator says; zero without one."""
+    """Variables of the thermostat of each molecule, defined by the integrator; zero without a thermostat."""
     step: int = 0
-    """Steps done; with the seeds it is all there is to know about the random numbers."""
+    """Steps done; with the seeds, it determines the random numbers."""
 
     def replace(self, **changes: object) -> "MDState":
         """Return a copy with some fields changed."""
@@ -113,16 +116,16 @@ class MDState:
 
 
 class Integrator(ABC):
-    """One step of time, and how many degrees of freedom share the kinetic energy.
+    """Equations of motion and their number of degrees of freedom.
 
-    The number of degrees of freedom belongs to the integrator because it follows from what the motion conserves: a
-    temperature computed with the wrong number is wrong by 10 % for a molecule of ten atoms.
+    The number belongs to the integrator because it follows from what the motion conserves. With the wrong number the
+    temperature of a molecule of ten atoms is off by 10 %.
     """
 
     dt: float
     """Time step, fs."""
     conserves_momentum: ClassVar[bool]
-    """Whether the centre of mass goes on as it started; a run then starts it at rest."""
+    """Whether the momentum of the centre of mass is conserved; then it starts at zero."""
 
     @abstractmethod
     def step(self, potential: Potential, state: MDState) -> MDState:
@@ -132,15 +135,12 @@ class Integrator(ABC):
     def bath_energy(self, state: MDState) -> Float64[Tensor, " n_molecules"]:
         """Return the energy that each molecule gave to its bath, eV.
 
-        Together with the potential and the kinetic energy it is conserved, up to the error of the time step: the drift
-        of the sum tells whether a step is too long, and forces consistent, with a thermostat as without.
+        Its sum with the potential and kinetic energy is conserved up to the error of the time step: a drift means
+        that the step is too long or that the forces are not the gradient of the energy, with or without a thermostat.
         """
 
     def degrees_of_freedom(self, batch: Batch) -> Int[Tensor, " n_molecules"]:
-        """Return the number of degrees of freedom of each molecule that hold kinetic energy kT/2 each.
-
-        3N, or 3N - 3 where the centre of mass does not move.
-        """
+        """Return the number of degrees of freedom of each molecule: 3N, or 3N - 3 if its momentum is conserved."""
         return 3 * batch.atoms_per_molecule - 3 * self.conserves_momentum
 
 
@@ -169,11 +169,11 @@ class VelocityVerlet(Integrator):
     conserves_momentum: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse a time step that does not go forward."""
+        """Check the time step."""
         check_positive("dt", self.dt, "fs")
 
     def step(self, potential: Potential, state: MDState) -> MDState:
-        """Return the state one ``dt`` later; the motion is deterministic."""
+        """Return the state one ``dt`` later."""
         velocities = kick(state, self.dt / 2)
         batch = state.batch.replace(positions=state.batch.positions + self.dt * velocities)
         return _second_kick(potential, state.replace(batch=batch, velocities=velocities), self.dt / 2)
@@ -211,11 +211,11 @@ class LangevinBAOAB(Integrator):
     temperature: Temperature
     """K."""
     friction: float = 0.01
-    """Rate of the coupling to the bath, 1/fs; the velocity forgets itself in 1/friction."""
+    """Rate of the coupling to the bath, 1/fs; velocities decorrelate within 1/friction."""
     conserves_momentum: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse values that are no time step, temperature or rate."""
+        """Check time step, temperature and friction."""
         check_positive("dt", self.dt, "fs")
         check_temperature(self.temperature)
         check_positive("friction", self.friction, "1/fs; use VelocityVerlet for motion without a bath")
@@ -234,7 +234,7 @@ class LangevinBAOAB(Integrator):
         return _second_kick(potential, moved, self.dt / 2)
 
     def bath_energy(self, state: MDState) -> Float64[Tensor, " n_molecules"]:
-        """Return the heat that went to the bath so far, eV."""
+        """Return the heat given to the bath so far, eV."""
         return state.thermostat[:, 0]
 
 
@@ -250,20 +250,20 @@ def init(
 
     Each velocity component is normal with variance kT/m; then the velocity of the centre of mass is subtracted, which
     is the Maxwell-Boltzmann distribution given zero momentum. The kinetic energy is not rescaled: it follows a
-    chi-squared distribution with 3N - 3 degrees of freedom and mean (3N - 3) kT/2. Rotation is left in. A single atom
+    chi-squared distribution with 3N - 3 degrees of freedom and mean (3N - 3) kT/2. Rotation remains. A single atom
     is at rest.
 
     Args:
         potential: energies and forces of a batch.
-        batch: the molecules to start from; their labels are dropped, because they do not move along.
+        batch: the initial molecules; their labels are dropped, as they hold for these positions only.
         temperature: K; 0 starts from rest.
-        seeds: of the random numbers of each molecule, as :func:`~basinet.md.integrators.replica_seeds` makes them.
-        zero_momentum: ``False`` leaves the velocity of the centre of mass in: 3N degrees of freedom.
+        seeds: seeds of the random numbers of each molecule, from :func:`replica_seeds`.
+        zero_momentum: subtract the velocity of the centre of mass; ``False`` leaves 3N degrees of freedom.
     """
     check_temperature(temperature)
     batch = batch.without_labels()
     masses = torch.as_tensor(atomic_masses).to(batch.positions)[batch.atomic_numbers]
-    streams = Streams(batch, seeds)
+    streams = RandomStreams(batch, seeds)
     velocities = thermal_velocities(batch, masses, temperature, streams.at_start())
     if zero_momentum:
         momentum = sum_per_molecule(masses[:, None].double() * velocities.double(), batch)  # [B, 3]
@@ -294,11 +294,7 @@ def thermal_velocities(
 
 
 def temperatures(temperature: Temperature, batch: Batch) -> Float64[Tensor, " n_molecules"]:
-    """Return the temperature of each molecule, K.
-
-    Raises:
-        ValueError: there are several temperatures, and not as many as molecules.
-    """
+    """Return the temperature of each molecule, K."""
     given = torch.tensor(temperature, dtype=torch.float64, device=batch.positions.device)
     if given.ndim and len(given) != batch.n_molecules:
         raise ValueError(f"expected one temperature, or one per molecule ({batch.n_molecules}), got {len(given)}")
@@ -314,17 +310,17 @@ def kinetic_energy(state: MDState) -> Float64[Tensor, " n_molecules"]:
 def temperature_of(
     kinetic: Float64[Tensor, " n_molecules"], degrees_of_freedom: Int[Tensor, " n_molecules"]
 ) -> Float64[Tensor, " n_molecules"]:
-    """Return the instantaneous temperature 2K/(f k), K; NaN where f is zero, for nothing there can be warm."""
+    """Return the instantaneous temperature 2K/(f k), K; NaN where f is zero."""
     return torch.where(degrees_of_freedom > 0, 2 * kinetic / (BOLTZMANN * degrees_of_freedom.double()), torch.nan)
 
 
 def kick(state: MDState, time: float) -> Float[Tensor, "n_atoms 3"]:
-    """Return the velocities after the present forces acted for ``time`` fs."""
+    """Return the velocities after the forces acted for ``time`` fs."""
     return state.velocities + (time * ACCELERATION) * state.forces / state.masses[:, None]
 
 
 def _second_kick(potential: Potential, moved: MDState, time: float) -> MDState:
-    """Evaluate the potential at the new positions and let the new forces act."""
+    """Evaluate the potential at the new positions and apply the new forces."""
     energy, forces = potential(moved.batch)
     moved = moved.replace(energy=energy.detach(), forces=forces.detach(), step=moved.step + 1)
     return moved.replace(velocities=kick(moved, time))

@@ -1,4 +1,4 @@
-"""The Nosé-Hoover thermostat of the benchmark "Forces are not Enough", one for each molecule."""
+"""Integrate Nosé-Hoover dynamics as in the benchmark "Forces are not Enough", a thermostat for each molecule."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -43,25 +43,25 @@ class NoseHoover(Integrator):
     ================  ==================================================
 
     The rate of :math:`\zeta` is half of the textbook's, so the temperature relaxes in :math:`\sqrt 2\, n\, dt`. The
-    centre of mass is neither stopped nor left out: all 3N degrees of freedom count. ``thermostat[:, 1]`` is
+    centre of mass moves: all 3N degrees of freedom count. ``thermostat[:, 1]`` is
     :math:`\int \zeta dt`. The equations conserve :math:`E + K + Q\zeta^2 + 3NkT \int\zeta dt`, this order of operations
     only to first order in the time step: it takes the kinetic energies at :math:`t` and :math:`t + dt/2`, whose mean
-    belongs to :math:`t + dt/4`. At 500 K, 1 fs and n = 20 the sum grows by some per cent of K in a picosecond, and the
-    temperature is right all the same.
+    belongs to :math:`t + dt/4`. At 500 K, 1 fs and n = 20 the sum grows by some per cent of K in a picosecond, although
+    the temperature is right.
 
-    The motion is deterministic, and not ergodic for a few stiff oscillators: prefer Langevin's where no published
-    number has to be reproduced.
+    The motion is deterministic and not ergodic for a few stiff oscillators: prefer :class:`LangevinBAOAB` unless a
+    published number is to be reproduced.
     """
 
     dt: float = 0.5
     temperature: Temperature
     """K; above zero."""
     relaxation: float = 20.0
-    """Steps in which the temperature relaxes, but for a factor of the square root of 2."""
+    """Steps in which the temperature relaxes, up to a factor of the square root of 2."""
     conserves_momentum: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse values that are no time step, temperature or time."""
+        """Check time step, temperature and relaxation."""
         check_positive("dt", self.dt, "fs")
         check_temperature(self.temperature)
         for kelvin in self.temperature if isinstance(self.temperature, tuple) else (self.temperature,):

@@ -1,7 +1,7 @@
-"""What a trajectory says: bonds that break, energy that drifts, and the distribution of distances.
+"""Compute observables of a trajectory: broken bonds, energy drift, distribution of distances.
 
 The definitions follow Fu et al., "Forces are not Enough: Benchmark and Critical Evaluation for Machine Learning Force
-Fields with Molecular Simulations" (TMLR 2023); where the authors' code has a trap the difference is named.
+Fields with Molecular Simulations" (TMLR 2023); differences from the authors' code are named.
 """
 
 import torch
@@ -12,12 +12,12 @@ from basinet.md.bonds import BOND_TOLERANCE, Bonds
 from basinet.md.simulate import Trajectory
 
 HISTOGRAM_RANGE = 10.0
-"""Å, the largest distance in h(r)."""
+"""Largest distance in h(r), Å."""
 HISTOGRAM_BINS = 500
 """Number of bins of h(r), each 0.02 Å wide."""
 
 DISTANCES_AT_ONCE = 2**21
-"""Distances that are held in memory together."""
+"""Distances held in memory at once."""
 
 
 def bond_deviation(trajectory: Trajectory, bonds: Bonds) -> Float64[Tensor, "n_records n_molecules"]:
@@ -32,7 +32,7 @@ def bond_deviation(trajectory: Trajectory, bonds: Bonds) -> Float64[Tensor, "n_r
 def first_broken_time(
     trajectory: Trajectory, bonds: Bonds, tolerance: float = BOND_TOLERANCE
 ) -> Float64[Tensor, " n_molecules"]:
-    """Return the time of the first record with a bond off by more than ``tolerance`` (Å), fs; infinite if none."""
+    """Return the time of the first record where a bond deviates by more than ``tolerance`` (Å), fs, or infinity."""
     broken = bond_deviation(trajectory, bonds) > tolerance
     times = torch.where(broken, trajectory.times[:, None], torch.inf)
     return times.amin(dim=0)
@@ -41,7 +41,7 @@ def first_broken_time(
 def stability_time(
     trajectory: Trajectory, bonds: Bonds, tolerance: float = BOND_TOLERANCE
 ) -> Float64[Tensor, " n_molecules"]:
-    """Return how long each molecule stayed whole, fs: until it failed or a bond broke, at most the whole duration."""
+    """Return the time until each molecule failed or a bond broke, fs; at most the duration."""
     first_bad = torch.minimum(trajectory.failure_time, first_broken_time(trajectory, bonds, tolerance))
     return first_bad.clamp(max=trajectory.duration)
 
@@ -49,8 +49,8 @@ def stability_time(
 def energy_drift(trajectory: Trajectory) -> Float64[Tensor, " n_molecules"]:
     """Return the slope of the total energy per atom against time, eV/atom/ps, by least squares.
 
-    Only records before a failure count; NaN for a molecule with fewer than two of them. For constant-energy dynamics
-    it should be zero; with a thermostat it measures heat, not error.
+    Records after a failure do not count; NaN with fewer than two records. Near zero for constant-energy dynamics; with
+    a thermostat it measures heat, not error.
     """
     energy = trajectory.total_energy / trajectory.batch.atoms_per_molecule
     known = ~torch.isnan(energy)
@@ -66,9 +66,9 @@ def energy_drift(trajectory: Trajectory) -> Float64[Tensor, " n_molecules"]:
 def distance_histogram(positions: Float[Tensor, "n_frames n_atoms 3"]) -> Float64[Tensor, " n_bins"]:
     """Return h(r), 1/Å: the distribution of the distances between the atoms of one molecule, with integral 1.
 
-    500 bins on 0 to 10 Å; larger distances are left out of the count and of the norm, as in the benchmark. An atom is
-    no neighbour of itself (the authors' code relies on exact zeros there, which a matrix-product route does not give).
-    Without any distance in range, as for a single atom, h(r) is zero everywhere.
+    500 bins from 0 to 10 Å; larger distances do not count, as in the benchmark. An atom is no neighbour of itself (the
+    authors' code relies on exact zeros there, which distances by matrix products do not give). Zero everywhere if no
+    distance is in range, as for a single atom.
     """
     counts = torch.zeros((1, HISTOGRAM_BINS), dtype=torch.float64, device=positions.device)
     rows = torch.zeros(len(positions), dtype=torch.int64, device=positions.device)
@@ -93,7 +93,7 @@ def count_distances(
 
 
 def normalised(counts: Float64[Tensor, " *rows n_bins"]) -> Float64[Tensor, " *rows n_bins"]:
-    """Return h(r) from counts, 1/Å: of integral one, or zero where nothing was counted."""
+    """Return h(r) from counts, 1/Å: its integral is 1, or 0 without counts."""
     return counts / (counts.sum(dim=-1, keepdim=True).clamp(min=1) * (HISTOGRAM_RANGE / HISTOGRAM_BINS))
 
 

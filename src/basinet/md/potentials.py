@@ -1,4 +1,4 @@
-"""What makes the atoms move: a model of ours, or any calculator of ASE."""
+"""Make potentials from models and ASE calculators; relax molecules; watch the spread of a committee."""
 
 import os
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from basinet.structures.segment import max_norm
 
 
 def model_potential(model: Model | Committee) -> Potential:
-    """Return the energies and forces of a model, or the mean of several; its parameters are not differentiated.
+    """Return the potential of a model, or the mean of a committee, without gradients of the parameters.
 
-    The model computes in the dtype of its weights, whatever that of the positions is.
+    The model computes in the dtype of its weights, whatever the dtype of the positions.
     """
     model.eval()
     dtype = next(model.parameters()).dtype
@@ -37,10 +37,10 @@ def model_potential(model: Model | Committee) -> Potential:
 
 
 def calculator_potential(make: Callable[[], Any]) -> Potential:
-    """Return the energies and forces of a calculator of ASE, asked for one molecule after another.
+    """Return the potential of an ASE calculator, called for one molecule after another.
 
     Args:
-        make: gives a calculator; each molecule of a batch has its own, so that caches of one do not confuse another.
+        make: returns a new calculator. Each molecule of a batch has its own, because calculators cache results.
     """
     calculators: list[Any] = []
 
@@ -64,7 +64,7 @@ def calculator_potential(make: Callable[[], Any]) -> Potential:
 
 
 class PotentialCalculator(Calculator):
-    """A potential as a calculator of ASE, for its optimisers."""
+    """A potential as an ASE calculator, for ASE's optimisers."""
 
     implemented_properties = ("energy", "forces")  # pyright: ignore[reportAssignmentType]
 
@@ -88,13 +88,13 @@ class PotentialCalculator(Calculator):
 
 
 def relax(potential: Potential, batch: Batch, *, largest_force: float, n_steps: int) -> tuple[Batch, list[float]]:
-    """Move molecules downhill by ASE's FIRE, one after another; return them and the largest force left on each, eV/Å.
+    """Relax molecules one after another with ASE's FIRE; return them and the largest force left on each, eV/Å.
 
     Args:
         potential: energies and forces of a batch.
-        batch: the molecules; no other molecule is needed to relax one.
-        largest_force: when a molecule is done, eV/Å.
-        n_steps: when to give up.
+        batch: the molecules.
+        largest_force: force at which a molecule is relaxed, eV/Å.
+        n_steps: largest number of steps.
     """
     positions, left = batch.positions.clone(), list[float]()
     for molecule in range(batch.n_molecules):
@@ -112,11 +112,7 @@ FORCES_APART = "members disagree"
 
 
 class ForceSpread:
-    """The largest standard deviation of a force among the atoms of each molecule, eV/Å.
-
-    Args:
-        committee: at least two models with forces; see :class:`~basinet.models.committee.Committee` for the deviation.
-    """
+    """Largest standard deviation, among the models of a committee, of the force on an atom of each molecule, eV/Å."""
 
     def __init__(self, committee: Committee) -> None:
         self.committee = committee
@@ -124,7 +120,7 @@ class ForceSpread:
         self._last: tuple[Batch, Tensor] | None = None
 
     def __call__(self, batch: Batch) -> Float[Tensor, " n_molecules"]:
-        """Return the spread; that of the batch asked about last is remembered, for tables and limits ask in turn."""
+        """Return the spread; it is cached for the last batch, as tables and limits ask in turn."""
         if self._last is None or self._last[0] is not batch:
             each = self.committee(batch.to(dtype=self.dtype), ["forces"])["forces_std"].to(batch.positions.dtype)
             largest = each.new_zeros(batch.n_molecules).scatter_reduce(0, batch.molecule, each, "amax")
@@ -133,18 +129,13 @@ class ForceSpread:
 
 
 class SpreadLimit:
-    """Stops a molecule when the spread of a force is too large (a :data:`~basinet.md.dynamics.StopWhen`).
-
-    Args:
-        spread: of a committee.
-        limit: largest deviation allowed, eV/Å.
-    """
+    """Stops a molecule when the spread of a force exceeds ``limit``, eV/Å (a :data:`~basinet.md.dynamics.StopWhen`)."""
 
     def __init__(self, spread: ForceSpread, limit: float) -> None:
         if not limit > 0:
-            raise ValueError(f"the limit of the spread of forces must be positive (eV/Å), got {limit}")
+            raise ValueError(f"limit must be positive (eV/Å), got {limit}")
         self.spread, self.limit = spread, limit
 
     def __call__(self, state: MDState) -> Bool[Tensor, " n_molecules"]:
-        """Tell which molecules are where the members disagree; a spread that is no number is a disagreement."""
+        """Return the molecules whose spread exceeds the limit or is not a number."""
         return ~(self.spread(state.batch) <= self.limit)

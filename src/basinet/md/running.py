@@ -1,4 +1,7 @@
-"""Observables kept up while a simulation runs; their memory does not grow with its length."""
+"""Compute observables while a simulation runs, in constant memory, and those of a reference trajectory.
+
+Definitions are those of Fu et al., "Forces are not Enough" (TMLR 2023); see :mod:`basinet.md.observables`.
+"""
 
 import dataclasses
 import math
@@ -24,7 +27,7 @@ from basinet.structures.segment import mean_per_molecule, sum_per_molecule
 Quantity = Callable[[Record], Float64[Tensor, " n_molecules"]]
 """One number per molecule of a record."""
 RECORDS_AT_ONCE = 256
-"""Records of a table that wait in memory."""
+"""Records of a table kept in memory between writes."""
 
 
 def rmsd(positions: Float[Tensor, "n_atoms 3"], batch: Batch) -> Float64[Tensor, " n_molecules"]:
@@ -41,7 +44,7 @@ def rmsd(positions: Float[Tensor, "n_atoms 3"], batch: Batch) -> Float64[Tensor,
 
 
 def mean_bond_lengths(batch: Batch, bonds: Bonds) -> dict[str, Quantity]:
-    """Return, for each kind of bond such as ``C-H``, its mean length in each molecule, Å; NaN where there is none."""
+    """Return the mean length of each kind of bond, such as ``C-H``, in a molecule, Å; NaN where there is none."""
     numbers = batch.atomic_numbers[bonds.pairs].sort(dim=1, descending=True).values.tolist()
     kinds = ["-".join(sorted(chemical_symbols[z] for z in pair)) for pair in numbers]
 
@@ -60,7 +63,7 @@ def mean_bond_lengths(batch: Batch, bonds: Bonds) -> dict[str, Quantity]:
 
 
 def standard_quantities(start: Batch, bonds: Bonds) -> dict[str, Quantity]:
-    """Return what the table of a simulation holds, by the name of the column."""
+    """Return the columns of the table of a simulation."""
     return {
         "potential_eV": lambda r: r.state.energy,
         "kinetic_eV": lambda r: r.kinetic,
@@ -73,10 +76,10 @@ def standard_quantities(start: Batch, bonds: Bonds) -> dict[str, Quantity]:
 
 
 class Table(Observer):
-    """Writes ``time_ps,replica,...`` as CSV, a row for each replica that is alive at each record.
+    """Writes ``time_ps,replica,...`` as CSV, a row for each active replica at each record.
 
     Args:
-        path: of the file; an old one is replaced.
+        path: file to write; an old one is replaced.
         quantities: columns by name.
     """
 
@@ -86,54 +89,54 @@ class Table(Observer):
         self._size: int | None = None
 
     def observe(self, record: Record) -> None:
-        """Take the values; they stay on their device until :meth:`flush`."""
+        """Keep the values, on their device until :meth:`flush`."""
         values = torch.stack([quantity(record) for quantity in self.quantities.values()], dim=1)
-        self._waiting.append((record.time, values, record.alive))
+        self._waiting.append((record.time, values, record.active))
         if len(self._waiting) >= RECORDS_AT_ONCE:
             self.flush()
 
     def flush(self) -> None:
-        """Append what was observed."""
+        """Append the rows in memory to the file."""
         begins = self._size is None
         with open(self.path, "w" if begins else "a", encoding="utf-8") as file:
             if begins:
                 file.write(",".join(["time_ps", "replica", *self.quantities]) + "\n")
-            for time, values, alive in self._waiting:
-                rows = zip(values.tolist(), alive.tolist(), strict=True)
-                for replica, (row, is_alive) in enumerate(rows):
-                    if is_alive:
+            for time, values, active in self._waiting:
+                rows = zip(values.tolist(), active.tolist(), strict=True)
+                for replica, (row, is_active) in enumerate(rows):
+                    if is_active:
                         cells = (f"{value:.12g}" for value in row)
                         file.write(",".join([f"{time / 1000:.10g}", str(replica), *cells]) + "\n")
             self._size = file.tell()
         self._waiting.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how long the file is."""
+        """Return the size of the file."""
         return {"size": self._size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Cut off what was written later."""
+        """Remove the rows written after ``state``."""
         self._size = cut_file(self.path, state["size"])
 
 
 def cut_file(path: Path, size: int) -> int:
-    """Cut a file that is written to at its end, and return its size.
+    """Cut a file that grows at its end back to ``size`` bytes, and return the size.
 
     Raises:
-        ValueError: it is shorter than it was.
+        ValueError: the file is shorter.
     """
     found = path.stat().st_size if path.exists() else 0
     if found < size:
-        raise ValueError(f"{path} has {found} bytes and had {size} when the run was saved; it cannot be gone on with")
+        raise ValueError(f"{path} has {found} bytes, fewer than the {size} saved; cannot resume")
     with open(path, "r+b") as file:
         file.truncate(size)
     return size
 
 
 class DistanceCounts(Observer):
-    """Counts the distances between the atoms of each molecule for h(r), until it fails, its last frame included.
+    """Counts the distances between the atoms of each molecule for h(r), up to and including its last frame.
 
-    Counts are kept apart for the time before and after ``half`` (fs), to see whether the distribution still changes.
+    Counts before and after time ``half`` (fs) are separate, to show whether the distribution still changes.
     """
 
     def __init__(self, batch: Batch, half: float = math.inf) -> None:
@@ -152,8 +155,8 @@ class DistanceCounts(Observer):
         """Count the distances of one record."""
         counts = self.counts[int(record.time > self.half)]
         for molecules, atoms in self._groups:
-            alive = record.alive[molecules]
-            count_distances(record.state.batch.positions[atoms[alive]].double(), molecules[alive], counts)
+            active = record.active[molecules]
+            count_distances(record.state.batch.positions[atoms[active]].double(), molecules[active], counts)
 
     def histograms(self) -> Float64[Tensor, "n_molecules n_bins"]:
         """Return h(r) of each molecule, 1/Å, over the whole run."""
@@ -164,27 +167,27 @@ class DistanceCounts(Observer):
         return {"counts": self.counts, "half": self.half}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
+        """Resume counting."""
         self.counts, self.half = state["counts"], state["half"]
 
 
 class FirstBroken(Observer):
-    """Notes when each molecule first had a broken bond, for several ways to say what its bonds are."""
+    """Records when each molecule first had a broken bond, for several definitions of its bonds."""
 
     def __init__(self, bonds: Sequence[Bonds], tolerance: float, batch: Batch) -> None:
         self.bonds, self.tolerance = list(bonds), tolerance
         self.times = torch.full((len(self.bonds), batch.n_molecules), math.inf, dtype=torch.float64)
-        """fs, [n_ways, n_molecules]; infinite if none was broken so far."""
+        """Time of the first broken bond, fs, [n_definitions, n_molecules]; infinite if none."""
         self.times = self.times.to(batch.positions.device)
 
     def observe(self, record: Record) -> None:
-        """Note what is broken now."""
+        """Record the molecules that are broken now."""
         for i, bonds in enumerate(self.bonds):
-            broken = record.alive & (largest_deviation(record.state.batch, bonds) > self.tolerance)
+            broken = record.active & (largest_deviation(record.state.batch, bonds) > self.tolerance)
             self.times[i] = torch.where(broken, self.times[i].clamp(max=record.time), self.times[i])
 
     def all_broken(self, state: MDState) -> Bool[Tensor, " n_molecules"]:
-        """Tell which molecules were broken in every way (a :data:`~basinet.md.dynamics.StopWhen`)."""
+        """Return the molecules broken by every definition (a :data:`~basinet.md.dynamics.StopWhen`)."""
         del state
         return torch.isfinite(self.times).all(dim=0)
 
@@ -193,18 +196,18 @@ class FirstBroken(Observer):
         return {"times": self.times}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there."""
+        """Restore the times."""
         self.times = state["times"]
 
 
 TOPOLOGY_SKIN = 0.15
-"""Å, per atom. Two atoms whose mean distance is below the sum of their covalent radii, each enlarged by it, are bonded:
-a mean over thousands of frames needs less room than a single frame does, and a hydrogen bond (1.7 Å) is none."""
+"""Added to each covalent radius when bonds are found by mean distances, Å. Smaller than for a single frame, as a mean
+over thousands of frames varies less; a hydrogen bond (1.7 Å) does not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceGeometry:
-    """The distances in a trajectory of one molecule."""
+    """Distances in a reference trajectory of one molecule."""
 
     histogram: Float64[Tensor, " n_bins"]
     """h(r) of all frames, 1/Å."""
@@ -214,11 +217,7 @@ class ReferenceGeometry:
 
     @classmethod
     def of(cls, chunks: Iterable[Float[Tensor, "_ n_atoms 3"]]) -> "ReferenceGeometry":
-        """Look at frames, chunk by chunk; memory does not grow with their number.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """Return the distances in frames that come in chunks."""
         counts = torch.zeros((1, HISTOGRAM_BINS), dtype=torch.float64)
         total = torch.zeros((), dtype=torch.float64)
         n_frames = 0
@@ -233,13 +232,13 @@ class ReferenceGeometry:
         return cls(histogram=normalised(counts)[0], mean_distances=total / n_frames, n_frames=n_frames)
 
     def bonds_of_start(self, starts: Sequence[Molecule]) -> Bonds:
-        """Return the bonds of the benchmark: pairs that are close in the first frame, with their mean lengths."""
+        """Return the bonds of the benchmark: pairs that are close in the first frame, with mean lengths."""
         return self._with_means([dataclasses.replace(m, bonds=None, bond_orders=None) for m in starts])
 
     def bonds_of_topology(self, starts: Sequence[Molecule]) -> Bonds:
-        """Return the bonds of the molecule: pairs that are close in the mean, with their mean lengths.
+        """Return the bonds of the molecule: pairs with a small mean distance, with mean lengths.
 
-        The first frame may have a pair too few, where a bond is stretched, or too many, where two atoms come close.
+        In the first frame a stretched bond may be missing, or two close atoms may count as bonded.
         """
         pairs = self._topology(starts[0].atomic_numbers)
         return self._with_means([dataclasses.replace(m, bonds=pairs, bond_orders=None) for m in starts])
@@ -256,12 +255,12 @@ class ReferenceGeometry:
         return bonds.replace_lengths(self.mean_distances[local[:, 0], local[:, 1]])
 
 
-class DistancesWhileWhole(Observer):
-    """Counts distances for h(r) up to the first frame with a broken bond, that frame included.
+class IntactDistanceCounts(Observer):
+    """Counts distances for h(r) up to and including the first frame with a broken bond.
 
     Args:
-        counts: what counts.
-        broken: says since when a molecule is broken; it has to look at each record first. Its first way is meant.
+        counts: receives the records.
+        broken: times of the first broken bond, by its first definition; must observe each record before this observer.
     """
 
     def __init__(self, counts: DistanceCounts, broken: FirstBroken) -> None:
@@ -269,13 +268,13 @@ class DistancesWhileWhole(Observer):
 
     def observe(self, record: Record) -> None:
         """Count the distances of one record."""
-        whole = ~(self.broken.times[0] < record.time)
-        self.counts.observe(record._replace(alive=record.alive & whole))
+        intact = ~(self.broken.times[0] < record.time)
+        self.counts.observe(record._replace(active=record.active & intact))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
         return self.counts.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from there."""
+        """Resume counting."""
         self.counts.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Run the dynamics of a batch of molecules and keep all of it in memory: for short runs."""
+"""Run short dynamics of a batch of molecules, with the trajectory in memory."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -15,14 +15,14 @@ from basinet.structures.batch import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """What a simulation recorded, on the CPU.
+    """The records of a simulation, on the CPU.
 
-    A molecule that failed has NaN in every record from its failure on: there is no trajectory after it. Records stop
-    early when all molecules have failed, so ``times`` may end before ``duration``.
+    A molecule has NaN in every record from its failure on. Records end when all molecules have failed, so ``times`` may
+    end before ``duration``.
     """
 
     batch: Batch
-    """The molecules as they were at the start."""
+    """The initial molecules."""
     times: Float64[Tensor, " n_records"]
     """fs, from 0."""
     positions: Float[Tensor, "n_records n_atoms 3"]
@@ -36,13 +36,13 @@ class Trajectory:
     failure_time: Float64[Tensor, " n_molecules"]
     """Time of the first step, fs, with a value that is not finite or a temperature out of range; infinite if none."""
     duration: float
-    """The length that was asked for, fs."""
+    """Requested length, fs."""
     n_force_calls: int
-    """Calls of the potential, each for the whole batch: one at the start and one per step."""
+    """Calls of the potential for the whole batch: one for the initial state and one per step."""
 
     @property
     def total_energy(self) -> Float64[Tensor, "n_records n_molecules"]:
-        """Potential plus kinetic energy, eV: what constant-energy dynamics conserves."""
+        """Potential plus kinetic energy, eV: conserved by constant-energy dynamics."""
         return self.potential_energy + self.kinetic_energy
 
 
@@ -61,20 +61,19 @@ def simulate(
 ) -> Trajectory:
     """Run ``n_steps`` from Maxwell-Boltzmann velocities and record every ``record_every``-th state, the first included.
 
-    A molecule that fails (:class:`~basinet.md.dynamics.Dynamics`) is held at its last good positions while the others
-    go on. Broken bonds do not stop a run unless ``stop_when`` says so: see
-    :func:`basinet.md.observables.stability_time`.
+    A molecule that fails (:class:`~basinet.md.dynamics.Dynamics`) is frozen while the others continue. Broken bonds
+    stop a molecule only through ``stop_when``; see :func:`basinet.md.observables.stability_time`.
 
     Args:
         potential: energies and forces of a batch.
-        batch: the start; use one molecule several times for replicas, they draw different velocities.
-        integrator: the equations of motion and the time step.
-        n_steps: number of steps; the potential is called once more than that, for the start.
+        batch: initial molecules; repeat a molecule for replicas, each draws its own velocities.
+        integrator: equations of motion and time step.
+        n_steps: number of steps.
         record_every: steps between records.
-        temperature: of the velocities at the start, K.
-        seed: of the velocities and of the noise of a thermostat.
+        temperature: temperature of the initial velocities, K.
+        seed: seed for velocities and random forces.
         temperature_range: lowest and highest instantaneous temperature allowed, K.
-        stop_when: further reasons to stop a molecule, by what to call them.
+        stop_when: further conditions that stop a molecule, by reason.
         on_progress: called at each record with the steps done and ``n_steps``.
     """
     _check(n_steps, temperature, temperature_range)
@@ -89,13 +88,12 @@ def simulate(
         stop_when=stop_when,
         observers=[log],
     )
-    tell = None if on_progress is None else lambda record: on_progress(record.step, n_steps)
-    dynamics.run(n_steps, on_record=tell)
+    dynamics.run(n_steps, on_record=lambda record: on_progress and on_progress(record.step, n_steps))
     return log.trajectory(batch.without_labels(), dynamics, n_steps)
 
 
 class _Log(Observer):
-    """Collects records on the CPU, with NaN for molecules that failed."""
+    """Collects records on the CPU, with NaN for failed molecules."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -108,13 +106,13 @@ class _Log(Observer):
         state = record.state
         row = torch.stack([state.energy, record.kinetic, record.temperature])
         self.times.append(record.time)
-        self.rows.append(torch.where(record.alive, row, torch.nan).cpu())
-        atoms = record.alive[state.batch.molecule][:, None]
+        self.rows.append(torch.where(record.active, row, torch.nan).cpu())
+        atoms = record.active[state.batch.molecule][:, None]
         self.positions.append(torch.where(atoms, state.batch.positions, torch.nan).cpu())
 
     def trajectory(self, begin: Batch, dynamics: Dynamics, n_steps: int) -> Trajectory:
         """Stack the records."""
-        potential, kinetic, warmth = torch.stack(self.rows, dim=1)
+        potential, kinetic, temperature = torch.stack(self.rows, dim=1)
         failure_time = torch.full((begin.n_molecules,), math.inf, dtype=torch.float64)
         for failure in dynamics.failures:
             failure_time[failure.molecule] = failure.time
@@ -124,7 +122,7 @@ class _Log(Observer):
             positions=torch.stack(self.positions),
             potential_energy=potential,
             kinetic_energy=kinetic,
-            temperature=warmth,
+            temperature=temperature,
             failure_time=failure_time,
             duration=n_steps * dynamics.integrator.dt,
             n_force_calls=dynamics.n_force_calls,

@@ -1,7 +1,7 @@
-"""How long a model keeps molecules whole: short dynamics of a few dozen replicas, for choosing among models.
+"""Measure how long molecules stay intact in short dynamics with a model, to select checkpoints.
 
-A small force error does not mean that dynamics hold (Fu et al., TMLR 2023), so the step of a training with the smallest
-loss need not be the one to simulate with.
+A small force error does not imply stable dynamics (Fu et al., TMLR 2023), so the checkpoint with the smallest loss need
+not be the best for simulations.
 """
 
 import time
@@ -20,7 +20,7 @@ from basinet.structures.batch import collate
 from basinet.structures.molecule import Molecule
 
 RECORD_EVERY = 10
-"""Steps between looks at the bonds."""
+"""Steps between checks of the bonds."""
 
 
 @settings
@@ -44,12 +44,12 @@ class StabilityConfig:
 
 
 class Stability(NamedTuple):
-    """What short dynamics said."""
+    """Result of short dynamics."""
 
     times: Float64[Tensor, " n_replicas"]
-    """How long each replica stayed whole, ps; at most the length asked for."""
+    """Time until a bond broke in each replica, ps; at most the length of the run."""
     seconds: float
-    """Wall time it took."""
+    """Wall time, s."""
 
     @property
     def mean(self) -> float:
@@ -60,9 +60,9 @@ class Stability(NamedTuple):
 def stability(
     potential: Potential, molecules: Sequence[Molecule], config: StabilityConfig, device: torch.device
 ) -> Stability:
-    """Simulate replicas of molecules, in turn, and say how long each stayed whole.
+    """Simulate replicas of molecules and return how long each stayed intact.
 
-    The same molecules and seed give the same velocities and noise, so models can be compared.
+    The same molecules and seed give the same velocities and random forces, so models can be compared.
     """
     begin = time.monotonic()
     replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]

@@ -56,8 +56,8 @@ from basinet.md.observables import histogram_error
 from basinet.md.potentials import calculator_potential, model_potential
 from basinet.md.running import (
     DistanceCounts,
-    DistancesWhileWhole,
     FirstBroken,
+    IntactDistanceCounts,
     ReferenceGeometry,
     Table,
     standard_quantities,
@@ -291,7 +291,7 @@ def _dynamics(before: Prepared, out: Path, device: str) -> tuple[Dynamics, Dista
         stop_when={STRETCHED: broken.all_broken},
         observers=[
             broken,
-            DistancesWhileWhole(distances, broken),
+            IntactDistanceCounts(distances, broken),
             Table(out / RECORDS_FILE, standard_quantities(batch, bonds)),
             frame_writer(config.frames, out, batch),
             BadFrames(out / BAD_FILE, batch),
