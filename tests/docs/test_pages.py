@@ -121,7 +121,7 @@ def test_someone_who_asks_for_guarantees(given, tmp_path, monkeypatch):
     said = run_page(ROOT / "docs" / "trust.md", given, day, monkeypatch)
     assert "passed" in said["certify"]
     assert "3 members" in said["info"]
-    assert "forces of members apart" in said["simulate"]
+    assert "force disagreement" in said["simulate"]
     assert (day / "md" / "report.html").exists()
 
 

@@ -106,7 +106,7 @@ def test_dynamics_move_by_the_mean_and_record_the_spread(tmp_path: Path, ensembl
     last = [float(line.split(",")[column]) for line in lines[-3:]]
     assert np.allclose(last, found["forces_std"].view(3, 3).amax(1).numpy(), rtol=1e-4)
     summary = summarise(done, tmp_path / "md")
-    assert "forces of members apart" in summary.rows
+    assert "force disagreement" in summary.rows
     assert (tmp_path / "md" / "uncertainty.png").exists()
 
 
@@ -125,7 +125,7 @@ def test_members_that_agree_never_stop_it(tmp_path: Path, members: list[Path]) -
 
 
 def test_one_model_has_no_spread_to_limit(tmp_path: Path, members: list[Path]) -> None:
-    with pytest.raises(ValueError, match="needs several models, and .*0.safetensors is one; .*basinet ensemble A B C"):
+    with pytest.raises(ValueError, match="needs an ensemble, and .*0.safetensors is one model; .*ensemble A B C"):
         simulate_file(simulation(members[0], tmp_path, stop_force_std=0.1), tmp_path / "md", say=lambda line: None)
     assert not (tmp_path / "md").exists()
 

@@ -144,7 +144,7 @@ def test_ctrl_c_saves_and_the_rest_is_that_of_a_run_that_was_not_stopped(data, m
         if record.step == 100:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(InterruptedRunError, match=r"stopped at 0.05 of 0.2 ps; .* --resume goes on"):
+    with pytest.raises(InterruptedRunError, match=r"stopped at 0.05 of 0.2 ps; .* --resume"):
         run(config(data, model=model), part, on_record=interrupt)
     before = (part / "measured.json").read_text()
     other = report_benchmark(run(config(data, model=model), part, resume=True), part)

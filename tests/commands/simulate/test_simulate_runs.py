@@ -66,7 +66,7 @@ def test_the_command_leaves_frames_records_a_summary_and_a_report(model, water, 
     options = ["--replicas", "3", "--picoseconds", "0.02", "--record-every", "2", "--bond-tolerance", "5"]
     result = CliRunner().invoke(app, ["simulate", str(model), str(water), "--out", str(out), *options])
     assert result.exit_code == 0, result.output
-    assert "stayed whole" in result.output and "3 of 3" in result.output
+    assert "stayed intact" in result.output and "3 of 3" in result.output
     summary = json.loads((out / "summary.json").read_text())
     assert summary["n_failed"] == 0 and len(summary["replicas"]) == 3
     for name in ("report.html", "energy.png", "temperature.png", "bonds.png", "structure.png", "records.csv"):
@@ -96,7 +96,7 @@ def test_ctrl_c_saves_and_resume_ends_as_if_nothing_had_happened(model, water, t
         if record.step == 10:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(InterruptedRunError, match=r"stopped at 0.005 of 0.02 ps; .* --resume goes on"):
+    with pytest.raises(InterruptedRunError, match=r"stopped at 0.005 of 0.02 ps; .* --resume"):
         run(model, water, part, frames=frames, on_record=interrupt)
     run(model, water, part, frames=frames, resume=True)
     assert (whole / "records.csv").read_bytes() == (part / "records.csv").read_bytes()
@@ -132,7 +132,7 @@ def test_somebody_elses_reason_stops_a_replica(model, water, tmp_path):
     done = run(model, water, tmp_path / "out", stop_when=uncertain)
     assert [(f.molecule, f.time, f.reason) for f in done.dynamics.failures] == [(1, 3.0, "the ensemble disagrees")]
     found = summarise(done, tmp_path / "out")
-    assert found.n_failed == 1 and "1: the ensemble disagrees" in found.rows["stayed whole"]
+    assert found.n_failed == 1 and "1: the ensemble disagrees" in found.rows["stayed intact"]
 
 
 STARTS = {

@@ -1,13 +1,11 @@
-"""The MD17 benchmark of "Forces are not Enough": does a force field with small errors also simulate?
+"""Run the MD17 benchmark of "Forces are not Enough" (Fu et al., TMLR 2023): is a force field with small errors stable?
 
-Fu et al., TMLR 2023. Its directory holds the files of a simulation
-(:mod:`basinet.commands.simulate.simulate`), what was measured before the dynamics
-(``measured.json``), and ``result.json``, ``result.md`` and ``report.html``.
+The directory holds the files of a simulation (:mod:`basinet.commands.simulate.simulate`), the measurements before the
+dynamics (``measured.json``), and ``result.json``, ``result.md`` and ``report.html``.
 """
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,6 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from basinet.commands.answer.load import load_energy_model, require_device
-from basinet.commands.recipe import save_recipe
 from basinet.commands.simulate.settings import (
     ALL,
     DT,
@@ -32,14 +29,14 @@ from basinet.commands.simulate.settings import (
 from basinet.commands.simulate.simulate import (
     BAD_FILE,
     RECORDS_FILE,
-    SETTINGS_FILE,
     START_FILE,
-    STATE_FILE,
+    OnRecord,
     Simulation,
-    advance,
     check_directory,
+    run,
+    save_settings,
 )
-from basinet.commands.simulate.start import load_start, save_start
+from basinet.commands.simulate.start import Say, load_start
 from basinet.commands.train.data import given_split
 from basinet.data.chemistry.perception import perceive_bonds
 from basinet.data.generation.calculators import make_calculator
@@ -48,7 +45,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import ForceEnergyErrors
 from basinet.files import write_text
 from basinet.md.bonds import STRETCHED
-from basinet.md.dynamics import Dynamics, Record, Speed, measure_speed, start
+from basinet.md.dynamics import Dynamics, Speed, measure_speed, start
 from basinet.md.frames import BadFrames, frame_writer
 from basinet.md.integrators import Potential, replica_seeds
 from basinet.md.nose_hoover import NoseHoover
@@ -67,24 +64,23 @@ from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
 
 SPEED_STEPS, SPEED_SECONDS = 2000, 20.0
-"""Of one replica alone, at most."""
+"""Largest number of steps and wall time (s) to measure the speed of one replica."""
 MEASURED_FILE = "measured.json"
 CHUNK = 256
-"""Frames at once."""
+"""Frames read at once."""
 
-Say = Callable[[str], None]
 Show = Callable[[int, int], None]
 
 
 class Measured(NamedTuple):
-    """What is measured before the dynamics."""
+    """Measurements before the dynamics."""
 
     force_mae: float
-    """eV/Å, over frames, atoms and components."""
+    """Mean over frames, atoms and components, eV/Å."""
     n_test: int
-    """Frames of it."""
+    """Frames of the force error."""
     speed: Speed | None
-    """Of one replica alone; ``None``: its dynamics failed at once."""
+    """Speed of one replica; ``None``: its dynamics failed at once."""
 
 
 class Prepared(NamedTuple):
@@ -93,22 +89,22 @@ class Prepared(NamedTuple):
     config: MDBenchmarkConfig
     potential: Potential
     molecules: list[Molecule]
-    """Starts of the runs."""
+    """Initial molecules of the runs."""
     starts: Int64[np.ndarray, " n_replicas"]
-    """Frames of the data."""
+    """Frames of the data that the runs start from."""
     reference: ReferenceGeometry
     noise: float
-    """Error of h(r) of as many frames of the reference, drawn at random, as a run has: what sampling alone gives."""
+    """Error of h(r) from sampling alone: that of as many random reference frames as a run has."""
     measured: Measured
 
 
 class MDBenchmark(NamedTuple):
-    """A benchmark that ran."""
+    """A finished benchmark."""
 
     before: Prepared
     simulation: Simulation
     broken: FirstBroken
-    """By the bonds of the first frame, and by those of the topology."""
+    """Times of the first broken bond, by the bonds of the first frame and by those of the topology."""
 
 
 def prepare_md_benchmark(
@@ -120,18 +116,18 @@ def prepare_md_benchmark(
     on_frames: Show = lambda done, total: None,
     say: Say = print,
 ) -> Prepared:
-    """Read the reference, and measure force error and speed; what is in the directory is not measured again.
+    """Read the reference and measure force error and speed, unless the directory has the measurements.
 
     Args:
-        config: what to do.
-        out: directory to make or to go on in.
+        config: settings.
+        out: directory to create or to resume in.
         device: cpu or cuda.
-        resume: whether to go on; it may be made longer then.
-        on_frames: called while force errors are computed.
-        say: told what is found.
+        resume: resume a benchmark, which may be made longer.
+        on_frames: called with done and total frames of the force error.
+        say: receives messages.
 
     Raises:
-        ValueError: the data is no trajectory of one molecule with forces, or the directory holds something else.
+        ValueError: the data is no trajectory of one molecule with forces, or the directory holds another run.
     """
     check_directory(config, out, resume)
     require_device(device)
@@ -143,13 +139,8 @@ def prepare_md_benchmark(
     drawn = generator.choice(len(store), n_frames, replace=n_frames > len(store))
     noise = histogram_error(ReferenceGeometry.of(_frames(store, drawn)).histogram, reference.histogram)
     potential = _potential(config, store[int(starts[0])], device)
-    if resume:
-        molecules = load_start(out / START_FILE)
-    else:
-        molecules = [store[int(i)] for i in starts]
-        out.mkdir(parents=True, exist_ok=True)
-        save_start(out / START_FILE, molecules)
-    save_recipe(config, out / SETTINGS_FILE)
+    molecules = load_start(out / START_FILE) if resume else [store[int(i)] for i in starts]
+    save_settings(config, out, molecules, resume)
     if (out / MEASURED_FILE).exists():
         measured = _load_measured(out / MEASURED_FILE)
     else:
@@ -167,40 +158,35 @@ def run_md_benchmark(
     *,
     device: str = "cpu",
     resume: bool = False,
-    on_record: Callable[[Record, float], None] | None = None,
+    on_record: OnRecord | None = None,
     say: Say = print,
 ) -> MDBenchmark:
-    """Run the dynamics, or go on with them.
+    """Run the dynamics, or resume them.
 
     Args:
-        before: what was prepared in the same directory, on the same device.
-        out: the directory.
+        before: the benchmark prepared in the same directory, on the same device.
+        out: directory of the benchmark.
         device: cpu or cuda.
-        resume: go on from the last saved state.
+        resume: resume from the last saved state.
         on_record: called at each record, with the wall time of this process in seconds.
-        say: told where it goes on.
+        say: receives messages.
 
     Raises:
-        InterruptedRunError: asked to stop by a signal; the state is saved.
+        InterruptedRunError: stopped by a signal; the state is saved.
     """
     config = before.config
     dynamics, distances, broken = _dynamics(before, out, device)
-    if resume and (out / STATE_FILE).exists():
-        dynamics.load(out / STATE_FILE)
-        say(f"going on at {dynamics.time / 1000:.4g} ps")
-    begin, first = time.monotonic(), dynamics.state.step
-    advance(dynamics, config.n_steps, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
-    took, made = time.monotonic() - begin, dynamics.state.step - first
-    simulation = Simulation(config.as_simulation(), dynamics, distances, before.molecules, took, made)
+    seconds, steps = run(dynamics, config.n_steps, out, resume, on_record, say)
+    simulation = Simulation(config.as_simulation(), dynamics, distances, before.molecules, seconds, steps)
     return MDBenchmark(before, simulation, broken)
 
 
 def _read(config: MDBenchmarkConfig, say: Say) -> tuple[MoleculeStore, Int64[np.ndarray, " n"]]:
-    """Read the data, and say which frames are test frames."""
+    """Return the data and its test frames."""
     store, report = load_store(config.data, config.units.reading())
     say(str(report))
     if store[0].n_atoms < 2:
-        raise ValueError(f"{config.data}: a single atom has neither bonds nor distances to examine")
+        raise ValueError(f"{config.data}: a single atom has neither bonds nor distances; give a molecule")
     if store.label_counts.get("forces", 0) != len(store):
         raise ValueError(f"{config.data}: {store.label_counts.get('forces', 0)} of {len(store)} frames have forces")
     if config.model is not None and read_backbone(config.model).needs_bonds:
@@ -220,21 +206,21 @@ def _read(config: MDBenchmarkConfig, say: Say) -> tuple[MoleculeStore, Int64[np.
 
 
 def _frames(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> Iterator[Tensor]:
-    """Yield the positions of frames, which are to be of the same atoms in the same order."""
+    """Yield the positions of frames; all must be of the same atoms in the same order."""
     numbers = torch.from_numpy(store[0].atomic_numbers)
     for first in range(0, len(rows), CHUNK):
         batch = store.gather(rows[first : first + CHUNK])
         if not torch.equal(batch.atomic_numbers, numbers.repeat(batch.n_molecules)):
             raise ValueError(
-                "the reference is to be a trajectory of one molecule, the same atoms in the same order; frames "
-                f"{first} to {first + batch.n_molecules - 1} hold others"
+                "expected a trajectory of one molecule, the same atoms in the same order; frames "
+                f"{first} to {first + batch.n_molecules - 1} have others"
             )
         yield batch.positions.reshape(batch.n_molecules, len(numbers), 3)
 
 
 def _potential(config: MDBenchmarkConfig, molecule: Molecule, device: str) -> Potential:
     if config.model is None:
-        make_calculator(config.calculator, molecule.charge)  # what cannot be made is told before anything is written
+        make_calculator(config.calculator, molecule.charge)  # fails before anything is written
         return calculator_potential(lambda: make_calculator(config.calculator, molecule.charge))
     model = load_energy_model(config.model, device)
     if reasons := model.scope.outside(molecule.atomic_numbers, molecule.charge):

@@ -1,4 +1,4 @@
-"""What the MD17 benchmark says in the end: ``result.json``, ``result.md``, ``report.html``."""
+"""Write the results of the MD17 benchmark: ``result.json``, ``result.md``, ``report.html``."""
 
 import json
 import math
@@ -37,37 +37,37 @@ LEAST_FRAMES = 100_000
 
 
 class BenchmarkRun(NamedTuple):
-    """One run."""
+    """Result of one run."""
 
     run: int
     start: int
-    """Frame of the data."""
+    """Frame of the data it starts from."""
     stable_ps: float
-    """By the bonds of its first frame, as published."""
+    """Time intact by the bonds of its first frame, as published."""
     stable_topology_ps: float
-    """By the bonds of the molecule."""
+    """Time intact by the bonds of the molecule."""
     reason: str
-    """Why it was not whole to the end; empty if it was."""
+    """Reason of its stop; empty if it stayed intact."""
     h_error: float
-    """Integral of |h - h_ref| up to the first broken bond: 0 to 2; NaN if there is no frame."""
+    """Integral of |h - h_ref| up to the first broken bond, 0 to 2; NaN without frames."""
     closest: float
-    """Smallest distance of two atoms up to then, Å, to a bin of h(r); NaN if there is no frame."""
+    """Smallest distance of two atoms up to then, to a bin of h(r), Å; NaN without frames."""
     temperature: float
     """Mean, K."""
 
 
 class BenchmarkResult(NamedTuple):
-    """The numbers of a benchmark, and where they are written."""
+    """Results of a benchmark."""
 
     runs: list[BenchmarkRun]
     departures: list[str]
     rows: dict[str, str]
-    """What to show of it."""
+    """Table for the terminal."""
     report: Path
 
 
 def report_benchmark(done: MDBenchmark, out: Path) -> BenchmarkResult:
-    """Write the result of a benchmark into its directory."""
+    """Write the results of a benchmark into its directory."""
     series = series_of(done.simulation, out)
     replicas = replicas_of(done.simulation, series)
     histograms = done.simulation.distances.histograms().cpu()
@@ -86,13 +86,13 @@ def report_benchmark(done: MDBenchmark, out: Path) -> BenchmarkResult:
     )
     section = Section(
         title="Benchmark",
-        reading="A small force error is not enough: runs should stay whole, and their distances be those of the data.",
+        reading="Runs should stay intact, with the distances of the data; a small force error does not imply either.",
         pictures=[
             Picture(name="benchmark", figure=benchmark_figure(drawn), description="h(r) and stable time of the runs")
         ],
         tables=[Table(header=RUN_HEADER, rows=[run_cells(r) for r in runs])],
     )
-    header = ["replica", "went on (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
+    header = ["replica", "length (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
     report = write_simulation_report(
         out,
         series,
@@ -109,7 +109,7 @@ def report_benchmark(done: MDBenchmark, out: Path) -> BenchmarkResult:
 RUN_HEADER = (
     "run",
     "start frame",
-    "whole (ps)",
+    "intact (ps)",
     "by topology (ps)",
     "stopped by",
     "h(r) error",
@@ -140,14 +140,14 @@ def _runs(done: MDBenchmark, temperatures: Sequence[float]) -> list[BenchmarkRun
     for i, temperature in enumerate(temperatures):
         failure = failures.get(i)
         end = done.before.config.picoseconds if failure is None else failure.time / 1000
-        whole, by_topology = (min(end, float(first[way, i])) for way in (0, 1))
+        intact, by_topology = (min(end, float(first[way, i])) for way in (0, 1))
         is_broken = math.isfinite(float(first[0, i]))
         reason = "" if failure is None else failure.reason
         found.append(
             BenchmarkRun(
                 run=i,
                 start=int(done.before.starts[i]),
-                stable_ps=whole,
+                stable_ps=intact,
                 stable_topology_ps=by_topology,
                 reason="a bond broke" if is_broken else reason,
                 h_error=histogram_error(histograms[i], done.before.reference.histogram) if counted[i] else math.nan,
@@ -159,13 +159,13 @@ def _runs(done: MDBenchmark, temperatures: Sequence[float]) -> list[BenchmarkRun
 
 
 def _closest(histogram: Tensor) -> float:
-    """Return where h(r) begins, Å."""
+    """Return the smallest distance in h(r), Å."""
     filled = torch.nonzero(histogram).flatten().tolist()
     return filled[0] * HISTOGRAM_RANGE / len(histogram) if filled else math.nan
 
 
 def _rows(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> dict[str, str]:
-    whole = [r.h_error for r in runs if not r.reason]
+    intact = [r.h_error for r in runs if not r.reason]
     topology = [r.stable_topology_ps for r in runs]
     speed = done.before.measured.speed
     errors = _spread([r.h_error for r in runs])
@@ -173,9 +173,9 @@ def _rows(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) 
         "molecule": f"{_name(done)}, {len(runs)} runs of {done.before.config.picoseconds:g} ps at {TEMPERATURE:g} K",
         "protocol": "as published" if not away else "not the full one: " + "; ".join(away),
         "force MAE": f"{1000 * done.before.measured.force_mae:.4g} meV/Å ({done.before.measured.n_test:,} frames)",
-        "stability": f"{_spread([r.stable_ps for r in runs])} ps; {len(whole)} of {len(runs)} whole to the end",
+        "stability": f"{_spread([r.stable_ps for r in runs])} ps; {len(intact)} of {len(runs)} intact to the end",
         "h(r) error": errors
-        + (f"; of runs that stayed whole {_spread(whole)}" if whole else "")
+        + (f"; of intact runs {_spread(intact)}" if intact else "")
         + f"; of as many reference frames {done.before.noise:.2g}",
     }
     known = [r for r in runs if math.isfinite(r.closest)]
@@ -187,7 +187,7 @@ def _rows(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) 
         rows["stability by topology"] = f"{_spread(topology)} ps (bonds of the mean geometry, not of the first frame)"
     if speed is not None:
         rows["speed"] = (
-            f"{speed.steps_per_second:.3g} steps/s of one replica ({1000 * speed.overhead:.2g} ms a step outside of "
+            f"{speed.steps_per_second:.3g} steps/s of one replica ({1000 * speed.overhead:.2g} ms per step outside "
             "the force field)"
         )
         if math.isfinite(together := _together(done)):
@@ -196,14 +196,14 @@ def _rows(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) 
 
 
 def _together(done: MDBenchmark) -> float:
-    """Return the steps a second of all replicas together; NaN if this process made none."""
+    """Return the steps per second of all replicas together; NaN if this process made none."""
     simulation = done.simulation
     return len(simulation.molecules) * simulation.steps_done / simulation.seconds if simulation.steps_done else math.nan
 
 
 def _content(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> dict[str, object]:
     config, measured, speed = done.before.config, done.before.measured, done.before.measured.speed
-    whole = [r.h_error for r in runs if not r.reason]
+    intact = [r.h_error for r in runs if not r.reason]
     return {
         "benchmark": CITATION,
         "is_full_protocol": not away,
@@ -218,7 +218,7 @@ def _content(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str
         "stability_ps": _moments([r.stable_ps for r in runs]),
         "stability_topology_ps": _moments([r.stable_topology_ps for r in runs]),
         "h_error": _moments([r.h_error for r in runs]),
-        "h_error_of_whole_runs": _moments(whole),
+        "h_error_of_whole_runs": _moments(intact),
         "h_error_of_as_many_reference_frames": done.before.noise,
         "closest_atoms_in_reference_A": _closest(done.before.reference.histogram),
         "steps_per_second_of_one": None if speed is None else speed.steps_per_second,
@@ -247,7 +247,7 @@ def departures(config: MDBenchmarkConfig, molecule: Molecule, n_frames: int, n_t
 
 
 def _markdown(done: MDBenchmark, runs: Sequence[BenchmarkRun], away: Sequence[str]) -> str:
-    """Return the row of the published table."""
+    """Return the result as a row of the published table."""
     config, measured, speed = done.before.config, done.before.measured, done.before.measured.speed
     cells = [
         _name(done),
@@ -278,35 +278,35 @@ def _moments(values: Sequence[float]) -> dict[str, float | int | None]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    """Return mean and standard deviation, as the published table has them."""
+    """Return mean and standard deviation in the format of the published table."""
     found = _moments(values)
     if found["mean"] is None:
         return "not known"
     return f"{found['mean']:.3g}" + ("" if found["std"] is None else f" ({found['std']:.2g})")
 
 
-RUNS, WHOLE, BROKEN = "#0072B2", "#009E73", "#D55E00"
-"""Of Okabe and Ito."""
+RUNS, INTACT, BROKEN = "#0072B2", "#009E73", "#D55E00"
+"""Palette of Okabe and Ito."""
 REFERENCE = "#cccccc"
 
 
 class BenchmarkSeries(NamedTuple):
-    """What the figure shows."""
+    """Data of the figure."""
 
     reference: Float64[np.ndarray, " n_bins"]
     """h(r) of the data, 1/Å."""
     runs: Float64[np.ndarray, "n_runs n_bins"]
-    """That of each run, up to the first broken bond."""
+    """h(r) of each run up to the first broken bond, 1/Å."""
     largest_distance: float
-    """Å, where the last bin ends."""
+    """End of the last bin, Å."""
     stable: Sequence[float]
-    """ps, of each run."""
+    """Time intact of each run, ps."""
     picoseconds: float
-    """That were asked for."""
+    """Requested length, ps."""
 
 
 def benchmark_figure(series: BenchmarkSeries) -> Figure:
-    """Return h(r) of the runs over that of the reference, and a bar for the stable time of each run."""
+    """Return h(r) of the runs and the reference, and the intact time of each run."""
     figure = new_figure(3.4)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     width = series.largest_distance / len(series.reference)
@@ -321,10 +321,10 @@ def benchmark_figure(series: BenchmarkSeries) -> Figure:
     legend(left)
     finish_axis(left, "distance (Å)", "h(r) (1/Å)", "Distances between atoms")
     names = [str(i) for i in range(len(series.stable))]
-    colours = [WHOLE if t >= series.picoseconds else BROKEN for t in series.stable]
+    colours = [INTACT if t >= series.picoseconds else BROKEN for t in series.stable]
     right.barh(names, series.stable, color=colours, height=0.6)
     right.axvline(series.picoseconds, color=INK, lw=0.9, ls=":")
     right.set_xlim(0, 1.05 * series.picoseconds)
     right.invert_yaxis()
-    finish_axis(right, "time whole (ps)", "run", f"Stability, of {series.picoseconds:g} ps")
+    finish_axis(right, "time intact (ps)", "run", f"Stability, of {series.picoseconds:g} ps")
     return figure

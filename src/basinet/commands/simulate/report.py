@@ -1,4 +1,4 @@
-"""What a simulation says in the end: ``summary.json``, ``report.html`` and a table for the terminal."""
+"""Summarise a simulation: ``summary.json``, ``report.html`` and a table for the terminal."""
 
 import json
 import math
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from basinet.commands.simulate.report_page import SPREAD_COLUMN, SimulationSeries, read_records, write_simulation_report
-from basinet.commands.simulate.simulate import RECORDS_FILE, Simulation
+from basinet.commands.simulate.report_page import SimulationSeries, read_records, write_simulation_report
+from basinet.commands.simulate.simulate import RECORDS_FILE, SPREAD_COLUMN, Simulation
 from basinet.evaluation.report import Table
 from basinet.files import write_text
 from basinet.md.observables import HISTOGRAM_RANGE, normalised
@@ -19,33 +19,33 @@ DAY = 86400.0
 
 
 class ReplicaSummary(NamedTuple):
-    """How one replica fared."""
+    """Summary of one replica."""
 
     replica: int
     stable_ps: float
     reason: str
-    """Why it stopped; empty for one that did not."""
+    """Reason of its stop; empty if it did not stop."""
     temperature: float
     """Mean, K."""
     drift: float
     """Slope of the conserved energy, meV/atom/ps."""
     largest_deviation: float
-    """Of a bond, Å."""
+    """Largest deviation of a bond from its initial length, Å."""
     rmsd: float
-    """To the start, at the end, Å."""
+    """Distance of the last frame from the first, Å."""
 
 
 class SimulationSummary(NamedTuple):
-    """How all of them fared."""
+    """Summary of a simulation."""
 
     replicas: list[ReplicaSummary]
     rows: dict[str, str]
-    """What to show of it."""
+    """Table for the terminal."""
     report: Path
 
     @property
     def n_failed(self) -> int:
-        """Replicas that stopped early."""
+        """Number of replicas that stopped early."""
         return sum(bool(one.reason) for one in self.replicas)
 
 
@@ -64,7 +64,7 @@ def summarise(done: Simulation, out: Path) -> SimulationSummary:
         "replicas": [plain(one._asdict()) for one in replicas],
     }
     write_text(out / "summary.json", json.dumps(content, indent=2) + "\n")
-    header = ["replica", "whole (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
+    header = ["replica", "intact (ps)", "stopped by", "mean T (K)", "drift (meV/atom/ps)", "bond (Å)", "RMSD (Å)"]
     table = Table(header=header, rows=[replica_cells(r) for r in replicas], folded="Every replica")
     name = done.molecules[0].name or done.molecules[0].formula
     path = write_simulation_report(
@@ -93,7 +93,7 @@ def replica_cells(one: ReplicaSummary) -> list[str]:
 
 
 def series_of(done: Simulation, out: Path) -> SimulationSeries:
-    """Return what was recorded of a simulation, for figures."""
+    """Return the records of a simulation, for figures."""
     times, columns = read_records(out / RECORDS_FILE, len(done.molecules))
     integrator, batch = done.dynamics.integrator, done.dynamics.state.batch
     return SimulationSeries(
@@ -111,7 +111,7 @@ def series_of(done: Simulation, out: Path) -> SimulationSeries:
 
 
 def replicas_of(done: Simulation, series: SimulationSeries) -> list[ReplicaSummary]:
-    """Return how each replica fared."""
+    """Return the summary of each replica."""
     failures = {f.molecule: f for f in done.dynamics.failures}
     found: list[ReplicaSummary] = []
     for i, n_atoms in enumerate(series.n_atoms):
@@ -141,15 +141,15 @@ def _rows(done: Simulation, replicas: Sequence[ReplicaSummary], spread: float | 
     drifts = drifts[np.isfinite(drifts)]
     rows = {
         "molecule": f"{done.molecules[0].formula}, {n} replicas, {done.dynamics.time / 1000:.4g} ps",
-        "stayed whole": f"{n - len(failed)} of {n}" + (f" ({why})" if failed else ""),
+        "stayed intact": f"{n - len(failed)} of {n}" + (f" ({why})" if failed else ""),
         "mean temperature": f"{_mean(np.array([r.temperature for r in replicas])):.1f} K"
         + ("" if config.thermostat == "nve" else f" of {config.temperature:g} K"),
         "energy drift": f"{np.median(np.abs(drifts)):.3g} meV/atom/ps (median)" if len(drifts) else "not known",
         "largest bond deviation": f"{max(r.largest_deviation for r in replicas):.3f} Å",
-        "RMSD to the start": f"{_mean(np.array([r.rmsd for r in replicas])):.3f} Å (mean, at the end)",
+        "RMSD from the start": f"{_mean(np.array([r.rmsd for r in replicas])):.3f} Å (mean, last frame)",
     }
     if spread is not None:
-        rows["forces of members apart"] = f"{spread:.3g} eV/Å at most (standard deviation)"
+        rows["force disagreement"] = f"{spread:.3g} eV/Å at most (standard deviation of the ensemble)"
     if failed:
         rows["first to stop"] = f"replica {min(failed, key=lambda r: r.stable_ps).replica} at " + (
             f"{min(r.stable_ps for r in failed):.4g} ps"
@@ -157,7 +157,7 @@ def _rows(done: Simulation, replicas: Sequence[ReplicaSummary], spread: float | 
     if done.steps_done and done.seconds > 0:
         per_replica = done.steps_done * config.dt * 1e-6 / done.seconds * DAY
         rows["speed"] = (
-            f"{per_replica:.3g} ns/day a replica, {per_replica * n:.3g} ns/day in all, "
+            f"{per_replica:.3g} ns/day per replica, {per_replica * n:.3g} ns/day in total, "
             f"{done.steps_done / done.seconds:.3g} steps/s"
         )
     return rows
@@ -173,5 +173,5 @@ def _slope(times: np.ndarray, values: np.ndarray) -> float:
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return numbers that are not finite as ``None``, which JSON can hold."""
+    """Return values for JSON: numbers that are not finite become ``None``."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""The report of a simulation: what was conserved, how warm it was, and whether the molecules stayed whole."""
+"""Write the report of a simulation: energy, temperature, bonds and structure against time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,31 +10,32 @@ from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from basinet.commands.simulate.simulate import SPREAD_COLUMN
 from basinet.evaluation.plots import INK, NEUTRAL, finish_axis, new_figure
 from basinet.evaluation.report import Picture, Report, Section, Table
 from basinet.units import BOLTZMANN
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Of Okabe and Ito."""
+"""Palette of Okabe and Ito."""
 LINES = 16
-"""Replicas drawn one by one; of more, the median and a band are drawn alone."""
+"""Largest number of replicas with a line each; with more, only the median and a band are drawn."""
 MOST_BINS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulationSeries:
-    """Records of a simulation; NaN where a replica has none, because it failed before."""
+    """Records of a simulation; NaN after a replica failed."""
 
     times: Float64[np.ndarray, " n_records"]
     """ps."""
     columns: Mapping[str, Float64[np.ndarray, "n_records n_replicas"]]
     """By name, as in ``records.csv``."""
     n_atoms: Sequence[int]
-    """Of each replica."""
+    """Atoms of each replica."""
     degrees_of_freedom: Sequence[int]
-    """That share the kinetic energy, of each replica."""
+    """Degrees of freedom with kinetic energy, of each replica."""
     temperature: float | None
-    """K, of the bath; ``None`` without one."""
+    """Temperature of the thermostat, K; ``None`` without one."""
     bond_tolerance: float
     """Å."""
     distances: Float64[np.ndarray, "2 n_bins"]
@@ -42,18 +43,16 @@ class SimulationSeries:
     half: float
     """ps."""
     largest_distance: float
-    """Å, where the last bin of h(r) ends."""
+    """End of the last bin of h(r), Å."""
     spread_limit: float | None = None
-    """eV/Å, beyond which a replica stops; ``None``: none."""
+    """Force disagreement at which a replica stops, eV/Å."""
 
     @property
     def bonds(self) -> list[str]:
-        """The kinds of bonds, such as C-H."""
+        """Kinds of bonds, such as C-H."""
         return [name.removesuffix("_A") for name in self.columns if name not in (*STANDARD, SPREAD_COLUMN)]
 
 
-SPREAD_COLUMN = "force_std_eV_A"
-"""The largest deviation of a force between the members of an ensemble, if the model is one."""
 STANDARD = (
     "potential_eV",
     "kinetic_eV",
@@ -62,7 +61,7 @@ STANDARD = (
     "bond_deviation_A",
     "rmsd_A",
 )
-"""Columns that every simulation has; the others are lengths of bonds, and :data:`SPREAD_COLUMN`."""
+"""Columns of every simulation; the others are bond lengths and :data:`SPREAD_COLUMN`."""
 
 
 def read_records(path: Path, n_replicas: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -78,13 +77,13 @@ def read_records(path: Path, n_replicas: int) -> tuple[np.ndarray, dict[str, np.
 
 
 def energy_figure(series: SimulationSeries) -> Figure:
-    """Return the change of the conserved energy, and the potential energy, against time."""
+    """Return the changes of the conserved and the potential energy against time."""
     figure = new_figure(4.8)
     above, below = figure.subplots(2, 1, sharex=True)
     atoms = np.array(series.n_atoms)
     change = (series.columns["conserved_eV"] - series.columns["conserved_eV"][0]) / atoms * 1000
     _replicas(above, series.times, change, COLOURS[0])
-    title = "Energy with that given to the bath" if series.temperature is not None else "Total energy"
+    title = "Conserved energy, with the bath" if series.temperature is not None else "Total energy"
     finish_axis(above, "", "change per atom (meV)", title)
     potential = (series.columns["potential_eV"] - series.columns["potential_eV"][0]) / atoms * 1000
     _replicas(below, series.times, potential, COLOURS[1])
@@ -93,7 +92,7 @@ def energy_figure(series: SimulationSeries) -> Figure:
 
 
 def temperature_figure(series: SimulationSeries) -> Figure:
-    """Return the temperature against time, and the distribution of the kinetic energy beside the canonical one."""
+    """Return the temperature against time, and the distribution of the kinetic energy with the canonical one."""
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _replicas(left, series.times, series.columns["temperature_K"], COLOURS[1])
@@ -103,20 +102,20 @@ def temperature_figure(series: SimulationSeries) -> Figure:
     finish_axis(left, "time (ps)", "temperature (K)", "Temperature")
     later = series.times > series.times[-1] / 5
     kinetic = series.columns["kinetic_eV"][later]
-    whole = kinetic[np.isfinite(kinetic)]
-    if len(whole) > 1 and np.ptp(whole) > 0:
-        bins = min(MOST_BINS, max(8, int(math.sqrt(len(whole)))))
-        _, edges, _ = right.hist(whole, bins=bins, density=True, color=NEUTRAL, label="simulated")
+    known = kinetic[np.isfinite(kinetic)]
+    if len(known) > 1 and np.ptp(known) > 0:
+        bins = min(MOST_BINS, max(8, int(math.sqrt(len(known)))))
+        _, edges, _ = right.hist(known, bins=bins, density=True, color=NEUTRAL, label="simulated")
         if series.temperature:
             places = np.linspace(edges[0], edges[-1], 200)
             right.plot(places, _canonical(places, series), color=INK, lw=1.3, label="canonical")
         right.legend(frameon=False, fontsize=9)
-    finish_axis(right, "kinetic energy (eV)", "density (1/eV)", "After a fifth of the time")
+    finish_axis(right, "kinetic energy (eV)", "density (1/eV)", "Kinetic energy, last four fifths")
     return figure
 
 
 def _canonical(energy: np.ndarray, series: SimulationSeries) -> np.ndarray:
-    """Return the density of the kinetic energy in a bath: a gamma distribution for each number of freedoms."""
+    """Return the canonical density of the kinetic energy: a mean of gamma distributions."""
     assert series.temperature is not None
     kt = BOLTZMANN * series.temperature
     x = np.maximum(energy, 1e-12) / kt
@@ -140,24 +139,24 @@ def bonds_figure(series: SimulationSeries) -> Figure:
         below.fill_between(series.times, low, high, color=colour, alpha=0.15, lw=0)
     if series.bonds:
         below.legend(frameon=False, fontsize=9, ncols=4)
-    finish_axis(below, "time (ps)", "mean length (Å)", "Bonds by kind: median and spread of the replicas")
+    finish_axis(below, "time (ps)", "mean length (Å)", "Bonds by kind: median and 5 to 95 % of the replicas")
     return figure
 
 
 def spread_figure(series: SimulationSeries) -> Figure:
-    """Return how far the members of an ensemble are apart about a force, against time."""
+    """Return the largest force disagreement of an ensemble against time."""
     figure = new_figure(3.0)
     axis = figure.subplots()
     _replicas(axis, series.times, series.columns[SPREAD_COLUMN], COLOURS[3])
     if series.spread_limit is not None:
         axis.axhline(series.spread_limit, color=INK, lw=0.9, ls=":")
     axis.set_ylim(bottom=0)
-    finish_axis(axis, "time (ps)", "deviation (eV/Å)", "Members of the ensemble: largest disagreement about a force")
+    finish_axis(axis, "time (ps)", "deviation (eV/Å)", "Largest force disagreement of the ensemble")
     return figure
 
 
 def structure_figure(series: SimulationSeries) -> Figure:
-    """Return h(r) of both halves, and the RMSD to the start against time."""
+    """Return h(r) of both halves, and the RMSD from the start against time."""
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2)
     width = series.largest_distance / series.distances.shape[1]
@@ -205,36 +204,36 @@ def write_simulation_report(
     replicas: Table,
     further: Sequence[Section] = (),
 ) -> Path:
-    """Write ``report.html`` and its pictures, and return the path of the former.
+    """Write ``report.html`` and its pictures, and return its path.
 
     Args:
-        directory: where to.
-        series: what was recorded.
-        title: of the page.
-        lead: its first lines.
-        summary: what to say first.
-        replicas: a row for each.
+        directory: directory of the page.
+        series: records.
+        title: title of the page.
+        lead: first lines of the page.
+        summary: rows of the first table.
+        replicas: table with a row for each replica.
         further: sections after the summary.
     """
     report = Report(title=title, lead=lead)
     report.add(
         Section(
             title="Summary",
-            reading="A replica is whole until a bond breaks, its temperature runs off, or a value is not finite.",
+            reading="A replica is intact until a bond breaks, its temperature or a value is out of range.",
             tables=[Table(header=["", "value"], rows=[list(row) for row in summary.items()]), replicas],
         )
     )
     for section in further:
         report.add(section)
-    energy = "The sum of potential and kinetic energy and of that given to the bath should stay where it is."
+    energy = "The sum of potential energy, kinetic energy and energy given to the bath should be constant."
     pictures = [
         ("Energy", energy, "energy", energy_figure),
-        ("Temperature", "The kinetic energy should follow the curve.", "temperature", temperature_figure),
-        ("Bonds", "Lengths should swing about one value.", "bonds", bonds_figure),
-        ("Structure", "Both halves alike: the sampling has settled.", "structure", structure_figure),
+        ("Temperature", "The kinetic energy should follow the canonical curve.", "temperature", temperature_figure),
+        ("Bonds", "Bond lengths should oscillate about a constant value.", "bonds", bonds_figure),
+        ("Structure", "Equal distributions in both halves mean converged sampling.", "structure", structure_figure),
     ]
     if SPREAD_COLUMN in series.columns:
-        what = "Where the members disagree, the training data had nothing like it."
+        what = "Large disagreement means that the training data has no similar structures."
         pictures.append(("Uncertainty", what, "uncertainty", spread_figure))
     for name, reading, file, draw in pictures:
         picture = Picture(name=file, figure=draw(series), description=f"{name} of all replicas")

@@ -1,21 +1,20 @@
-"""Molecular dynamics with a model: replicas of a molecule, files that grow while they run, and a report.
+"""Run molecular dynamics of replicas of molecules with a model.
 
-A directory of a simulation holds ``simulation.yaml`` (what was asked for), ``start.npz``, ``state.pt`` (to go on from),
-``records.csv``, the frames (:mod:`basinet.md.frames`), ``bad_frames.extxyz`` if a replica failed, and at the end
+The directory of a simulation holds ``simulation.yaml`` (its settings), ``start.npz``, ``state.pt`` (to resume from),
+``records.csv``, the trajectories (:mod:`basinet.md.frames`), ``bad_frames.extxyz`` if a replica failed, and in the end
 ``summary.json``, ``report.html`` and its pictures.
 """
 
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 
 from basinet.commands.answer.load import load_energy_model
 from basinet.commands.recipe import read_yaml, save_recipe
-from basinet.commands.simulate.report_page import SPREAD_COLUMN
-from basinet.commands.simulate.settings import SimulateConfig
+from basinet.commands.simulate.settings import MDBenchmarkConfig, SimulateConfig
 from basinet.commands.simulate.start import Say, load_start, prepare_start, save_start
 from basinet.config import dump_settings, read_settings
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
@@ -33,22 +32,27 @@ from basinet.training.interrupt import InterruptedRunError, stop_on_signals
 
 SETTINGS_FILE, START_FILE, STATE_FILE = "simulation.yaml", "start.npz", "state.pt"
 RECORDS_FILE, BAD_FILE = "records.csv", "bad_frames.extxyz"
+SPREAD_COLUMN = "force_std_eV_A"
+"""Column of the largest deviation of a force between the members of an ensemble."""
 SAVE_SECONDS = 30.0
-"""Between saved states."""
+"""Time between saved states."""
+
+OnRecord = Callable[[Record, float], None]
+"""Called at each record, with the wall time of this process in seconds."""
 
 
 class Simulation(NamedTuple):
-    """A simulation that ran, and what is needed to tell about it."""
+    """A finished simulation."""
 
     config: SimulateConfig
     dynamics: Dynamics
     distances: DistanceCounts
     molecules: list[Molecule]
-    """The start of each replica."""
+    """Initial molecule of each replica."""
     seconds: float
     """Wall time of this process."""
     steps_done: int
-    """By this process."""
+    """Steps made by this process."""
 
 
 def simulate_file(
@@ -58,43 +62,46 @@ def simulate_file(
     device: str = "cpu",
     resume: bool = False,
     stop_when: Mapping[str, StopWhen] | None = None,
-    on_record: Callable[[Record, float], None] | None = None,
+    on_record: OnRecord | None = None,
     say: Say = print,
 ) -> Simulation:
-    """Simulate, or go on with a simulation; it may be made longer then.
+    """Run a simulation, or resume one, which may be made longer.
 
     Args:
-        config: what to do.
-        out: directory to make or to go on in.
+        config: settings.
+        out: directory to create or to resume in.
         device: cpu or cuda.
-        resume: go on from the last saved state, bit for bit.
-        stop_when: further reasons to stop a replica, by what to call them: the spread of an ensemble, say.
+        resume: resume from the last saved state, bit for bit.
+        stop_when: further conditions that stop a replica, by reason.
         on_record: called at each record, with the wall time of this process in seconds.
-        say: called with lines about what is noticed.
+        say: receives messages.
 
     Raises:
-        InterruptedRunError: asked to stop by a signal; the state is saved.
-        ValueError: the start cannot be simulated, or the directory holds another simulation.
+        InterruptedRunError: stopped by a signal; the state is saved.
+        ValueError: the molecules cannot be simulated, or the directory holds another simulation.
     """
     check_directory(config, out, resume)
     model = load_energy_model(config.model, device)
-    further, limits = _spread_of(config, model)
+    columns, limits = _force_spread(config, model)
     potential = model_potential(model)
     molecules = load_start(out / START_FILE) if resume else prepare_start(config, model, potential, device, say)
     replicas = [molecules[i % len(molecules)] for i in range(config.replicas)]
     bonds = reference_bonds(replicas).to(device)
     batch = collate(replicas, torch.float64).to(device)
-    if not resume:  # nothing is written before all that can be refused has been
+    save_settings(config, out, molecules, resume)  # nothing is written before all checks have passed
+    dynamics, distances = _dynamics(config, potential, batch, bonds, out, {**limits, **(stop_when or {})}, columns)
+    seconds, steps = run(dynamics, config.n_steps, out, resume, on_record, say)
+    return Simulation(config, dynamics, distances, replicas, seconds, steps)
+
+
+def save_settings(
+    config: SimulateConfig | MDBenchmarkConfig, out: Path, molecules: list[Molecule], resume: bool
+) -> None:
+    """Write the settings and, for a new run, its initial molecules."""
+    if not resume:
         out.mkdir(parents=True, exist_ok=True)
         save_start(out / START_FILE, molecules)
     save_recipe(config, out / SETTINGS_FILE)
-    dynamics, distances = _dynamics(config, potential, batch, bonds, out, {**limits, **(stop_when or {})}, further)
-    if resume and (out / STATE_FILE).exists():
-        dynamics.load(out / STATE_FILE)
-        say(f"going on at {dynamics.time / 1000:.4g} ps")
-    begin, first = time.monotonic(), dynamics.state.step
-    advance(dynamics, config.n_steps, out, lambda r: on_record and on_record(r, time.monotonic() - begin))
-    return Simulation(config, dynamics, distances, replicas, time.monotonic() - begin, dynamics.state.step - first)
 
 
 def _dynamics(
@@ -104,13 +111,13 @@ def _dynamics(
     bonds: Bonds,
     out: Path,
     stop_when: Mapping[str, StopWhen],
-    further: Mapping[str, Quantity],
+    columns: Mapping[str, Quantity],
 ) -> tuple[Dynamics, DistanceCounts]:
     integrator = _integrator(config)
     state = start(potential, batch, integrator, config.temperature, replica_seeds(config.seed, batch.n_molecules))
     distances = DistanceCounts(batch, half=config.picoseconds * 500)
     observers = [
-        Table(out / RECORDS_FILE, {**standard_quantities(batch, bonds), **further}),
+        Table(out / RECORDS_FILE, {**standard_quantities(batch, bonds), **columns}),
         frame_writer(config.frames, out, batch),
         BadFrames(out / BAD_FILE, batch),
         distances,
@@ -137,32 +144,43 @@ def _integrator(config: SimulateConfig) -> Integrator:
             return VelocityVerlet(dt=config.dt)
 
 
-def _spread_of(config: SimulateConfig, model: Model | Committee) -> tuple[dict[str, Quantity], dict[str, StopWhen]]:
-    """Return the column of the spread of forces and the limit of it, if there are several models."""
+def _force_spread(config: SimulateConfig, model: Model | Committee) -> tuple[dict[str, Quantity], dict[str, StopWhen]]:
+    """Return the column and the limit of the spread of forces in an ensemble; nothing for one model."""
+    limit = config.stop_force_std
     if isinstance(model, Model):
-        if config.stop_force_std is not None:
+        if limit is not None:
             raise ValueError(
-                f"a limit of the spread of forces needs several models, and {config.model} is one; join some that "
-                "were trained with different seeds (basinet ensemble A B C OUT)"
+                f"stop_force_std needs an ensemble, and {config.model} is one model; join several that were trained "
+                "with different seeds (basinet ensemble A B C OUT)"
             )
         return {}, {}
     spread = ForceSpread(model)
     column: dict[str, Quantity] = {SPREAD_COLUMN: lambda record: spread(record.state.batch)}
-    limit = config.stop_force_std
     return column, {} if limit is None else {FORCES_APART: SpreadLimit(spread, limit)}
 
 
-def advance(dynamics: Dynamics, n_steps: int, out: Path, on_record: Callable[[Record], Any]) -> None:
-    """Run to the end, save now and then into ``out``, and stop when asked to.
+def run(
+    dynamics: Dynamics, n_steps: int, out: Path, resume: bool, on_record: OnRecord | None, say: Say
+) -> tuple[float, int]:
+    """Run to step ``n_steps`` with saved states in ``out``; return the wall time (s) and the steps made here.
 
     Raises:
-        InterruptedRunError: asked to stop by a signal; the state is saved.
+        InterruptedRunError: stopped by a signal; the state is saved.
     """
-    saved = time.monotonic()
+    if resume and (out / STATE_FILE).exists():
+        dynamics.load(out / STATE_FILE)
+        say(f"resuming at {dynamics.time / 1000:.4g} ps")
+    begin, first = time.monotonic(), dynamics.state.step
+
+    def observe(record: Record) -> None:
+        if on_record is not None:
+            on_record(record, time.monotonic() - begin)
+
+    saved = begin
     with stop_on_signals() as request:
         while dynamics.state.step < n_steps and not dynamics.all_failed and not request.is_set:
             until = min(n_steps, dynamics.state.step + dynamics.record_every)
-            dynamics.run(until, stop=lambda: request.is_set, on_record=on_record)
+            dynamics.run(until, stop=lambda: request.is_set, on_record=observe)
             if time.monotonic() - saved > SAVE_SECONDS:
                 dynamics.save(out / STATE_FILE)
                 saved = time.monotonic()
@@ -170,36 +188,30 @@ def advance(dynamics: Dynamics, n_steps: int, out: Path, on_record: Callable[[Re
         if request.is_set and dynamics.state.step < n_steps:
             length = n_steps * dynamics.integrator.dt / 1000
             raise InterruptedRunError(
-                f"stopped at {dynamics.time / 1000:.4g} of {length:g} ps; everything is saved, and the "
-                "same command with --resume goes on"
+                f"stopped at {dynamics.time / 1000:.4g} of {length:g} ps; everything is saved, resume with the same "
+                "command and --resume"
             )
+    return time.monotonic() - begin, dynamics.state.step - first
 
 
-@runtime_checkable
-class Lasting(Protocol):
-    """Settings of what can be made longer."""
-
-    @property
-    def picoseconds(self) -> float:
-        """How long."""
-        ...
-
-
-def check_directory(config: Lasting, out: Path, resume: bool) -> None:
-    """Refuse a directory that holds something else than what ``config`` began, or something longer."""
+def check_directory(config: SimulateConfig | MDBenchmarkConfig, out: Path, resume: bool) -> None:
+    """Check that a directory is free for a new run or, to resume, holds one with the same settings, no longer one."""
     has_run = (out / SETTINGS_FILE).exists()
     if not resume:
         if has_run:
-            raise ValueError(f"{out} holds a simulation already; go on with it (--resume) or choose another --out")
+            raise ValueError(f"{out} holds a simulation already; resume it (--resume) or choose another --out")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise ValueError(f"{out} exists and is no simulation; choose another --out")
         return
     if not has_run:
-        raise ValueError(f"{out} holds no simulation to resume; leave --resume out to start one")
+        raise ValueError(f"{out} holds no simulation to resume; leave out --resume to start one")
     old = dump_settings(read_settings(type(config), read_yaml(out / SETTINGS_FILE), str(out / SETTINGS_FILE)))
     new = dump_settings(config)
     changed = [f"{k} was {old[k]}, now {new[k]}" for k in new if k != "picoseconds" and new[k] != old[k]]
     if changed:
         raise ValueError(f"{out} was started with other settings: {'; '.join(changed)}")
     if new["picoseconds"] < old["picoseconds"]:
-        raise ValueError(f"{out} was to be {old['picoseconds']:g} ps long; it can be made longer, not shorter")
+        raise ValueError(
+            f"{out} is to be {old['picoseconds']:g} ps long, got picoseconds={new['picoseconds']:g}; it can be made "
+            "longer, not shorter"
+        )

@@ -1,5 +1,6 @@
 """Read, check and relax the molecules a simulation starts from."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 from itertools import islice
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import covalent_radii
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
@@ -24,11 +27,11 @@ from basinet.structures.batch import collate
 from basinet.structures.segment import max_norm
 
 HUGE_FORCE = 15.0
-"""eV/Å. Thermal forces at 500 K are below 10."""
+"""Force that is worth a warning, eV/Å; thermal forces at 500 K are below 10."""
 RELAXED_FORCE = 0.5
-"""eV/Å, where --relax stops."""
-CLOSE = 0.6
-"""Of the sum of two covalent radii; atoms that are closer overlap."""
+"""Largest force after relaxation, eV/Å."""
+OVERLAP = 0.6
+"""Atoms closer than this times the sum of their covalent radii overlap."""
 
 Say = Callable[[str], None]
 
@@ -36,14 +39,14 @@ Say = Callable[[str], None]
 def prepare_start(
     config: SimulateConfig, model: Model | Committee, potential: Potential, device: str, say: Say
 ) -> list[Molecule]:
-    """Read the start, check it, and relax it if asked."""
+    """Read and check the initial molecules, and relax them if asked."""
     molecules = _read_start(config, say)
     for molecule in molecules:
         if reasons := model.scope.outside(molecule.atomic_numbers, molecule.charge):
             if config.outside_scope == "error":
                 model.scope.check_molecule(molecule)
-            say(f"warning: {_name(molecule)} is unlike what the model was trained on: {'; '.join(reasons)}")
-        for line in _remarks(molecule):
+            say(f"warning: {_name(molecule)} is unlike the molecules the model was trained on: {'; '.join(reasons)}")
+        for line in _warnings(molecule):
             say(line)
     if config.dt > 1.0 and any((m.atomic_numbers == 1).any() for m in molecules):
         say(f"warning: a time step of {config.dt:g} fs is long for bonds with hydrogen; 0.5 fs is safe")
@@ -63,44 +66,38 @@ def _read_start(config: SimulateConfig, say: Say) -> list[Molecule]:
         read = with_perceived_bonds(read)
     molecules = list(islice(read, config.starts))
     if len(molecules) < config.starts:
-        say(f"{path} has {len(molecules)} molecules only; replicas start from them in turn")
+        say(f"{path} has only {len(molecules)} molecules; replicas start from them in turn")
     elif next(read, None) is not None:
         say(f"{path} has more molecules; replicas start from the first {len(molecules)} (--starts takes more)")
     return molecules
 
 
-def _remarks(molecule: Molecule) -> list[str]:
-    """Return what is unusual about a start."""
+def _warnings(molecule: Molecule) -> list[str]:
+    """Return warnings about a molecule."""
     pairs = reference_bonds([molecule]).pairs.numpy()
     first, second = np.triu_indices(molecule.n_atoms, k=1)
     distance = np.linalg.norm(molecule.positions[first] - molecule.positions[second], axis=1)
     radius = covalent_radii[molecule.atomic_numbers]
-    overlap = np.flatnonzero(distance < CLOSE * (radius[first] + radius[second]))
-    remarks: list[str] = []
+    overlap = np.flatnonzero(distance < OVERLAP * (radius[first] + radius[second]))
+    found: list[str] = []
     if len(overlap):
         worst = overlap[np.argmin(distance[overlap])]
-        remarks.append(
+        found.append(
             f"warning: {_name(molecule)}: atoms {first[worst]} and {second[worst]} overlap, {distance[worst]:.2f} Å "
-            "apart; --relax moves them apart first"
+            "apart; --relax separates them first"
         )
     n_fragments = _count_fragments(molecule.n_atoms, pairs)
     if n_fragments > 1:
-        remarks.append(
+        found.append(
             f"{_name(molecule)} is {n_fragments} fragments without bonds between them; they may drift apart, and "
-            "beyond its cutoff a model knows no force between them"
+            "beyond the cutoff of the model no force acts between them"
         )
-    return remarks
+    return found
 
 
 def _count_fragments(n_atoms: int, pairs: np.ndarray) -> int:
-    label = np.arange(n_atoms)
-    for _ in range(n_atoms):
-        before = label.copy()
-        for a, b in pairs:
-            label[a] = label[b] = min(label[a], label[b])
-        if (label == before).all():
-            break
-    return len(np.unique(label))
+    bonded = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_atoms, n_atoms))
+    return int(connected_components(bonded, directed=False, return_labels=False))
 
 
 def _check_forces(potential: Potential, batch: Batch, molecules: list[Molecule], relaxed: bool, say: Say) -> None:
@@ -108,24 +105,16 @@ def _check_forces(potential: Potential, batch: Batch, molecules: list[Molecule],
     for i, molecule in enumerate(molecules):
         largest = max_norm(forces[batch.molecule == i])
         if not math.isfinite(largest + float(energy[i])):
-            raise ValueError(f"{_name(molecule)}: the model gives no finite energy and forces at the start")
+            raise ValueError(f"{_name(molecule)}: the initial energy or forces are not finite")
         if largest > HUGE_FORCE:
-            advice = "look at the start geometry" if relaxed else "--relax goes downhill first"
-            say(f"warning: {_name(molecule)}: the largest force at the start is {largest:.3g} eV/Å; {advice}")
+            advice = "check the initial geometry" if relaxed else "--relax relaxes the molecules first"
+            say(f"warning: {_name(molecule)}: the largest initial force is {largest:.3g} eV/Å; {advice}")
 
 
 def _moved(molecules: list[Molecule], batch: Batch) -> list[Molecule]:
     positions = torch.split(batch.positions.cpu().double(), [m.n_atoms for m in molecules])
     return [
-        Molecule(
-            atomic_numbers=m.atomic_numbers,
-            positions=p.numpy(),
-            bonds=m.bonds,
-            bond_orders=m.bond_orders,
-            charge=m.charge,
-            smiles=m.smiles,
-            name=m.name,
-        )
+        dataclasses.replace(m, positions=p.numpy(), labels={}, is_equilibrium=False)
         for m, p in zip(molecules, positions, strict=True)
     ]
 
@@ -135,7 +124,7 @@ def _name(molecule: Molecule) -> str:
 
 
 def save_start(path: Path, molecules: list[Molecule]) -> None:
-    """Write the molecules that replicas start from, exactly."""
+    """Write the initial molecules without loss."""
     arrays: dict[str, Any] = {"n": np.array(len(molecules))}
     for i, m in enumerate(molecules):
         arrays |= {f"z{i}": m.atomic_numbers, f"x{i}": m.positions, f"name{i}": np.array(m.name)}
@@ -148,7 +137,7 @@ def save_start(path: Path, molecules: list[Molecule]) -> None:
 
 
 def load_start(path: Path) -> list[Molecule]:
-    """Read what :func:`save_start` wrote."""
+    """Read molecules written by :func:`save_start`."""
     with np.load(path, allow_pickle=False) as file:
         return [
             Molecule(
