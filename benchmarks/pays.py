@@ -34,7 +34,7 @@ from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split
 from basinet.data.workers import map_in_order
 from basinet.evaluation.metrics import to_unit
-from basinet.objectives.config import (
+from basinet.objectives.methods import (
     AnyObjectiveConfig,
     CoordinateDenoisingConfig,
     EMGPConfig,

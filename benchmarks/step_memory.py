@@ -18,7 +18,7 @@ from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import total_loss
-from basinet.objectives.methods import et_oreo
+from basinet.objectives.methods import EtOreoConfig
 from basinet.objectives.supervised import Forces
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate
@@ -68,7 +68,7 @@ def step(model: Model, what: str, n_molecules: int) -> None:
     if what == "inference":
         model.eval()(batch, ["energy", "forces"])
         return
-    objective = Forces() if what == "forces" else et_oreo()
+    objective = Forces() if what == "forces" else EtOreoConfig().build()
     model.train()
     sums = objective.sums(model, batch, torch.Generator().manual_seed(0))
     total_loss(objective, sums, objective.counts(batch)).backward()

@@ -25,7 +25,6 @@ from basinet.data.store.store import MoleculeStore
 from basinet.models.file import load_model
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import Objective, total_loss
-from basinet.objectives.config import build_objective
 from basinet.structures.batch import Batch
 
 
@@ -38,7 +37,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=16)
     given = parser.parse_args()
     recipe = load_recipe(PretrainRecipe, given.recipe, [], data=str(given.data))
-    objective = build_objective(recipe.objective)
+    objective = recipe.objective.build()
     store, _ = read_data(SourceConfig(path=given.data), recipe.units, needs_bonds=True)
     batches = draw(store, objective, given.batches, recipe.training.batch_size)
     report("fresh weights", fresh(recipe, objective, store), objective, batches)

@@ -9,7 +9,12 @@ import yaml
 from basinet.commands.assay.recipe import AssayRecipe
 from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, load_recipe, read_yaml, save_recipe
 from basinet.config import adapter, dump_settings
-from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
+from basinet.objectives.methods import (
+    CoordinateDenoisingConfig,
+    EnergyForcesConfig,
+    ForceAndDenoiseConfig,
+    ForcesConfig,
+)
 from basinet.options import describe
 
 KINDS = [PretrainRecipe, FinetuneRecipe]

@@ -10,7 +10,6 @@ import pytest
 from basinet.commands import finetune, pretrain
 from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, TrainableRecipe, load_recipe
 from basinet.models.file import load_model
-from basinet.objectives.config import build_objective
 from basinet.objectives.properties import NoisyNodesConfig
 from basinet.structures import Molecule
 from basinet.units import property_unit
@@ -93,7 +92,7 @@ def test_a_recipe_says_what_it_is_and_how_to_run_it(path: Path) -> None:
     assert text.startswith("# ")
     assert f"basinet {'finetune' if is_finetuning(path) else 'pretrain'} {path.name} " in comments
     recipe = load(path, Path("data"))
-    assert build_objective(recipe.objective).weights
+    assert recipe.objective.build().weights
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -102,7 +101,7 @@ def test_a_recipe_runs(path: Path, store: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     result = finetune(recipe, out) if isinstance(recipe, FinetuneRecipe) else pretrain(recipe, out)
     model = load_model(result.model).model
-    assert build_objective(recipe.objective).requires <= model.offers
+    assert recipe.objective.build().requires <= model.offers
 
 
 @pytest.mark.parametrize("statistics", ["keep", "reset"])

@@ -10,7 +10,12 @@ from basinet.commands.recipe import LaunchConfig, UnitsConfig
 from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
-from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
+from basinet.objectives.methods import (
+    CoordinateDenoisingConfig,
+    EnergyForcesConfig,
+    ForceAndDenoiseConfig,
+    ForcesConfig,
+)
 from small_runs import (
     finetune_recipe,
     frames,

@@ -9,7 +9,7 @@ import pytest
 from ase.build import molecule as g2
 
 from basinet.commands import finetune, pretrain
-from basinet.objectives.config import ForceAndDenoiseConfig
+from basinet.objectives.methods import ForceAndDenoiseConfig
 from small_runs import finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training, without_labels
 
 ROOT = Path(__file__).parents[2]

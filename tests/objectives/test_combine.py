@@ -8,10 +8,9 @@ from basinet.config import dump_settings, read_settings
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import Objective, mean_terms, total_loss
-from basinet.objectives.combine import WeightedSum, Where, select_where
-from basinet.objectives.config import ObjectiveConfig, build_objective
+from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising
-from basinet.objectives.methods import coordinate_denoising, force_and_denoise
+from basinet.objectives.methods import CoordinateDenoisingConfig, ForceAndDenoiseConfig, ObjectiveConfig
 from basinet.objectives.supervised import EnergyForces, Forces, ZeroForce, force_error
 from basinet.structures.batch import Batch, collate
 from molecules import AMMONIUM, BENZENE, ETHANOL, METHANE, WATER, at_equilibrium, labelled
@@ -49,7 +48,7 @@ def loss(objective: Objective, model: Model, batch: Batch, counts: dict[str, flo
 
 
 def test_a_mixed_batch_is_the_weighted_sum_of_its_sources(trained: Model, batch: Batch) -> None:
-    objective = force_and_denoise(forces=1.0, zero_force=0.2, denoising=0.3, sigma=0.04)
+    objective = ForceAndDenoiseConfig(forces=1.0, zero_force=0.2, denoising=0.3, sigma=0.04).build()
     mixed = loss(objective, trained, batch)
     predicted = trained(batch, ["forces"])["forces"]
     has_forces, at_minimum = (batch.flags[key][batch.molecule] for key in ("has_forces", "is_equilibrium"))
@@ -81,20 +80,22 @@ def test_the_loss_of_a_batch_does_not_depend_on_how_it_is_cut(trained: Model, ba
 
 def test_terms_are_named_after_their_part_and_weighed_by_it() -> None:
     objective = WeightedSum(
-        denoise=(0.5, coordinate_denoising()), labels=(2.0, EnergyForces(0.1, 3.0)), rest=(1.0, ZeroForce())
+        denoise=(0.5, CoordinateDenoisingConfig().build()),
+        labels=(2.0, EnergyForces(0.1, 3.0)),
+        rest=(1.0, ZeroForce()),
     )
     assert objective.weights == {"denoise": 0.5, "labels.energy": 0.2, "labels.forces": 6.0, "rest": 1.0}
 
 
 def test_names_weights_and_counts_agree(trained: Model, batch: Batch) -> None:
-    objective = WeightedSum(a=(1.0, force_and_denoise()), b=(1.0, EnergyForces(1.0, 1.0)))
+    objective = WeightedSum(a=(1.0, ForceAndDenoiseConfig().build()), b=(1.0, EnergyForces(1.0, 1.0)))
     sums = sums_of(objective, trained, batch)
     assert list(objective.weights) == list(objective.counts(batch)) == list(sums)
     assert "a.zero_force" in objective.weights
 
 
 def test_a_sum_needs_what_its_parts_need() -> None:
-    objective = force_and_denoise()
+    objective = ForceAndDenoiseConfig().build()
     assert objective.requires == {"forces", "noise"}
     assert objective.labels == {"forces"}
     assert objective.flags == {"is_equilibrium"}
@@ -117,13 +118,13 @@ def test_only_flagged_molecules_reach_an_objective(batch: Batch) -> None:
 
 def test_selecting_all_molecules_is_the_batch_itself(batch: Batch) -> None:
     all_set = batch.replace(flags={"is_equilibrium": torch.ones(5, dtype=torch.bool)})
-    assert select_where(all_set, "is_equilibrium") is all_set
-    assert select_where(batch, "is_equilibrium").n_molecules == 3
-    assert select_where(batch, "unknown").n_molecules == 0
+    assert all_set.where(all_set.all_set(["is_equilibrium"])) is all_set
+    assert batch.where(batch.all_set(["is_equilibrium"])).n_molecules == 3
+    assert batch.where(batch.all_set(["unknown"])).n_molecules == 0
 
 
 def test_terms_that_apply_nowhere_are_left_out_of_the_loss(trained: Model, batch: Batch) -> None:
-    objective, unlabelled, nothing = force_and_denoise(), batch.select([1, 3]), batch.select([2])
+    objective, unlabelled, nothing = ForceAndDenoiseConfig().build(), batch.select([1, 3]), batch.select([2])
     assert objective.counts(unlabelled)["forces"] == 0
     assert set(means(objective, trained, unlabelled)) == {"zero_force", "denoising"}
     assert math.isfinite(loss(objective, trained, unlabelled))
@@ -142,7 +143,7 @@ def test_terms_that_apply_nowhere_are_left_out_of_the_loss(trained: Model, batch
 )
 def test_settings_describe_an_objective(values: dict[str, object], weights: dict[str, float]) -> None:
     config = read_settings(ObjectiveConfig, values, "objective")
-    assert build_objective(config).weights == weights
+    assert config.build().weights == weights
     assert read_settings(ObjectiveConfig, dump_settings(config), "objective") == config
 
 

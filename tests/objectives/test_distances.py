@@ -16,9 +16,8 @@ from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.ladder import NoiseLadder, geometric_ladder
 from basinet.objectives.base import mean_terms, total_loss
-from basinet.objectives.config import ObjectiveConfig, build_objective
 from basinet.objectives.distances import DistanceDenoising
-from basinet.objectives.methods import distance_denoising
+from basinet.objectives.methods import DistanceDenoisingConfig, ObjectiveConfig
 from basinet.structures.batch import Batch, collate
 from basinet.structures.dense import DenseNeighbors
 from basinet.structures.pairs import AtomPairs, all_pairs
@@ -142,7 +141,7 @@ def test_two_molecules_far_apart_have_the_scores_of_each_and_of_the_pairs_betwee
 
 @pytest.mark.parametrize("molecules", [(HELIUM,), (HELIUM, HELIUM)])
 def test_lone_atoms_have_no_pairs_and_no_loss(molecules: tuple[object, ...]) -> None:
-    objective, batch, model = distance_denoising(), batch_of(*molecules), model_of(EGNN_TINY)
+    objective, batch, model = DistanceDenoisingConfig().build(), batch_of(*molecules), model_of(EGNN_TINY)
     for one in (batch, batch.select([])):
         sums = objective.sums(model, one, torch.Generator().manual_seed(0))
         assert objective.counts(one) == {"distance": 0.0}
@@ -166,7 +165,7 @@ def test_noise_comes_from_the_generator_alone() -> None:
 
 def test_settings_choose_the_noise_and_minima_alone_are_used() -> None:
     values = {"kind": "distance_denoising", "view_sigma": 0.1, "largest_sigma": 1.0}
-    objective = build_objective(read_settings(ObjectiveConfig, values, "test"))
+    objective = read_settings(ObjectiveConfig, values, "test").build()
     assert objective.requires == {"distance_score"} and objective.flags == {"is_equilibrium"}
     assert objective.objective.view.sigma == 0.1
     assert objective.objective.ladder.sigmas[0] == 1.0

@@ -12,8 +12,7 @@ from basinet.models.model import Model, build_model
 from basinet.noise.ladder import NoiseLadder, geometric_ladder
 from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
 from basinet.objectives.base import mean_terms, total_loss
-from basinet.objectives.config import EMGPConfig, ObjectiveConfig, build_objective
-from basinet.objectives.methods import emgp
+from basinet.objectives.methods import EMGPConfig, ObjectiveConfig
 from basinet.objectives.noise_level import EnergyGradientDenoising
 from basinet.structures.batch import Batch, collate
 from molecules import SMALL, bonded, from_smiles
@@ -26,7 +25,7 @@ def tiny_model() -> Model:
 
 def test_the_loss_is_that_of_the_gradient_and_a_fifth_of_that_of_the_level() -> None:
     model, batch = tiny_model().double(), collate([bonded(m) for m in SMALL], dtype=torch.float64)
-    objective = emgp()
+    objective = EMGPConfig().build()
     assert dict(objective.weights) == {"gradient": 1.0, "level": 0.2}
     assert objective.requires == {"forces", "pooled_energy", "noise_level"}
     assert objective.labels == objective.flags == frozenset()
@@ -43,7 +42,7 @@ def test_settings_choose_the_way_back(target: str, noise: type) -> None:
     values = {"kind": "emgp", "largest_sigma": 1.0, "target": target, "level": 0.1}
     config = read_settings(ObjectiveConfig, values, "test")
     assert isinstance(config, EMGPConfig)
-    objective = build_objective(config)
+    objective = config.build()
     assert dict(objective.weights) == {"gradient": 1.0, "level": 0.1}
     for part in objective.parts.values():
         assert type(part.perturbation) is noise
@@ -78,7 +77,7 @@ def test_a_small_network_learns_the_way_back_from_large_noise() -> None:
     model = tiny_model()
     molecules = [from_smiles(s) for s in ("CCO", "CC=O", "CN", "CCC", "C1CC1", "CO", "C#CC", "CF")]
     batch = collate(molecules)
-    objective, generator = emgp(), torch.Generator().manual_seed(0)
+    objective, generator = EMGPConfig().build(), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(150):
         optimizer.zero_grad()

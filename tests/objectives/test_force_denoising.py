@@ -11,7 +11,7 @@ from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import mean_terms, total_loss
 from basinet.objectives.denoising import ForceDenoising, spring_constant
-from basinet.objectives.methods import et_oreo
+from basinet.objectives.methods import EtOreoConfig
 from basinet.objectives.supervised import ForceLoss, ZeroForce
 from basinet.structures.batch import Batch, collate
 from basinet.structures.geometry import project_out_rigid_motion
@@ -190,7 +190,7 @@ class TestForceCentricPretraining:
 
     def terms(self, model: Model, batch: Batch) -> dict[str, float]:
         """Return the mean of each term."""
-        objective = et_oreo()
+        objective = EtOreoConfig().build()
         sums = objective.sums(model, batch, torch.Generator().manual_seed(0))
         return mean_terms({key: value.detach() for key, value in sums.items()}, objective.counts(batch))
 
@@ -199,7 +199,7 @@ class TestForceCentricPretraining:
         gradients = []
         for b in (batch, other):
             model.zero_grad()
-            objective = et_oreo()
+            objective = EtOreoConfig().build()
             total_loss(
                 objective, objective.sums(model, b, torch.Generator().manual_seed(0)), objective.counts(b)
             ).backward()

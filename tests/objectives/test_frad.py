@@ -10,17 +10,17 @@ from basinet.models.model import Model, with_outputs
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise, require_rotors, turn_rotors
 from basinet.objectives.base import Objective, mean_terms, total_loss
-from basinet.objectives.config import (
+from basinet.objectives.combine import WeightedSum
+from basinet.objectives.denoising import Denoising
+from basinet.objectives.methods import (
     AnyObjectiveConfig,
     EtOreoConfig,
     FradConfig,
     FradNoisyNodesConfig,
     FradVRNConfig,
     UnifiedConfig,
-    build_objective,
 )
-from basinet.objectives.denoising import Denoising
-from basinet.objectives.methods import decoupled_noisy_nodes, frad, frad_vrn, noisy_nodes, unified
+from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.supervised import Energy, EnergyForces, Forces
 from basinet.structures.batch import Batch, collate
 from molecules import HELIUM, WATER, from_smiles
@@ -97,7 +97,11 @@ def test_coordinate_noise_on_two_wells_gives_the_score_between_them() -> None:
     assert float((found - score).square().mean().sqrt()) < 0.01 * float(score.max() - score.min())
 
 
-@pytest.mark.parametrize("objective", [frad(), frad_vrn(), unified()], ids=["frad", "vrn", "unified"])
+@pytest.mark.parametrize(
+    "objective",
+    [FradConfig().build(), FradVRNConfig().build(), UnifiedConfig().build()],
+    ids=["frad", "vrn", "unified"],
+)
 def test_a_method_trains_the_noise_head_from_minima(objective: Objective, model: Model, batch: Batch) -> None:
     found = gradient(objective, with_outputs(model, objective.requires), batch)
     assert any(name.startswith("heads.noise.") and g.abs().max() > 0 for name, g in found.items())
@@ -128,25 +132,24 @@ class TestNoiseBesideLabels:
     """Decoupled Noisy Nodes: energies and forces on clean positions, noise beside them."""
 
     labels = EnergyForces(0.2, 0.8, "mse")
+    both = WeightedSum(labels=(1.0, labels), noise=(0.1, Denoising(FINE)))
 
     def test_labels_do_not_see_the_noise(self, model: Model) -> None:
         batch = labelled_with_bonds("CCO", 1)
         plain = sums_of(self.labels, model, batch)
         for seed in range(3):
-            both = sums_of(decoupled_noisy_nodes(self.labels, FINE), model, batch, seed)
+            both = sums_of(self.both, model, batch, seed)
             for key, value in plain.items():
                 assert torch.equal(both[f"labels.{key}"], value)
 
     def test_without_the_noise_the_gradients_are_those_of_labels_alone(self, model: Model) -> None:
         batch = labelled_with_bonds("CCO", 1)
         plain = gradient(self.labels, model, batch)
-        found = gradient(decoupled_noisy_nodes(self.labels, FINE, weight=0.0), model, batch)
+        found = gradient(FradNoisyNodesConfig(loss="mse", denoising=0).build(), model, batch)
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[name], found[name]) for name in plain)
         assert not all(
-            torch.equal(plain[name], g)
-            for name, g in gradient(decoupled_noisy_nodes(self.labels, FINE), model, batch).items()
-            if name in plain
+            torch.equal(plain[name], g) for name, g in gradient(self.both, model, batch).items() if name in plain
         )
 
     def test_a_step_builds_forces_once(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +161,7 @@ class TestNoiseBesideLabels:
             return forward(self, batch, outputs, **options)
 
         monkeypatch.setattr(Model, "forward", spy)
-        sums_of(decoupled_noisy_nodes(self.labels, FINE), model, labelled_with_bonds("CCO", 1))
+        sums_of(self.both, model, labelled_with_bonds("CCO", 1))
         assert asked == [{"energy", "forces"}, {"noise"}]
 
 
@@ -169,7 +172,7 @@ class TestLabelsOfNoisyMolecules:
         self, model: Model
     ) -> None:
         batch = labelled_with_bonds("CCO", 1)
-        noised, plain = noisy_nodes(Energy(), CoordinateNoise(0.05)), Energy()
+        noised, plain = NoisyNodes(Energy(), CoordinateNoise(0.05), 0.1), Energy()
         assert float(sums_of(noised, model.eval(), batch)["labels"].detach()) == pytest.approx(
             float(sums_of(plain, model, batch)["energy"].detach()), rel=1e-12
         )
@@ -181,11 +184,11 @@ class TestLabelsOfNoisyMolecules:
 
     def test_forces_of_clean_positions_are_refused(self) -> None:
         for objective in (Forces(), EnergyForces(1.0, 1.0)):
-            with pytest.raises(ValueError, match="forces belong to the clean positions .*decoupled_noisy_nodes"):
-                noisy_nodes(objective, CoordinateNoise(0.005))
+            with pytest.raises(ValueError, match="forces belong to the clean positions .*kind=frad_noisy_nodes"):
+                NoisyNodes(objective, CoordinateNoise(0.005), 0.1)
 
     def test_it_has_both_terms(self, model: Model) -> None:
-        objective = noisy_nodes(Energy(), CoordinateNoise(0.005), weight=0.2)
+        objective = NoisyNodes(Energy(), CoordinateNoise(0.005), 0.2)
         assert objective.weights == {"labels": 1.0, "noise": 0.2}
         assert objective.requires == {"energy", "noise"}
         assert sums_of(objective, model, labelled_with_bonds("CCO", 1)).keys() == objective.weights.keys()
@@ -213,7 +216,7 @@ SETTINGS: list[AnyObjectiveConfig] = [
 
 @pytest.mark.parametrize("config", SETTINGS, ids=lambda c: c.kind)
 def test_every_setting_builds_an_objective_that_runs(config: AnyObjectiveConfig, model: Model, batch: Batch) -> None:
-    objective = build_objective(config)
+    objective = config.build()
     sums = sums_of(objective, with_outputs(model, objective.requires), batch)
     assert sums.keys() == objective.weights.keys() == objective.counts(batch).keys()
     assert all(bool(torch.isfinite(value)) for value in sums.values())

@@ -12,7 +12,6 @@ from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import Objective
-from basinet.objectives.config import build_objective
 from basinet.objectives.noisy_nodes import NoisyNodes
 from basinet.objectives.properties import NoisyNodesConfig, Property, PropertyConfig, property_error
 from basinet.structures.batch import Batch, collate
@@ -125,10 +124,10 @@ class TestNoisyNodes:
         labels = PropertyConfig(label="alpha")
         turned = NoisyNodesConfig(labels=labels, rotor_sigma=0.03)
         bare = collate([molecule(ETHANOL.atomic_numbers, ETHANOL.positions, labels={"alpha": 1.0})], torch.float64)
-        sums(build_objective(NoisyNodesConfig(labels=labels)), with_property.train(), bare)
-        sums(build_objective(turned), with_property, collate([ethanol], torch.float64))
-        assert build_objective(turned).uses(bare).tolist() == [False]  # without bonds there are no rotors to turn
-        assert build_objective(turned).counts(bare) == {"labels": 0, "noise": 0}
+        sums(NoisyNodesConfig(labels=labels).build(), with_property.train(), bare)
+        sums(turned.build(), with_property, collate([ethanol], torch.float64))
+        assert turned.build().uses(bare).tolist() == [False]  # without bonds there are no rotors to turn
+        assert turned.build().counts(bare) == {"labels": 0, "noise": 0}
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,12 @@ from basinet.config import read_settings
 from basinet.models.heads.noise_level import PooledNoiseLevelHead
 from basinet.models.heads.property import ENERGY
 from basinet.models.model import Model, build_model
-from basinet.noise.ladder import NoiseLadder
+from basinet.noise.ladder import NoiseLadder, geometric_ladder
+from basinet.noise.riemannian import LadderNoise
 from basinet.objectives.base import mean_terms, total_loss
 from basinet.objectives.combine import WeightedSum
-from basinet.objectives.config import ObjectiveConfig, build_objective
-from basinet.objectives.methods import UNIFIED_LADDER, unified
+from basinet.objectives.methods import ObjectiveConfig, UnifiedConfig
+from basinet.objectives.noise_level import NoiseLevel
 from basinet.structures import Molecule
 from basinet.structures.batch import Batch, collate
 from molecules import from_smiles
@@ -44,23 +45,23 @@ def batch() -> Batch:
 @pytest.fixture
 def model() -> Model:
     torch.manual_seed(0)
-    return build_model(build_backbone(ET_TINY), unified().requires).double()
+    return build_model(build_backbone(ET_TINY), UnifiedConfig().build().requires).double()
 
 
 def means(model: Model, batch: Batch, seed: int = 0) -> dict[str, float]:
-    objective = unified()
+    objective = UnifiedConfig().build()
     sums = objective.sums(model, batch, torch.Generator().manual_seed(seed))
     return mean_terms({key: value.detach() for key, value in sums.items()}, objective.counts(batch))
 
 
 def gradients(model: Model, batch: Batch, term: str) -> dict[str, torch.Tensor]:
     model.zero_grad(set_to_none=True)
-    unified().sums(model, batch, torch.Generator().manual_seed(0))[term].backward()
+    UnifiedConfig().build().sums(model, batch, torch.Generator().manual_seed(0))[term].backward()
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
 
 
 def test_it_needs_an_energy_in_ev_and_two_heads_beside_it(model: Model) -> None:
-    objective = unified()
+    objective = UnifiedConfig().build()
     assert objective.requires == {"forces", "noise", "noise_level"}
     assert objective.labels == {"forces"}
     assert objective.flags == {"is_equilibrium", "has_rotors"}
@@ -70,7 +71,7 @@ def test_it_needs_an_energy_in_ev_and_two_heads_beside_it(model: Model) -> None:
 
 
 def test_terms_are_counted_over_the_molecules_they_are_for(batch: Batch) -> None:
-    assert unified().counts(batch) == {
+    assert UnifiedConfig().build().counts(batch) == {
         "forces": 10.0,
         "zero_force": 9.0 + 15.0,
         "denoising": 3 * (9.0 + 15.0),
@@ -95,7 +96,7 @@ def test_a_model_that_says_nothing_pays_the_label_no_vanishing_force_one_and_the
 def test_terms_for_which_there_is_no_molecule_are_left_out(model: Model, batch: Batch) -> None:
     assert set(means(model, batch.select([0, 1]))) == {"zero_force", "denoising", "noise_level"}
     assert set(means(model, batch.select([2]))) == {"forces"}
-    objective, empty = unified(), batch.select([])
+    objective, empty = UnifiedConfig().build(), batch.select([])
     sums = objective.sums(model, empty, torch.Generator().manual_seed(0))
     assert float(total_loss(objective, sums, objective.counts(empty))) == 0
 
@@ -109,7 +110,7 @@ def test_every_term_teaches_the_backbone_and_its_own_head_alone(model: Model, ba
 
 
 def test_the_force_and_level_terms_need_no_vectors() -> None:
-    parts = {name: (1.0, part) for name, part in unified().parts.items() if name != "denoising"}
+    parts = {name: (1.0, part) for name, part in UnifiedConfig().build().parts.items() if name != "denoising"}
     objective = WeightedSum(**parts)
     model = build_model(build_backbone(EGNNConfig(n_features=16, n_layers=1)), objective.requires).double()
     assert model.energy_head().form == ENERGY
@@ -122,13 +123,13 @@ def test_the_force_and_level_terms_need_no_vectors() -> None:
 
 def test_settings_choose_weights_and_levels() -> None:
     values = {"kind": "unified", "noise_level": 0.5, "zero_force": 1.0, "largest_sigma": 1.0}
-    objective = build_objective(read_settings(ObjectiveConfig, values, "test"))
+    objective = read_settings(ObjectiveConfig, values, "test").build()
     assert objective.weights == {"forces": 1.0, "zero_force": 1.0, "denoising": 0.1, "noise_level": 0.5}
     ladder = objective.parts["noise_level"].objective.perturbation.ladder
     assert (ladder.sigmas[0], ladder.sigmas[-1]) == (1.0, 0.01)
-    default = build_objective(read_settings(ObjectiveConfig, {"kind": "unified"}, "test"))
-    assert default.weights == unified().weights
-    assert default.parts["noise_level"].objective.perturbation.ladder.sigmas == UNIFIED_LADDER.sigmas
+    default = read_settings(ObjectiveConfig, {"kind": "unified"}, "test").build()
+    assert default.weights == UnifiedConfig().build().weights
+    assert default.parts["noise_level"].objective.perturbation.ladder.sigmas == geometric_ladder(0.3, 0.01).sigmas
 
 
 @pytest.mark.parametrize(
@@ -145,5 +146,5 @@ def test_settings_that_make_no_sense_are_refused(values: dict[str, object], mess
 
 
 def test_a_ladder_of_another_number_of_levels_is_refused() -> None:
-    with pytest.raises(ValueError, match="the head tells 50 levels of noise apart, and this ladder has 2"):
-        unified(ladder=NoiseLadder([0.3, 0.1]))
+    with pytest.raises(ValueError, match="the head has 50 levels of noise, and this ladder has 2"):
+        NoiseLevel(LadderNoise(NoiseLadder([0.3, 0.1])))

@@ -12,13 +12,13 @@ from basinet.objectives.base import Objective
 from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.methods import (
-    coordinate_denoising,
-    decoupled_noisy_nodes,
-    et_oreo,
-    force_and_denoise,
-    frad,
-    frad_vrn,
-    unified,
+    CoordinateDenoisingConfig,
+    EtOreoConfig,
+    ForceAndDenoiseConfig,
+    FradConfig,
+    FradNoisyNodesConfig,
+    FradVRNConfig,
+    UnifiedConfig,
 )
 from basinet.objectives.noise_level import EnergyGradientDenoising
 from basinet.objectives.noisy_nodes import NoisyNodes
@@ -39,22 +39,22 @@ OBJECTIVES: dict[str, Objective] = {
     "where": Where("is_equilibrium", Forces()),
     "noisy nodes": NoisyNodes(Energy(), NOISE, 0.1),
     "sum": WeightedSum(a=(1.0, ZeroForce()), b=(1.0, Energy())),
-    "coordinate denoising": coordinate_denoising(),
-    "force and denoise": force_and_denoise(),
-    "et-oreo": et_oreo(),
+    "coordinate denoising": CoordinateDenoisingConfig().build(),
+    "force and denoise": ForceAndDenoiseConfig().build(),
+    "et-oreo": EtOreoConfig().build(),
 }
 
 
 HYBRID = HybridNoise(RotorNoise(0.1), NOISE)
 NEED_ROTORS: dict[str, Objective] = {
-    "frad": frad(),
-    "frad vrn": frad_vrn(),
-    "unified": unified(),
+    "frad": FradConfig().build(),
+    "frad vrn": FradVRNConfig().build(),
+    "unified": UnifiedConfig().build(),
     "denoising": Denoising(HYBRID),
     "force denoising": ForceDenoising(HYBRID),
     "energy gradient": EnergyGradientDenoising(HYBRID),
     "noisy nodes": NoisyNodes(Energy(), HYBRID, 0.1),
-    "decoupled noisy nodes": decoupled_noisy_nodes(EnergyForces(1.0, 1.0), HYBRID),
+    "decoupled noisy nodes": FradNoisyNodesConfig().build(),
 }
 """Objectives whose noise turns rotors."""
 
@@ -122,7 +122,7 @@ def test_a_run_draws_only_what_is_used() -> None:
     from basinet.data.store.store import MoleculeStore
 
     store = MoleculeStore.from_molecules(molecules())
-    assert used_by(coordinate_denoising(), store, np.arange(4)).tolist() == [0]
+    assert used_by(CoordinateDenoisingConfig().build(), store, np.arange(4)).tolist() == [0]
     assert used_by(Forces(), store, np.array([3, 1, 0])).tolist() == [1, 0]
     assert torch.equal(Energy().uses(store.gather(np.arange(4))), torch.tensor([True, True, True, False]))
 

@@ -8,7 +8,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.files import read_torch
 from basinet.objectives.base import mean_terms, total_loss
-from basinet.objectives.methods import coordinate_denoising, force_and_denoise
+from basinet.objectives.methods import CoordinateDenoisingConfig, ForceAndDenoiseConfig
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.training.fit import TrainingConfig
 from basinet.training.state import STATE_FILE
@@ -171,7 +171,7 @@ def test_training_lowers_the_loss(tmp_path, store):
     assert losses[-1] < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize("objective", [coordinate_denoising(), force_and_denoise()])
+@pytest.mark.parametrize("objective", [CoordinateDenoisingConfig().build(), ForceAndDenoiseConfig().build()])
 def test_an_objective_whose_output_the_model_lacks_is_refused_before_anything_is_written(tmp_path, store, objective):
     with pytest.raises(ValueError, match=r"the model offers \['energy', 'forces'\]; add a head for \['noise'\]"):
         run_fit(tiny_model(), objective, loader_of(store, 4), training(), tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.files import read_torch
-from basinet.objectives.methods import force_and_denoise
+from basinet.objectives.methods import ForceAndDenoiseConfig
 from basinet.training.interrupt import InterruptedRunError
 from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, run_fit, tiny_model, training
@@ -22,7 +22,7 @@ def run(directory, on_progress=None, *, resume=False, n_steps=8):
     model = tiny_model(("energy", "noise"))
     run_fit(
         model,
-        force_and_denoise(),
+        ForceAndDenoiseConfig().build(),
         Loader(STORE, np.arange(8), batch_size=3, seed=0),
         training(n_steps=n_steps, save_every=100, validate_every=4),
         directory,

@@ -7,7 +7,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.files import read_torch
 from basinet.objectives.base import Objective
-from basinet.objectives.methods import coordinate_denoising, force_and_denoise
+from basinet.objectives.methods import CoordinateDenoisingConfig, ForceAndDenoiseConfig
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.training.fit import Progress
 from basinet.training.state import STATE_FILE
@@ -21,9 +21,9 @@ CASES = {
     "forces, plateau": (Forces(), "plateau", 1, 0.9),
     "energies and forces, plateau, 2 batches a step": (EnergyForces(1.0, 1.0), "plateau", 2, 0.9),
     "energies and forces, cosine, no average": (EnergyForces(1.0, 1.0, "mse"), "cosine", 1, None),
-    "forces and noise, cosine, 2 batches a step": (force_and_denoise(), "cosine", 2, 0.9),
-    "forces and noise, plateau": (force_and_denoise(), "plateau", 1, 0.9),
-    "noise, constant, 3 batches a step": (coordinate_denoising(), "constant", 3, 0.9),
+    "forces and noise, cosine, 2 batches a step": (ForceAndDenoiseConfig().build(), "cosine", 2, 0.9),
+    "forces and noise, plateau": (ForceAndDenoiseConfig().build(), "plateau", 1, 0.9),
+    "noise, constant, 3 batches a step": (CoordinateDenoisingConfig().build(), "constant", 3, 0.9),
 }
 
 
@@ -89,7 +89,7 @@ def test_the_control_another_seed_of_the_noise_gives_other_weights(tmp_path, sto
     weights = []
     for seed in (0, 1):
         model = tiny_model(("energy", "noise"))
-        run_fit(model, force_and_denoise(), loader(), training(n_steps=2, seed=seed), tmp_path / str(seed))
+        run_fit(model, ForceAndDenoiseConfig().build(), loader(), training(n_steps=2, seed=seed), tmp_path / str(seed))
         weights.append(model.state_dict())
     assert differences(*weights)
 
@@ -131,7 +131,7 @@ def test_an_objective_of_which_a_batch_has_no_molecule_passes_over_it(tmp_path):
     model = tiny_model(("energy", "noise"))
     run_fit(
         model,
-        coordinate_denoising(),
+        CoordinateDenoisingConfig().build(),
         Loader(store, torch.arange(4).numpy(), batch_size=1, seed=0),
         training(),
         tmp_path,

@@ -20,7 +20,7 @@ from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.sources.names import locate
 from basinet.files import write_text
 from basinet.md.stability import StabilityConfig
-from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
+from basinet.objectives.methods import EnergyForcesConfig, ForceAndDenoiseConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
 from basinet.units import PROPERTY

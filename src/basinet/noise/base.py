@@ -1,4 +1,4 @@
-"""What a perturbation is: a clean batch in, a noisy batch and the way back out."""
+"""Define perturbations: a clean batch in, a noisy batch and the way back out."""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from basinet.structures.batch import Batch
 
 
 class Perturbed(NamedTuple):
-    """A noisy batch and what a network should say about it. Clean and noisy positions are never confused."""
+    """A noisy batch and what a network should predict from it."""
 
     batch: Batch
     """Noisy positions; no labels: those belong to the clean positions."""
@@ -24,7 +24,7 @@ class Perturbed(NamedTuple):
 
 
 class Perturbation(ABC):
-    """A way to noise molecules. It runs on the device of the batch, over all molecules at once."""
+    """Noise for molecules, drawn on the device of the batch for all molecules at once."""
 
     flags: frozenset[str] = frozenset()
     """Flags a molecule must have set, such as ``has_rotors``; objectives leave the others out of their noise."""
@@ -32,3 +32,23 @@ class Perturbation(ABC):
     @abstractmethod
     def __call__(self, batch: Batch, generator: torch.Generator) -> Perturbed:
         """Return a noisy copy; the clean batch stays as it is and the same generator state gives the same noise."""
+
+
+def perturb(perturbation: Perturbation, batch: Batch, generator: torch.Generator) -> Perturbed:
+    """Return what a perturbation makes of a batch, with its types and shapes checked.
+
+    Raises:
+        ValueError: one of them is wrong.
+    """
+    name, found = type(perturbation).__name__, perturbation(batch, generator)
+    if not isinstance(found, Perturbed):
+        raise ValueError(f"{name}() returned {type(found).__name__}, expected Perturbed(batch, target, scale, level)")
+    if found.batch.n_atoms != batch.n_atoms:
+        raise ValueError(f"{name}() returned {found.batch.n_atoms} atoms for {batch.n_atoms}, expected as many")
+    for field, shape in (("target", (batch.n_atoms, 3)), ("scale", (batch.n_molecules,))):
+        value: object = getattr(found, field)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}() returned {field}={value!r}, expected a tensor of shape {list(shape)}")
+        if value.shape != shape:
+            raise ValueError(f"{name}() returned {field} of shape {list(value.shape)}, expected {list(shape)}")
+    return found

@@ -1,7 +1,6 @@
-"""Objectives made of objectives."""
+"""Combine objectives."""
 
 import math
-from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Bool
@@ -15,15 +14,18 @@ from basinet.structures.batch import Batch
 class WeightedSum(Objective):
     """Several objectives at once, each with a weight: ``WeightedSum(forces=(1.0, Forces()), denoise=(0.1, ...))``.
 
-    The terms of a part that has only one are called by the name of the part, those of a larger one ``part.term``.
+    The term of a part with one term has the name of the part; terms of a larger part are ``part.term``. Noise is drawn
+    in the order of the parts.
     """
 
     def __init__(self, **parts: tuple[float, Objective]) -> None:
         if not parts:
             raise ValueError("an objective needs at least one part")
         for name, (weight, _) in parts.items():
-            if not (weight > 0 and math.isfinite(weight)):
-                raise ValueError(f"the weight of {name} must be positive, got {weight}; leave the part out instead")
+            if not 0 < weight < math.inf:
+                raise ValueError(
+                    f"the weight of {name} must be positive and finite, got {weight}; leave the part out instead"
+                )
         self.parts = {name: part for name, (_, part) in parts.items()}
         self.requires = frozenset().union(*(part.requires for part in self.parts.values()))
         self.labels = frozenset().union(*(part.labels for part in self.parts.values()))
@@ -35,7 +37,7 @@ class WeightedSum(Objective):
         }
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that any part is for."""
+        """Return the molecules that any part uses."""
         return torch.stack([part.uses(batch) for part in self.parts.values()]).any(0)
 
     def counts(self, batch: Batch) -> dict[str, float]:
@@ -43,7 +45,7 @@ class WeightedSum(Objective):
         return {self._name(n, term): c for n, part in self.parts.items() for term, c in part.counts(batch).items()}
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the sums of all parts, drawn from the generator in the order they were given."""
+        """Return the sums of all parts."""
         return {
             self._name(n, term): s
             for n, part in self.parts.items()
@@ -55,7 +57,7 @@ class WeightedSum(Objective):
 
 
 class Where(Objective):
-    """An objective for the molecules that have a flag set; the others do not reach it."""
+    """An objective for the molecules that have a flag set."""
 
     def __init__(self, flag: str, objective: Objective) -> None:
         self.flag = flag
@@ -63,46 +65,16 @@ class Where(Objective):
         self.requires = objective.requires
         self.labels = objective.labels
         self.flags = objective.flags | {flag}
-        self.weights: Mapping[str, float] = objective.weights
+        self.weights = objective.weights
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the flagged molecules that the objective is for."""
-        return is_set(batch, self.flag) & self.objective.uses(batch)
+        """Return the flagged molecules that the objective uses."""
+        return batch.all_set([self.flag]) & self.objective.uses(batch)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the counts over the flagged molecules."""
-        return self.objective.counts(self._select(batch))
+        return self.objective.counts(batch.where(batch.all_set([self.flag])))
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the sums over the flagged molecules."""
-        return self.objective.sums(model, self._select(batch), generator)
-
-    def _select(self, batch: Batch) -> Batch:
-        return select_where(batch, self.flag)
-
-
-def is_set(batch: Batch, flag: str) -> Bool[Tensor, " n_molecules"]:
-    """Return which molecules have a flag set; a flag the batch does not know is set nowhere."""
-    none = torch.zeros(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
-    return batch.flags.get(flag, none)
-
-
-def select_where(batch: Batch, flag: str) -> Batch:
-    """Return the molecules that have a flag set."""
-    chosen = is_set(batch, flag)
-    return batch if bool(chosen.all()) else batch.select(chosen.nonzero()[:, 0])
-
-
-def all_set(batch: Batch, flags: Iterable[str]) -> Bool[Tensor, " n_molecules"]:
-    """Return which molecules have all flags set; without flags, every molecule."""
-    chosen = torch.ones(batch.n_molecules, dtype=torch.bool, device=batch.molecule.device)
-    for flag in flags:
-        chosen = chosen & is_set(batch, flag)
-    return chosen
-
-
-def select_all_set(batch: Batch, flags: Iterable[str]) -> Batch:
-    """Return the molecules that have all flags set."""
-    for flag in flags:
-        batch = select_where(batch, flag)
-    return batch
+        return self.objective.sums(model, batch.where(batch.all_set([self.flag])), generator)

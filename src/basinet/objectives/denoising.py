@@ -1,22 +1,42 @@
-"""Objectives without labels: recover the noise, as a prediction of its own or as a force."""
+"""Learn from noise without labels: recover it, as a prediction of its own or as a force."""
 
 import math
+from abc import abstractmethod
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from basinet.models.model import Model
-from basinet.noise.base import Perturbation, Perturbed
-from basinet.objectives.base import Objective
-from basinet.objectives.combine import all_set, select_all_set
+from basinet.noise.base import Perturbation, Perturbed, perturb
+from basinet.objectives.base import Term
 from basinet.objectives.supervised import ForceLoss, force_error
 from basinet.structures.batch import Batch
 from basinet.structures.geometry import project_out_rigid_motion
 from basinet.units import BOLTZMANN
 
 
-class Denoising(Objective):
+class NoiseTerm(Term):
+    """A term on noisy molecules.
+
+    Args:
+        perturbation: noise of the molecules.
+    """
+
+    def __init__(self, perturbation: Perturbation) -> None:
+        self.perturbation = perturbation
+        self.flags = perturbation.flags
+
+    @abstractmethod
+    def noise_loss(self, model: Model, batch: Batch, perturbed: Perturbed) -> Float[Tensor, "*n"]:
+        """Return the losses of clean molecules and their noisy copies; they are summed."""
+
+    def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> Float[Tensor, "*n"]:
+        """Return the losses of molecules with fresh noise."""
+        return self.noise_loss(model, batch, perturb(self.perturbation, batch, generator))
+
+
+class Denoising(NoiseTerm):
     r"""The squared error of the predicted noise, averaged over atoms and components.
 
     .. math:: L = \frac{1}{3N} \sum_i \big\| \hat t_i(\tilde r) - (t_i - \mu) / s \big\|^2
@@ -31,31 +51,21 @@ class Denoising(Objective):
         perturbation: how molecules are noised.
     """
 
+    name = "denoising"
+    per = "component"
     requires = frozenset({"noise"})
-    labels: frozenset[str] = frozenset()
-    weights = {"denoising": 1.0}
 
-    def __init__(self, perturbation: Perturbation) -> None:
-        self.perturbation = perturbation
-        self.flags: frozenset[str] = perturbation.flags
-
-    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that can be noised."""
-        return all_set(batch, self.flags)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of components."""
-        return {"denoising": 3.0 * select_all_set(batch, self.flags).n_atoms}
-
-    def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the sum over atoms and components."""
-        batch = select_all_set(batch, self.flags)
-        perturbed = self.perturbation(batch, generator)
+    def noise_loss(self, model: Model, batch: Batch, perturbed: Perturbed) -> Float[Tensor, "n_atoms 3"]:
+        """Return the squared error of each component."""
         target = normalized_target(model, perturbed)
-        if batch.n_atoms == 0:
-            return {"denoising": batch.positions.new_zeros(())}
         predicted = model(perturbed.batch, ["noise"])["noise"]
-        return {"denoising": (predicted - target).square().sum()}
+        return (predicted - target).square()
+
+    def idle(self, model: Model) -> None:
+        """Take part in the sum over processes with which the statistics take in the noise of others."""
+        if model.training:
+            normalizer = model.noise_head().normalizer
+            normalizer.update(normalizer.total.new_zeros(0, 3))
 
 
 def normalized_target(model: Model, perturbed: Perturbed) -> Float[Tensor, "n_atoms 3"]:
@@ -67,7 +77,7 @@ def normalized_target(model: Model, perturbed: Perturbed) -> Float[Tensor, "n_at
     return normalizer(displacement)
 
 
-class ForceDenoising(Objective):
+class ForceDenoising(NoiseTerm):
     r"""The predicted force on a noisy molecule against the spring that pulls it back, averaged over atoms, eV/Å.
 
     .. math:: L = \frac1N \sum_i \big\| F_i(\tilde r) - P\,\kappa\,(r - \tilde r)_i \big\|, \qquad
@@ -90,37 +100,23 @@ class ForceDenoising(Objective):
         loss: of the forces.
     """
 
+    name = "force_denoising"
+    per = "atom"
     requires = frozenset({"forces"})
-    labels: frozenset[str] = frozenset()
-    weights = {"force_denoising": 1.0}
 
     def __init__(self, perturbation: Perturbation, temperature: float = 298.15, loss: ForceLoss = "norm") -> None:
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite (K), got {temperature}")
-        self.perturbation = perturbation
-        self.flags: frozenset[str] = perturbation.flags
+        super().__init__(perturbation)
         self.temperature = temperature
-        self.loss: ForceLoss = loss
+        self.force_loss: ForceLoss = loss
 
-    def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that can be noised."""
-        return all_set(batch, self.flags)
-
-    def counts(self, batch: Batch) -> dict[str, float]:
-        """Return the number of atoms."""
-        return {"force_denoising": float(select_all_set(batch, self.flags).n_atoms)}
-
-    def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the sum over atoms."""
-        batch = select_all_set(batch, self.flags)
-        perturbed = self.perturbation(batch, generator)
-        if batch.n_atoms == 0:
-            return {"force_denoising": batch.positions.new_zeros(())}
+    def noise_loss(self, model: Model, batch: Batch, perturbed: Perturbed) -> Float[Tensor, " n_atoms"]:
+        """Return the error of each atom."""
         stiffness = spring_constant(perturbed.scale, self.temperature)[batch.molecule][:, None]
         pull = stiffness * perturbed.scale[batch.molecule][:, None] * perturbed.target
         predicted = model(perturbed.batch, ["forces"])["forces"]
-        error = predicted - project_out_rigid_motion(pull, perturbed.batch)
-        return {"force_denoising": force_error(error, self.loss).sum()}
+        return force_error(predicted - project_out_rigid_motion(pull, perturbed.batch), self.force_loss)
 
 
 def spring_constant(sigma: Tensor, temperature: float) -> Tensor:

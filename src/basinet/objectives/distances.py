@@ -1,22 +1,22 @@
-"""Noise on the distances between atoms (SE(3)-DDM)."""
+"""Denoise distances between atoms (SE(3)-DDM)."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from basinet.models.model import Model
-from basinet.noise.base import Perturbation
+from basinet.noise.base import Perturbation, perturb
 from basinet.noise.ladder import NoiseLadder
-from basinet.objectives.base import Objective
+from basinet.objectives.base import Term
 from basinet.structures.batch import Batch
 from basinet.structures.pairs import AtomPairs, all_pairs
 
 
-class DistanceDenoising(Objective):
+class DistanceDenoising(Term):
     r"""The squared error of the score of noised distances, averaged over all pairs of atoms of a molecule.
 
     A molecule :math:`r` has a second view :math:`r'`, moved a little. The distances of one view are noised, and from
-    the node features :math:`h` of the *other* the network says where they came from:
+    the node features :math:`h` of the *other* the network predicts where they came from:
 
     .. math:: \tilde d_{ij} = d_{ij}(r') + \sigma \epsilon_{ij}, \qquad
               L = \frac1{n_\text{pairs}} \sum_{i<j} \big( s(h_i + h_j, \tilde d_{ij}) + \epsilon_{ij} \big)^2
@@ -26,14 +26,12 @@ class DistanceDenoising(Objective):
     gives a loss of 1. Liu, Guo, Tang (ICLR 2023).
 
     Args:
-        view: how the second view is made.
-        ladder: sizes of the noise on distances (Å), one drawn for each molecule and view; the network is not told.
+        view: noise that makes the second view.
+        ladder: sizes of the noise on distances (Å), one drawn for each molecule and view; not an input of the network.
     """
 
+    name = "distance"
     requires = frozenset({"distance_score"})
-    labels: frozenset[str] = frozenset()
-    flags: frozenset[str] = frozenset()
-    weights = {"distance": 1.0}
 
     def __init__(self, view: Perturbation, ladder: NoiseLadder) -> None:
         self.view = view
@@ -43,20 +41,16 @@ class DistanceDenoising(Objective):
         """Return the molecules that have a distance."""
         return batch.atoms_per_molecule > 1
 
-    def counts(self, batch: Batch) -> dict[str, float]:
+    def count(self, batch: Batch) -> float:
         """Return the number of pairs, in both directions of the views."""
         n = batch.atoms_per_molecule
-        return {"distance": float((n * (n - 1)).sum())}
+        return float((n * (n - 1)).sum())
 
-    def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+    def loss(self, model: Model, batch: Batch, generator: torch.Generator) -> Float[Tensor, ""]:
         """Return the sum over pairs and both directions."""
-        if self.counts(batch)["distance"] == 0:
-            return {"distance": batch.positions.new_zeros(())}
-        pairs, view = all_pairs(batch), self.view(batch, generator).batch
-        return {
-            "distance": self._one_way(model, batch, view, pairs, generator)
-            + self._one_way(model, view, batch, pairs, generator)
-        }
+        pairs, view = all_pairs(batch), perturb(self.view, batch, generator).batch
+        there = self._one_way(model, batch, view, pairs, generator)
+        return there + self._one_way(model, view, batch, pairs, generator)
 
     def _one_way(
         self, model: Model, seen: Batch, other: Batch, pairs: AtomPairs, generator: torch.Generator

@@ -1,202 +1,330 @@
-"""The published methods, each as a composition of the same parts, with its citation."""
+"""Compose objectives: the published methods, each with its citation, options and weights."""
 
 import math
+from typing import Annotated, Literal
 
-from basinet.noise.base import Perturbation
+from pydantic import Field
+
+from basinet.config import settings
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise
-from basinet.noise.ladder import NoiseLadder, geometric_ladder
+from basinet.noise.ladder import geometric_ladder
 from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoise
-from basinet.noise.vibration import AS_RELEASED, InternalScales, VibrationRotationNoise
-from basinet.objectives.base import LabelObjective, Objective
+from basinet.noise.vibration import AS_RELEASED, IN_RADIANS, VibrationRotationNoise
+from basinet.objectives.base import Method, Objective
 from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import Denoising, ForceDenoising
 from basinet.objectives.distances import DistanceDenoising
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
-from basinet.objectives.noisy_nodes import NoisyNodes
-from basinet.objectives.supervised import Forces, ZeroForce
+from basinet.objectives.properties import NoisyNodesConfig, PropertyConfig
+from basinet.objectives.supervised import EnergyForces, ForceLoss, Forces, ZeroForce
 from basinet.structures.topology import WhichRotors
 
-
-def coordinate_denoising(sigma: float = 0.04) -> Objective:
-    """Pre-training via denoising (Zaidi et al., ICLR 2023): coordinate noise on equilibrium structures.
-
-    Args:
-        sigma: deviation of the noise, Å.
-    """
-    return Where("is_equilibrium", Denoising(CoordinateNoise(sigma)))
+MINIMUM = "is_equilibrium"
 
 
-def force_and_denoise(
-    forces: float = 1.0, zero_force: float = 0.1, denoising: float = 0.1, sigma: float = 0.04
-) -> Objective:
-    """Learn forces where there are labels, and from equilibrium structures that the force vanishes and where they lie.
+@settings
+class ForcesConfig(Method):
+    """Forces alone; energies are right up to the reference energies, which are fitted."""
+
+    kind: Literal["forces"] = "forces"
+    """Kind of objective."""
+    loss: ForceLoss = "norm"
+    """norm: length of the error of an atom; l1, mse: of its components."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        return Forces(self.loss)
+
+
+@settings
+class EnergyForcesConfig(Method):
+    """Energies and forces together."""
+
+    kind: Literal["energy_forces"] = "energy_forces"
+    """Kind of objective."""
+    energy: float = 1.0
+    """Weight of the absolute error of the energy per atom, eV."""
+    forces: float = 1.0
+    """Weight of the error of the forces, eV/Å."""
+    loss: ForceLoss = "norm"
+    """Loss of the forces. norm: length of the error of an atom; l1, mse: of its components."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        return EnergyForces(self.energy, self.forces, self.loss)
+
+
+@settings
+class CoordinateDenoisingConfig(Method):
+    """Coordinate denoising of equilibrium structures (Zaidi et al., ICLR 2023)."""
+
+    kind: Literal["coordinate_denoising"] = "coordinate_denoising"
+    """Kind of objective."""
+    sigma: float = 0.04
+    """Standard deviation of the noise, Å."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        return Where(MINIMUM, Denoising(CoordinateNoise(self.sigma)))
+
+
+@settings
+class ForceAndDenoiseConfig(Method):
+    """Forces where there are labels; at equilibrium a vanishing force, and denoising.
 
     Our default for pre-training: the force-centric idea of ET-OREO (Feng et al., NeurIPS 2023) with the denoising of
-    Zaidi et al. on a head of its own.
-
-    Args:
-        forces: weight of the force labels.
-        zero_force: weight of the vanishing force at equilibrium.
-        denoising: weight of denoising at equilibrium.
-        sigma: deviation of the noise, Å.
+    Zaidi et al. (ICLR 2023) on a head of its own.
     """
-    return WeightedSum(
-        forces=(forces, Forces()),
-        zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
-        denoising=(denoising, coordinate_denoising(sigma)),
-    )
 
+    kind: Literal["force_and_denoise"] = "force_and_denoise"
+    """Kind of objective."""
+    forces: float = 1.0
+    """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
+    zero_force: float = 0.1
+    """Weight of the force predicted at equilibrium, where it must vanish."""
+    denoising: float = 0.1
+    """Weight of denoising at equilibrium."""
+    sigma: float = 0.04
+    """Standard deviation of the noise, Å."""
 
-def frad(rotor_sigma: float = math.radians(2), sigma: float = 0.04, rotors: WhichRotors = "all") -> Objective:
-    """Fractional denoising (Frad, Feng et al., ICML 2023): rotors turn, then atoms move, and only that is recovered.
-
-    Args:
-        rotor_sigma: deviation of the angle of each rotor, rad; published as 2°.
-        sigma: deviation of the Gaussian noise, Å.
-        rotors: all, or those of the molecule without its hydrogens.
-    """
-    return Where("is_equilibrium", Denoising(HybridNoise(RotorNoise(rotor_sigma, rotors), CoordinateNoise(sigma))))
-
-
-def frad_vrn(scales: InternalScales = AS_RELEASED, sigma: float = 0.04) -> Objective:
-    """Fractional denoising with vibration and rotation noise (Ni et al., Nature Machine Intelligence 2024).
-
-    Args:
-        scales: deviations of bonds, angles and torsions.
-        sigma: deviation of the Gaussian noise, Å.
-    """
-    return Where("is_equilibrium", Denoising(HybridNoise(VibrationRotationNoise(scales), CoordinateNoise(sigma))))
-
-
-def noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:
-    """Fine-tune on noisy molecules and recover the noise (Noisy Nodes, Godwin et al., ICLR 2022; Zaidi et al., 2023).
-
-    For labels that small noise leaves alone; for forces see :func:`decoupled_noisy_nodes`.
-
-    Args:
-        labels: what is fine-tuned, a label of the molecule.
-        noise: how molecules are noised.
-        weight: of the noise term.
-    """
-    if not isinstance(labels, LabelObjective):
-        raise ValueError(
-            "forces belong to the clean positions and mean nothing on noisy ones; learn them on clean positions and "
-            "the noise beside them (methods.decoupled_noisy_nodes)"
+    def build(self) -> Objective:
+        """Return the objective."""
+        return WeightedSum(
+            forces=(self.forces, Forces()),
+            zero_force=(self.zero_force, Where(MINIMUM, ZeroForce())),
+            denoising=(self.denoising, Where(MINIMUM, Denoising(CoordinateNoise(self.sigma)))),
         )
-    return NoisyNodes(labels, noise, weight)
 
 
-def decoupled_noisy_nodes(labels: Objective, noise: Perturbation, weight: float = 0.1) -> Objective:
-    """Fine-tune on clean molecules and recover noise beside it (Frad's Noisy Nodes, Feng et al., ICML 2023).
+@settings
+class FradConfig(Method):
+    """Fractional denoising of equilibrium structures with bonds (Frad, Feng et al., ICML 2023).
 
-    Energies and forces belong to the clean positions, so they are predicted there; the noise term is a second pass that
-    builds no forces.
-
-    Args:
-        labels: what is fine-tuned.
-        noise: how molecules are noised; published for MD17: rotors by 20°, then 0.005 Å.
-        weight: of the noise term; zero leaves it out, for comparison.
+    Rotors turn, then atoms move, and only the latter is recovered.
     """
-    if weight == 0:
-        return WeightedSum(labels=(1.0, labels))
-    return WeightedSum(labels=(1.0, labels), noise=(weight, Denoising(noise)))
+
+    kind: Literal["frad"] = "frad"
+    """Kind of objective."""
+    rotor_sigma: float = math.radians(2)
+    """Standard deviation of the angle of each rotor, rad (published: 2 degrees)."""
+    rotors: WhichRotors = "all"
+    """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        noise = HybridNoise(RotorNoise(self.rotor_sigma, self.rotors), CoordinateNoise(self.sigma))
+        return Where(MINIMUM, Denoising(noise))
 
 
-def et_oreo(
-    forces: float = 1.0,
-    zero_force: float = 1.0,
-    denoising: float = 0.1,
-    sigma: float = 0.04,
-    temperature: float = 298.15,
-) -> Objective:
-    """Force-centric pre-training (ET-OREO, Feng et al., NeurIPS 2023): forces, vanishing forces, denoising as a force.
+@settings
+class FradVRNConfig(Method):
+    """Frad with noise on bonds, angles and torsions (Ni et al., Nature Machine Intelligence 2024)."""
 
-    The three terms are published; their weights, norms and the size of the noise are our choices.
+    kind: Literal["frad_vrn"] = "frad_vrn"
+    """Kind of objective."""
+    scales: Literal["released", "radians"] = "released"
+    """released: angles of the noise in degrees, as the released code has them; radians: the same numbers as radians."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
 
-    Args:
-        forces: weight of the force labels.
-        zero_force: weight of the vanishing force at equilibrium.
-        denoising: weight of the force that pulls a noisy molecule back to equilibrium.
-        sigma: deviation of the noise, Å.
-        temperature: K, of the spring that pulls.
+    def build(self) -> Objective:
+        """Return the objective."""
+        vibration = VibrationRotationNoise(AS_RELEASED if self.scales == "released" else IN_RADIANS)
+        return Where(MINIMUM, Denoising(HybridNoise(vibration, CoordinateNoise(self.sigma))))
+
+
+@settings
+class FradNoisyNodesConfig(Method):
+    """Energies and forces on clean positions; beside them Frad's noise recovered from noisy ones. Needs bonds.
+
+    Frad's Noisy Nodes (Feng et al., ICML 2023): energies and forces belong to the clean positions, so they are
+    predicted there; the noise term is a second pass that builds no forces.
     """
-    pull = ForceDenoising(CoordinateNoise(sigma), temperature)
-    return WeightedSum(
-        forces=(forces, Forces()),
-        zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
-        denoising=(denoising, Where("is_equilibrium", pull)),
-    )
+
+    kind: Literal["frad_noisy_nodes"] = "frad_noisy_nodes"
+    """Kind of objective."""
+    energy: float = 0.2
+    """Weight of the absolute error of the energy per atom, eV."""
+    forces: float = 0.8
+    """Weight of the error of the forces, eV/Å."""
+    loss: ForceLoss = "norm"
+    """Loss of the forces. norm: length of the error of an atom; l1, mse: of its components."""
+    denoising: float = 0.1
+    """Weight of the noise term; 0 leaves it out."""
+    rotor_sigma: float = math.radians(20)
+    """Standard deviation of the angle of each rotor, rad (published for MD17: 20 degrees)."""
+    rotors: WhichRotors = "all"
+    """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens (MD17 as
+    published)."""
+    sigma: float = 0.005
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        noise = HybridNoise(RotorNoise(self.rotor_sigma, self.rotors), CoordinateNoise(self.sigma))
+        labels = EnergyForces(self.energy, self.forces, self.loss)
+        if self.denoising == 0:
+            return WeightedSum(labels=(1.0, labels))
+        return WeightedSum(labels=(1.0, labels), noise=(self.denoising, Denoising(noise)))
 
 
-UNIFIED_LADDER = geometric_ladder(largest=0.3, smallest=0.01)
-"""Levels between motions smaller than those of the stiffest bond at 300 K and noise that breaks bonds, Å."""
+@settings
+class EtOreoConfig(Method):
+    """Forces where there are labels; at equilibrium a vanishing force, and denoising as a force (ET-OREO, 2023).
+
+    Feng et al., NeurIPS 2023. The three terms are published; their weights, norms and the size of the noise are our
+    choices.
+    """
+
+    kind: Literal["et_oreo"] = "et_oreo"
+    """Kind of objective."""
+    forces: float = 1.0
+    """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
+    zero_force: float = 1.0
+    """Weight of the force predicted at equilibrium, where it must vanish."""
+    denoising: float = 0.1
+    """Weight of the error of the force that pulls a noisy molecule back."""
+    sigma: float = 0.04
+    """Standard deviation of the noise, Å."""
+    temperature: float = 298.15
+    """Temperature, K; the pull is kT/sigma² times the displacement."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        pull = ForceDenoising(CoordinateNoise(self.sigma), self.temperature)
+        return WeightedSum(
+            forces=(self.forces, Forces()),
+            zero_force=(self.zero_force, Where(MINIMUM, ZeroForce())),
+            denoising=(self.denoising, Where(MINIMUM, pull)),
+        )
 
 
-def unified(
-    forces: float = 1.0,
-    zero_force: float = 0.1,
-    denoising: float = 0.1,
-    noise_level: float = 0.2,
-    rotor_sigma: float = math.radians(2),
-    sigma: float = 0.04,
-    ladder: NoiseLadder = UNIFIED_LADDER,
-) -> Objective:
-    r"""Learn forces where there are labels; from minima, that the force vanishes, how Frad noised them, and how far.
+@settings
+class UnifiedConfig(Method):
+    r"""Forces where there are labels; at equilibrium a vanishing force, Frad and the level of noise. Minima need bonds.
 
-    Ours: the force terms of ET-OREO, the noise of Frad, the noise level of 3D-EMGP beside an energy that stays one in
-    eV. Minima need bonds.
+    Ours: the force terms of ET-OREO, the noise of Frad, the noise level of 3D-EMGP beside an energy in eV.
 
     **Weights.** Fixed, in round numbers: after a few hundred steps the gradient of each auxiliary term in the backbone
     is a tenth to a half of that of the forces, so that forces lead and nothing vanishes. ``docs/methods/unified.md``
     has the measurement, and what other rules would give.
 
-    **Levels.** They span what is near a minimum. At 10 Å, the largest of 3D-EMGP, a molecule is a gas, and to tell that
-    teaches nothing about a minimum. With 0.3 Å on every coordinate bonds change by :math:`\sqrt2 \cdot 0.3 = 0.42` Å,
-    past the inflection of a Morse bond at :math:`\ln 2 / a \approx 0.35` Å (:math:`a \approx 2` Å⁻¹), where the force
-    begins to fall. At the other end, 0.01 Å is less than the 0.03 Å by which a bond of 30 eV/Å² deviates at 300 K. A
-    level is 7 % larger than the next, and the deviation of 3N - 6 coordinates tells the size to 10 % at N = 18: no
-    classifier can be sure, and the loss ends well above zero.
-
-    Args:
-        forces: weight of the force labels.
-        zero_force: weight of the vanishing force at equilibrium.
-        denoising: weight of denoising at equilibrium.
-        noise_level: weight of telling the size of Gaussian noise at equilibrium.
-        rotor_sigma: deviation of the angle of each rotor, rad.
-        sigma: deviation of the Gaussian noise that is recovered, Å.
-        ladder: sizes of the noise whose level is told.
+    **Levels.** They span what is near a minimum. At 10 Å, the largest of 3D-EMGP, a molecule is a gas, and its level
+    says nothing about a minimum. With 0.3 Å on every coordinate bonds change by :math:`\sqrt2 \cdot 0.3 = 0.42` Å, past
+    the inflection of a Morse bond at :math:`\ln 2 / a \approx 0.35` Å (:math:`a \approx 2` Å⁻¹), where the force begins
+    to fall. At the other end, 0.01 Å is less than the 0.03 Å by which a bond of 30 eV/Å² deviates at 300 K. A level is
+    7 % larger than the next, and the deviation of 3N - 6 coordinates gives the size to 10 % at N = 18: no classifier
+    can be sure, and the loss ends well above zero.
     """
-    return WeightedSum(
-        forces=(forces, Forces()),
-        zero_force=(zero_force, Where("is_equilibrium", ZeroForce())),
-        denoising=(denoising, frad(rotor_sigma, sigma)),
-        noise_level=(noise_level, Where("is_equilibrium", NoiseLevel(LadderNoise(ladder)))),
-    )
+
+    kind: Literal["unified"] = "unified"
+    """Kind of objective."""
+    forces: float = 1.0
+    """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
+    zero_force: float = 0.1
+    """Weight of the force predicted at equilibrium, where it must vanish."""
+    denoising: float = 0.1
+    """Weight of denoising at equilibrium."""
+    noise_level: float = 0.2
+    """Weight of the cross entropy of the level, one of 50, of the noise on a minimum."""
+    rotor_sigma: float = math.radians(2)
+    """Standard deviation of the angle of each rotor, rad."""
+    sigma: float = 0.04
+    """Standard deviation of the Gaussian noise that is recovered, Å."""
+    largest_sigma: float = 0.3
+    """Standard deviation of the noise at the first level, Å."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        frad = HybridNoise(RotorNoise(self.rotor_sigma), CoordinateNoise(self.sigma))
+        levels = LadderNoise(geometric_ladder(self.largest_sigma, self.smallest_sigma))
+        return WeightedSum(
+            forces=(self.forces, Forces()),
+            zero_force=(self.zero_force, Where(MINIMUM, ZeroForce())),
+            denoising=(self.denoising, Where(MINIMUM, Denoising(frad))),
+            noise_level=(self.noise_level, Where(MINIMUM, NoiseLevel(levels))),
+        )
 
 
-def distance_denoising(view_sigma: float = 0.3, ladder: NoiseLadder | None = None) -> Objective:
-    """Denoising of distances on equilibrium structures (SE(3)-DDM, Liu, Guo, Tang, ICLR 2023).
+@settings
+class EMGPConfig(Method):
+    """The way back from noise of many sizes as a force, and how far it is (3D-EMGP, Jiao et al., AAAI 2023).
 
-    Args:
-        view_sigma: deviation of the Gaussian noise that makes the second view of a molecule, Å.
-        ladder: sizes of the noise on distances; by default as in the released code, 50 levels from 10 to 0.01 Å.
+    As published, both terms see the same noisy molecule; here each draws its own, which gives the same expected loss.
     """
-    levels = geometric_ladder() if ladder is None else ladder
-    return Where("is_equilibrium", DistanceDenoising(CoordinateNoise(view_sigma), levels))
+
+    kind: Literal["emgp"] = "emgp"
+    """Kind of objective."""
+    largest_sigma: float = 10.0
+    """Standard deviation of the noise at the first of 50 levels, Å."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
+    target: Literal["riemannian", "gaussian", "superposed"] = "riemannian"
+    """riemannian: back to the nearest copy of the molecule, however it is turned; gaussian: straight back; superposed:
+    straight back from the noisy molecule superposed on the clean one."""
+    gradient: float = 1.0
+    """Weight of the error of minus the gradient of the energy (sum over atoms, in units of the noise)."""
+    level: float = 0.2
+    """Weight of the cross entropy of the level."""
+
+    def build(self) -> Objective:
+        """Return the objective."""
+        kinds = {"riemannian": RiemannianNoise, "gaussian": LadderNoise, "superposed": SuperposedNoise}
+        noise = kinds[self.target](geometric_ladder(self.largest_sigma, self.smallest_sigma))
+        return WeightedSum(
+            gradient=(self.gradient, EnergyGradientDenoising(noise)), level=(self.level, NoiseLevel(noise))
+        )
 
 
-def emgp(
-    noise: RiemannianNoise | LadderNoise | SuperposedNoise | None = None, gradient: float = 1.0, level: float = 0.2
-) -> Objective:
-    """Energy-motivated pre-training (3D-EMGP, Jiao et al., AAAI 2023): the way back as a force, and how far it is.
+@settings
+class DistanceDenoisingConfig(Method):
+    """Denoising of the distances between atoms of equilibrium structures (SE(3)-DDM, Liu, Guo, Tang, ICLR 2023)."""
 
-    Published, both terms see the same noisy molecule; here each draws its own, which gives the same expected loss.
+    kind: Literal["distance_denoising"] = "distance_denoising"
+    """Kind of objective."""
+    view_sigma: float = 0.3
+    """Standard deviation of the noise on positions that makes the second view, Å."""
+    largest_sigma: float = 10.0
+    """Standard deviation of the noise on distances at the first of 50 levels, Å (as in the released code)."""
+    smallest_sigma: float = 0.01
+    """The same at the last level, Å."""
 
-    Args:
-        noise: how molecules are noised; by default as published, Riemannian on 50 levels from 10 to 0.01 Å.
-        gradient: weight of minus the gradient of the energy.
-        level: weight of the level of the noise.
-    """
-    chosen = RiemannianNoise(geometric_ladder()) if noise is None else noise
-    return WeightedSum(gradient=(gradient, EnergyGradientDenoising(chosen)), level=(level, NoiseLevel(chosen)))
+    def build(self) -> Objective:
+        """Return the objective."""
+        ladder = geometric_ladder(self.largest_sigma, self.smallest_sigma)
+        return Where(MINIMUM, DistanceDenoising(CoordinateNoise(self.view_sigma), ladder))
+
+
+AnyObjectiveConfig = (
+    ForceAndDenoiseConfig
+    | CoordinateDenoisingConfig
+    | EnergyForcesConfig
+    | ForcesConfig
+    | FradConfig
+    | FradVRNConfig
+    | FradNoisyNodesConfig
+    | EtOreoConfig
+    | UnifiedConfig
+    | EMGPConfig
+    | DistanceDenoisingConfig
+    | PropertyConfig
+    | NoisyNodesConfig
+)
+ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="kind")]
+"""Settings of any objective, told apart by ``kind``."""
+
+
+def property_settings(config: AnyObjectiveConfig) -> PropertyConfig | None:
+    """Return the property that an objective learns; ``None`` if it learns energies, forces or noise."""
+    match config:
+        case PropertyConfig():
+            return config
+        case NoisyNodesConfig():
+            return config.labels
+        case _:
+            return None

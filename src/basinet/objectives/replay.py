@@ -1,4 +1,4 @@
-"""Minima beside the data of fine-tuning, so that a model keeps what it knew of them."""
+"""Learn minima beside the data of fine-tuning, so that a model keeps what it learned of them."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -10,7 +10,7 @@ from torch import Tensor
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.objectives.base import Objective
-from basinet.objectives.combine import WeightedSum, Where, is_set
+from basinet.objectives.combine import WeightedSum, Where
 from basinet.objectives.denoising import ForceDenoising
 from basinet.objectives.supervised import ZeroForce
 from basinet.structures.batch import Batch
@@ -18,11 +18,11 @@ from basinet.structures.batch import Batch
 T = TypeVar("T")
 
 IS_REPLAY = "is_replay"
-"""Flag of molecules that are there to be remembered."""
+"""Flag of replayed molecules."""
 
 
 def minima_to_keep(zero_force: float, denoising: float, sigma: float, temperature: float) -> Objective:
-    """Return what is learned from minima without labels: a vanishing force and, if weighed, ET-OREO's pull back.
+    """Return the objective of minima without labels: a vanishing force and, with a weight, the pull of ET-OREO.
 
     Args:
         zero_force: weight of the vanishing force.
@@ -40,8 +40,7 @@ def minima_to_keep(zero_force: float, denoising: float, sigma: float, temperatur
 class WithReplay(Objective):
     """An objective, and another for the molecules marked ``is_replay``; neither sees the molecules of the other.
 
-    Terms of the second are called ``replay.`` and their name. What the data of the run must have is what the first
-    asks for.
+    Terms of the second are called ``replay.`` and their name. The data of the run needs what the first needs.
     """
 
     def __init__(self, objective: Objective, replay: Objective) -> None:
@@ -51,18 +50,22 @@ class WithReplay(Objective):
         self.weights: Mapping[str, float] = {**objective.weights, **_renamed(replay.weights)}
 
     def uses(self, batch: Batch) -> Bool[Tensor, " n_molecules"]:
-        """Return the molecules that either is for."""
-        marked = is_set(batch, IS_REPLAY)
+        """Return the molecules that either uses."""
+        marked = batch.all_set([IS_REPLAY])
         return (self.objective.uses(batch) & ~marked) | (self.replay.uses(batch) & marked)
 
     def counts(self, batch: Batch) -> dict[str, float]:
         """Return the counts of both."""
-        own, replayed = _parts(batch)
-        return {**self.objective.counts(own), **_renamed(self.replay.counts(replayed))}
+        marked = batch.all_set([IS_REPLAY])
+        return {
+            **self.objective.counts(batch.where(~marked)),
+            **_renamed(self.replay.counts(batch.where(marked))),
+        }
 
     def sums(self, model: Model, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the sums of both; one that no molecule is for needs no pass and draws no noise."""
-        own, replayed = _parts(batch)
+        """Return the sums of both; one without molecules needs no pass and draws no noise."""
+        marked = batch.all_set([IS_REPLAY])
+        own, replayed = batch.where(~marked), batch.where(marked)
         zero = batch.positions.new_zeros(())
         first = dict.fromkeys(self.objective.weights, zero)
         second = dict.fromkeys(self.replay.weights, zero)
@@ -71,11 +74,6 @@ class WithReplay(Objective):
         if replayed.n_molecules:
             second = self.replay.sums(model, replayed, generator)
         return {**first, **_renamed(second)}
-
-
-def _parts(batch: Batch) -> tuple[Batch, Batch]:
-    marked = is_set(batch, IS_REPLAY)
-    return batch.select((~marked).nonzero()[:, 0]), batch.select(marked.nonzero()[:, 0])
 
 
 def _renamed(terms: Mapping[str, T]) -> dict[str, T]:

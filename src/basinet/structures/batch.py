@@ -1,14 +1,14 @@
 """Many molecules in one record of tensors."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from basinet.structures.batch_topology import BatchTopology, Runs, collate_topology
@@ -103,6 +103,17 @@ class Batch:
             ids=None if self.ids is None else self.ids[index],
             topology=None if self.topology is None else self.topology.select(index, self.molecule, count),
         )
+
+    def all_set(self, flags: Iterable[str]) -> Bool[Tensor, " n_molecules"]:
+        """Return the molecules that have all flags set; a flag the batch does not know is set nowhere."""
+        chosen = torch.ones(self.n_molecules, dtype=torch.bool, device=self.molecule.device)
+        for flag in flags:
+            chosen = chosen & self.flags.get(flag, torch.zeros_like(chosen))
+        return chosen
+
+    def where(self, chosen: Bool[Tensor, " n_molecules"]) -> "Batch":
+        """Return the chosen molecules; this very batch if they are all."""
+        return self if bool(chosen.all()) else self.select(chosen.nonzero()[:, 0])
 
     def split(self, sizes: Sequence[int]) -> Iterator["Batch"]:
         """Yield consecutive batches of ``sizes`` molecules, which are all there are; their tensors are views."""

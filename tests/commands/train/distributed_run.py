@@ -18,8 +18,7 @@ from basinet.commands.train.validation import validation
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.objectives.base import Objective
-from basinet.objectives.config import ForceAndDenoiseConfig
-from basinet.objectives.methods import force_and_denoise
+from basinet.objectives.methods import ForceAndDenoiseConfig
 from basinet.objectives.supervised import EnergyForces, Forces
 from basinet.training.fit import Progress
 from basinet.training.interrupt import InterruptedRunError
@@ -96,7 +95,7 @@ def noise_case(fabric: Fabric, directory: Path) -> dict[str, torch.Tensor]:
     model = tiny_model(("energy", "noise"))
     rank, size = fabric.global_rank, fabric.world_size
     loader = Loader(store, np.arange(len(store)), batch_size=3, seed=0, rank=rank, world_size=size)
-    run_fit(model, force_and_denoise(), loader, training(n_steps=6, batch_size=3), directory, fabric=fabric)
+    run_fit(model, ForceAndDenoiseConfig().build(), loader, training(n_steps=6, batch_size=3), directory, fabric=fabric)
     return model.state_dict()
 
 
@@ -121,7 +120,7 @@ def validation_case(fabric: Fabric) -> dict[str, float]:
     store = MoleculeStore.from_molecules(frames(per_compound=8))
     loader = Loader(store, np.arange(35), batch_size=8, seed=0, shuffle=False)
     model = tiny_model(("energy", "noise"))
-    return dict(validation(force_and_denoise(), loader, fabric)(model.eval()))
+    return dict(validation(ForceAndDenoiseConfig().build(), loader, fabric)(model.eval()))
 
 
 def recipe(data: Path, devices: int) -> PretrainRecipe:

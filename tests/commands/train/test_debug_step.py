@@ -19,8 +19,12 @@ from basinet.errors import RunError
 from basinet.files import read_torch
 from basinet.models.model import build_model_of
 from basinet.objectives.base import Objective
-from basinet.objectives.config import CoordinateDenoisingConfig, EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
-from basinet.objectives.methods import force_and_denoise
+from basinet.objectives.methods import (
+    CoordinateDenoisingConfig,
+    EnergyForcesConfig,
+    ForceAndDenoiseConfig,
+    ForcesConfig,
+)
 from basinet.structures.batch import collate
 from basinet.training.failure import FAILURE_FILE, BeforeStep, NonFiniteLossError, load_failure, stop_for_failure
 from basinet.training.state import STATE_FILE
@@ -124,7 +128,7 @@ class Breaking(Objective):
     """Forces and denoising whose gradient, and not its value, becomes infinite at one call."""
 
     def __init__(self, at_call: int) -> None:
-        self.inner = force_and_denoise()
+        self.inner = ForceAndDenoiseConfig().build()
         self.requires, self.labels, self.flags = self.inner.requires, self.inner.labels, self.inner.flags
         self.weights = self.inner.weights
         self.calls, self.at_call = 0, at_call

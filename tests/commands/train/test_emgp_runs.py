@@ -13,7 +13,7 @@ from basinet.commands.recipe import UnitsConfig
 from basinet.models.convert.emgp import EMGP_EGNN, read_emgp
 from basinet.models.file import load_model, save_model
 from basinet.models.heads.property import ENERGY, POOLED_ENERGY
-from basinet.objectives.config import EMGPConfig, ForcesConfig
+from basinet.objectives.methods import EMGPConfig, ForcesConfig
 from molecules import bonded
 from reference import reference_checkpoint
 from small_runs import finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training

@@ -16,7 +16,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
 from basinet.models.heads.fit import composition
-from basinet.objectives.config import ForceAndDenoiseConfig, ForcesConfig
+from basinet.objectives.methods import ForceAndDenoiseConfig, ForcesConfig
 from small_runs import (
     ATOMIC_ENERGIES,
     differences,

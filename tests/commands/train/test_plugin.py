@@ -14,7 +14,7 @@ from basinet.commands.run_directory import LAST_FILE
 from basinet.commands.train.plugin import PLUGIN_FILE, load_objective
 from basinet.config import dump_settings
 from basinet.models.file import load_model
-from basinet.objectives.config import CoordinateDenoisingConfig
+from basinet.objectives.methods import CoordinateDenoisingConfig
 from basinet.structures.batch import collate
 from small_runs import frames, make_store, pretrain_recipe, training
 
@@ -60,8 +60,9 @@ def test_a_run_learns_the_objective_of_a_plugin_and_keeps_a_copy_of_it(tmp_path,
 
 def test_a_plugin_that_says_what_a_recipe_says_trains_the_same_weights(tmp_path, store):
     text = """
-from basinet.objectives.methods import coordinate_denoising
-objective = coordinate_denoising
+from basinet.objectives.methods import CoordinateDenoisingConfig
+def objective(**options):
+    return CoordinateDenoisingConfig(**options).build()
 """
     plugin = write(tmp_path / "same.py", text)
     pretrain(pretrain_recipe(store, plugin=plugin, plugin_options={"sigma": 0.04}), tmp_path / "a")

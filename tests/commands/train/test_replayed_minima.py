@@ -15,8 +15,7 @@ from basinet.commands.run_directory import DATA_FILE, LAST_FILE
 from basinet.data.store.store import MoleculeStore
 from basinet.files import read_torch
 from basinet.models.file import load_model
-from basinet.objectives.config import EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
-from basinet.objectives.methods import force_and_denoise
+from basinet.objectives.methods import EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
 from basinet.objectives.supervised import EnergyForces
 from basinet.structures.segment import max_norm
@@ -61,7 +60,7 @@ def tune(out, data, replay, **changes):
 
 def test_without_replay_molecules_the_objective_is_the_one_it_wraps_to_the_bit():
     batch = MoleculeStore.from_molecules(frames()).gather(np.arange(6))
-    for objective in (EnergyForces(1.0, 1.0), force_and_denoise()):
+    for objective in (EnergyForces(1.0, 1.0), ForceAndDenoiseConfig().build()):
         model, wrapped = tiny_model(("energy", "noise")), WithReplay(objective, minima_to_keep(0.1, 0.1, 0.04, 300.0))
         generators = [torch.Generator().manual_seed(0) for _ in range(2)]
         plain = objective.sums(model, batch, generators[0])

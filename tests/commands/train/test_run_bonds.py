@@ -9,7 +9,7 @@ from basinet.backbones.egnn import EGNNConfig
 from basinet.commands import pretrain
 from basinet.commands.recipe import SourceConfig, UnitsConfig
 from basinet.data.chemistry.chemical_graph import perceive
-from basinet.objectives.config import ForcesConfig, FradConfig, UnifiedConfig
+from basinet.objectives.methods import ForcesConfig, FradConfig, UnifiedConfig
 from small_runs import frames, make_store, pretrain_recipe, training
 
 

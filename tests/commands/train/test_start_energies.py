@@ -11,7 +11,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
 from basinet.models.heads.fit import fit_references
-from basinet.objectives.config import ForceAndDenoiseConfig
+from basinet.objectives.methods import ForceAndDenoiseConfig
 from basinet.structures import Molecule
 from small_runs import ATOMIC_ENERGIES, finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training
 

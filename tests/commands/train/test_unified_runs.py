@@ -13,7 +13,7 @@ from basinet.commands.recipe import UnitsConfig
 from basinet.models.file import load_model
 from basinet.models.heads.noise_level import PooledNoiseLevelHead
 from basinet.models.heads.property import ENERGY
-from basinet.objectives.config import EMGPConfig, ForceAndDenoiseConfig, ForcesConfig, UnifiedConfig
+from basinet.objectives.methods import EMGPConfig, ForceAndDenoiseConfig, ForcesConfig, UnifiedConfig
 from basinet.structures import Molecule
 from molecules import bonded
 from small_runs import finetune_recipe, frames, make_store, pretrain_recipe, training

@@ -13,7 +13,6 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import read_backbone
 from basinet.objectives.base import Objective
-from basinet.objectives.combine import all_set
 
 BOND_FLAGS = frozenset({"has_bonds", "has_rotors"})
 """Flags that bonds perceived from coordinates can set."""
@@ -80,5 +79,5 @@ def lacking_bonds(needs: BondNeeds, store: MoleculeStore, split: Split) -> list[
 def _with_flag(
     store: MoleculeStore, indices: Int64[np.ndarray, " n_chosen"], flag: str
 ) -> Int64[np.ndarray, " n_flagged"]:
-    chosen = [all_set(batch, [flag]).numpy() for batch in chunks(store, indices)]
+    chosen = [batch.all_set([flag]).numpy() for batch in chunks(store, indices)]
     return indices[np.concatenate(chosen)] if chosen else indices

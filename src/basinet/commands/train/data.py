@@ -17,7 +17,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.published_splits import PUBLISHED_SPLITS, published_split
 from basinet.data.stream.splits import Split
 from basinet.objectives.base import Objective
-from basinet.objectives.config import property_settings
+from basinet.objectives.methods import property_settings
 
 
 class RunData(NamedTuple):

@@ -27,7 +27,7 @@ from basinet.evaluation.properties import PropertyErrors
 from basinet.files import write_text
 from basinet.models.file import load_model
 from basinet.objectives.base import Objective
-from basinet.objectives.config import property_settings
+from basinet.objectives.methods import property_settings
 from basinet.training.fit import FitResult
 
 

@@ -12,7 +12,6 @@ from typing import Any
 from basinet.commands.recipe import TrainableRecipe
 from basinet.files import write_text
 from basinet.objectives.base import Objective
-from basinet.objectives.config import build_objective
 
 PLUGIN_FILE = "plugin.py"
 """In a run directory: the file as it was when the run began."""
@@ -26,7 +25,7 @@ def objective_of(recipe: TrainableRecipe) -> Objective:
         ValueError: the plugin cannot be run, or gives no objective.
     """
     if recipe.plugin is None:
-        return build_objective(recipe.objective)
+        return recipe.objective.build()
     return load_objective(recipe.plugin, recipe.plugin_options or {})
 
 

@@ -40,7 +40,7 @@ from basinet.evaluation.properties import PropertyErrors
 from basinet.models.file import n_parameters, save_model
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
-from basinet.objectives.config import property_settings
+from basinet.objectives.methods import property_settings
 from basinet.objectives.replay import WithReplay
 from basinet.training.fit import FitResult, Progress, Validate, fit
 from basinet.training.state import STATE_FILE
