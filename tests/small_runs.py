@@ -102,8 +102,9 @@ def tiny_model(outputs: Sequence[str] = ("energy",), seed: int = 0, config: Back
     """Return a network with fresh weights and the reference energies of the springs."""
     torch.manual_seed(seed)
     model = build_model(build_backbone(config), outputs)
-    for symbol, energy in ATOMIC_ENERGIES.items():
-        model.energy_scale.references[atomic_numbers[symbol]] = energy
+    if "energy" in model.heads:
+        for symbol, energy in ATOMIC_ENERGIES.items():
+            model.energy_scale.references[atomic_numbers[symbol]] = energy
     return model
 
 

@@ -105,7 +105,7 @@ def test_weights_that_are_not_positive_are_refused() -> None:
     with pytest.raises(ValueError, match="an objective needs at least one part"):
         WeightedSum()
     for weight in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"the weight of forces must be positive, got {weight}; leave the part"):
+        with pytest.raises(ValueError, match=f"the weight of forces must be positive and finite, got {weight}; leave"):
             WeightedSum(forces=(weight, Forces()))
 
 
@@ -151,8 +151,8 @@ def test_settings_describe_an_objective(values: dict[str, object], weights: dict
     ("values", "problem"),
     [
         ({"kind": "forces", "loss": "huber"}, "loss: got 'huber'"),
-        ({"kind": "coordinate_denoising", "sigma": 0}, "sigma must be positive and finite, got 0"),
-        ({"kind": "force_and_denoise", "zero_force": float("inf")}, "zero_force must be positive and finite, got inf"),
+        ({"kind": "coordinate_denoising", "sigma": 0}, "sigma must be positive, got 0"),
+        ({"kind": "force_and_denoise", "zero_force": float("inf")}, "zero_force must be finite, got inf"),
         ({"kind": "energy_forces", "enrgy": 1}, "enrgy: no such option"),
     ],
 )

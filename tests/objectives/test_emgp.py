@@ -52,8 +52,8 @@ def test_settings_choose_the_way_back(target: str, noise: type) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"level": 0.0}, "level must be positive and finite, got 0.0"),
-        ({"gradient": math.inf}, "gradient must be positive and finite, got inf"),
+        ({"level": 0.0}, "level must be positive, got 0.0"),
+        ({"gradient": math.inf}, "gradient must be finite, got inf"),
         ({"smallest_sigma": 20.0}, "expected 0 < smallest < largest .*, got smallest 20.0 and largest 10.0"),
         ({"target": "straight"}, "target: got 'straight'"),
     ],

@@ -145,7 +145,7 @@ class TestNoiseBesideLabels:
     def test_without_the_noise_the_gradients_are_those_of_labels_alone(self, model: Model) -> None:
         batch = labelled_with_bonds("CCO", 1)
         plain = gradient(self.labels, model, batch)
-        found = gradient(FradNoisyNodesConfig(loss="mse", denoising=0).build(), model, batch)
+        found = gradient(FradNoisyNodesConfig(loss="mse", denoising=0.0).build(), model, batch)
         assert plain.keys() == found.keys()
         assert all(torch.equal(plain[name], found[name]) for name in plain)
         assert not all(
@@ -183,9 +183,8 @@ class TestLabelsOfNoisyMolecules:
         assert float(expected.detach()) in by_seed
 
     def test_forces_of_clean_positions_are_refused(self) -> None:
-        for objective in (Forces(), EnergyForces(1.0, 1.0)):
-            with pytest.raises(ValueError, match="forces belong to the clean positions .*kind=frad_noisy_nodes"):
-                NoisyNodes(objective, CoordinateNoise(0.005), 0.1)
+        with pytest.raises(ValueError, match="forces belong to the clean positions .*kind=frad_noisy_nodes"):
+            NoisyNodes(Forces(), CoordinateNoise(0.005), 0.1)
 
     def test_it_has_both_terms(self, model: Model) -> None:
         objective = NoisyNodes(Energy(), CoordinateNoise(0.005), 0.2)
@@ -227,7 +226,7 @@ def test_settings_that_cannot_be_meant_are_refused() -> None:
         FradConfig(rotor_sigma=2.0)
     with pytest.raises(ValueError, match="20.0 rad are 1146°"):
         FradNoisyNodesConfig(rotor_sigma=20.0)
-    with pytest.raises(ValueError, match="temperature must be positive and finite, got 0"):
+    with pytest.raises(ValueError, match="temperature must be positive, got 0"):
         EtOreoConfig(temperature=0.0)
-    with pytest.raises(ValueError, match="denoising must be positive and finite, got -1"):
+    with pytest.raises(ValueError, match="denoising must be at least 0, got -1"):
         FradNoisyNodesConfig(denoising=-1.0)

@@ -161,7 +161,5 @@ def test_validation_needs_no_gradient_mode(model: Model, batch: Batch, generator
 
 
 def test_a_ladder_of_another_number_of_levels_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match="the head tells 50 levels of noise apart, and this ladder has 3; use geometric"
-    ):
+    with pytest.raises(ValueError, match="the head has 50 levels of noise, and this ladder has 3; use geometric"):
         NoiseLevel(RiemannianNoise(NoiseLadder([1.0, 0.5, 0.1])))

@@ -135,7 +135,7 @@ def test_settings_choose_weights_and_levels() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"noise_level": 0.0}, "noise_level must be positive and finite, got 0.0"),
+        ({"noise_level": 0.0}, "noise_level must be positive, got 0.0"),
         ({"smallest_sigma": 0.5}, "expected 0 < smallest < largest .*, got smallest 0.5 and largest 0.3"),
         ({"rotor_sigma": 2.0}, "sigma is in radians"),
     ],

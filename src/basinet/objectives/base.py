@@ -157,23 +157,32 @@ def mean_terms(sums: Mapping[str, Tensor | float], counts: Mapping[str, float]) 
     return {key: float(sums[key]) / count for key, count in counts.items() if count > 0}
 
 
-def check_objective(objective: Objective, model: Model, batch: Batch, generator: torch.Generator) -> None:
+def check_declared(objective: Objective) -> None:
+    """Check what an objective says it needs, and its weights.
+
+    Raises:
+        ValueError: an attribute is missing or not what :class:`Objective` says; the message is one line.
+    """
+    name = type(objective).__name__
+    for field in ("requires", "labels", "flags"):
+        found = getattr(objective, field, None)
+        if not isinstance(found, frozenset) or not all(isinstance(entry, str) for entry in found):
+            raise ValueError(f"{name}.{field} is {_described(found)}, expected a frozenset of names")
+    _check_numbers(f"{name}.weights", getattr(objective, "weights", None), None)
+
+
+def check_returned(objective: Objective, model: Model, batch: Batch, generator: torch.Generator) -> None:
     """Compute an objective once and check what it returns.
 
     Raises:
-        ValueError: a key, type or shape is not that of an :class:`Objective`; the message is one line.
+        ValueError: a key, type or shape is not what :class:`Objective` says; the message is one line.
     """
     name = type(objective).__name__
-    weights = _terms(f"{name}.weights", objective.weights, None)
     used = objective.uses(batch)
     if not isinstance(used, Tensor) or used.dtype != torch.bool or used.shape != (batch.n_molecules,):
-        raise ValueError(f"{name}.uses() returned {_described(used)}, expected a bool tensor [n_molecules]")
-    counts = _terms(f"{name}.counts()", objective.counts(batch), weights)
-    sums = _terms(f"{name}.sums()", objective.sums(model, batch, generator), weights)
-    for where, numbers in ((f"{name}.weights", weights), (f"{name}.counts()", counts)):
-        for term, value in numbers.items():
-            if not isinstance(value, Real) or not 0 <= value < math.inf:
-                raise ValueError(f"{where}: {term!r} is {_described(value)}, expected a number that is not negative")
+        raise ValueError(f"{name}.uses() is {_described(used)}, expected a bool tensor of shape [{batch.n_molecules}]")
+    _check_numbers(f"{name}.counts()", objective.counts(batch), objective.weights)
+    sums = _check_terms(f"{name}.sums()", objective.sums(model, batch, generator), objective.weights)
     for term, value in sums.items():
         if not isinstance(value, Tensor) or value.ndim > 0 or not value.is_floating_point():
             raise ValueError(
@@ -182,7 +191,13 @@ def check_objective(objective: Objective, model: Model, batch: Batch, generator:
             )
 
 
-def _terms(where: str, found: object, expected: Mapping[str, object] | None) -> Mapping[str, object]:
+def _check_numbers(where: str, found: object, expected: Mapping[str, float] | None) -> None:
+    for term, value in _check_terms(where, found, expected).items():
+        if not isinstance(value, Real) or not 0 <= float(value) < math.inf:
+            raise ValueError(f"{where}: {term!r} is {_described(value)}, expected a number that is not negative")
+
+
+def _check_terms(where: str, found: object, expected: Mapping[str, float] | None) -> Mapping[str, object]:
     if not isinstance(found, Mapping):
         raise ValueError(f"{where} is {_described(found)}, expected a dict with a value for each term")
     if expected is not None and found.keys() != expected.keys():

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from basinet.config import settings
+from basinet.config import NonNegative, Positive, settings
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise
 from basinet.noise.ladder import geometric_ladder
@@ -43,9 +43,9 @@ class EnergyForcesConfig(Method):
 
     kind: Literal["energy_forces"] = "energy_forces"
     """Kind of objective."""
-    energy: float = 1.0
+    energy: Positive = 1.0
     """Weight of the absolute error of the energy per atom, eV."""
-    forces: float = 1.0
+    forces: Positive = 1.0
     """Weight of the error of the forces, eV/Å."""
     loss: ForceLoss = "norm"
     """Loss of the forces. norm: length of the error of an atom; l1, mse: of its components."""
@@ -61,7 +61,7 @@ class CoordinateDenoisingConfig(Method):
 
     kind: Literal["coordinate_denoising"] = "coordinate_denoising"
     """Kind of objective."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the noise, Å."""
 
     def build(self) -> Objective:
@@ -79,13 +79,13 @@ class ForceAndDenoiseConfig(Method):
 
     kind: Literal["force_and_denoise"] = "force_and_denoise"
     """Kind of objective."""
-    forces: float = 1.0
+    forces: Positive = 1.0
     """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
-    zero_force: float = 0.1
+    zero_force: Positive = 0.1
     """Weight of the force predicted at equilibrium, where it must vanish."""
-    denoising: float = 0.1
+    denoising: Positive = 0.1
     """Weight of denoising at equilibrium."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the noise, Å."""
 
     def build(self) -> Objective:
@@ -106,11 +106,11 @@ class FradConfig(Method):
 
     kind: Literal["frad"] = "frad"
     """Kind of objective."""
-    rotor_sigma: float = math.radians(2)
+    rotor_sigma: Positive = math.radians(2)
     """Standard deviation of the angle of each rotor, rad (published: 2 degrees)."""
     rotors: WhichRotors = "all"
     """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the Gaussian noise that is recovered, Å."""
 
     def build(self) -> Objective:
@@ -127,7 +127,7 @@ class FradVRNConfig(Method):
     """Kind of objective."""
     scales: Literal["released", "radians"] = "released"
     """released: angles of the noise in degrees, as the released code has them; radians: the same numbers as radians."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the Gaussian noise that is recovered, Å."""
 
     def build(self) -> Objective:
@@ -146,20 +146,20 @@ class FradNoisyNodesConfig(Method):
 
     kind: Literal["frad_noisy_nodes"] = "frad_noisy_nodes"
     """Kind of objective."""
-    energy: float = 0.2
+    energy: Positive = 0.2
     """Weight of the absolute error of the energy per atom, eV."""
-    forces: float = 0.8
+    forces: Positive = 0.8
     """Weight of the error of the forces, eV/Å."""
     loss: ForceLoss = "norm"
     """Loss of the forces. norm: length of the error of an atom; l1, mse: of its components."""
-    denoising: float = 0.1
+    denoising: NonNegative = 0.1
     """Weight of the noise term; 0 leaves it out."""
-    rotor_sigma: float = math.radians(20)
+    rotor_sigma: Positive = math.radians(20)
     """Standard deviation of the angle of each rotor, rad (published for MD17: 20 degrees)."""
     rotors: WhichRotors = "all"
     """all: methyl, hydroxyl and amino groups turn too; heavy: rotors of the molecule without its hydrogens (MD17 as
     published)."""
-    sigma: float = 0.005
+    sigma: Positive = 0.005
     """Standard deviation of the Gaussian noise that is recovered, Å."""
 
     def build(self) -> Objective:
@@ -181,15 +181,15 @@ class EtOreoConfig(Method):
 
     kind: Literal["et_oreo"] = "et_oreo"
     """Kind of objective."""
-    forces: float = 1.0
+    forces: Positive = 1.0
     """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
-    zero_force: float = 1.0
+    zero_force: Positive = 1.0
     """Weight of the force predicted at equilibrium, where it must vanish."""
-    denoising: float = 0.1
+    denoising: Positive = 0.1
     """Weight of the error of the force that pulls a noisy molecule back."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the noise, Å."""
-    temperature: float = 298.15
+    temperature: Positive = 298.15
     """Temperature, K; the pull is kT/sigma² times the displacement."""
 
     def build(self) -> Objective:
@@ -222,21 +222,21 @@ class UnifiedConfig(Method):
 
     kind: Literal["unified"] = "unified"
     """Kind of objective."""
-    forces: float = 1.0
+    forces: Positive = 1.0
     """Weight of the error of labelled forces (per-atom norm, eV/Å)."""
-    zero_force: float = 0.1
+    zero_force: Positive = 0.1
     """Weight of the force predicted at equilibrium, where it must vanish."""
-    denoising: float = 0.1
+    denoising: Positive = 0.1
     """Weight of denoising at equilibrium."""
-    noise_level: float = 0.2
+    noise_level: Positive = 0.2
     """Weight of the cross entropy of the level, one of 50, of the noise on a minimum."""
-    rotor_sigma: float = math.radians(2)
+    rotor_sigma: Positive = math.radians(2)
     """Standard deviation of the angle of each rotor, rad."""
-    sigma: float = 0.04
+    sigma: Positive = 0.04
     """Standard deviation of the Gaussian noise that is recovered, Å."""
-    largest_sigma: float = 0.3
+    largest_sigma: Positive = 0.3
     """Standard deviation of the noise at the first level, Å."""
-    smallest_sigma: float = 0.01
+    smallest_sigma: Positive = 0.01
     """The same at the last level, Å."""
 
     def build(self) -> Objective:
@@ -260,16 +260,16 @@ class EMGPConfig(Method):
 
     kind: Literal["emgp"] = "emgp"
     """Kind of objective."""
-    largest_sigma: float = 10.0
+    largest_sigma: Positive = 10.0
     """Standard deviation of the noise at the first of 50 levels, Å."""
-    smallest_sigma: float = 0.01
+    smallest_sigma: Positive = 0.01
     """The same at the last level, Å."""
     target: Literal["riemannian", "gaussian", "superposed"] = "riemannian"
     """riemannian: back to the nearest copy of the molecule, however it is turned; gaussian: straight back; superposed:
     straight back from the noisy molecule superposed on the clean one."""
-    gradient: float = 1.0
+    gradient: Positive = 1.0
     """Weight of the error of minus the gradient of the energy (sum over atoms, in units of the noise)."""
-    level: float = 0.2
+    level: Positive = 0.2
     """Weight of the cross entropy of the level."""
 
     def build(self) -> Objective:
@@ -287,11 +287,11 @@ class DistanceDenoisingConfig(Method):
 
     kind: Literal["distance_denoising"] = "distance_denoising"
     """Kind of objective."""
-    view_sigma: float = 0.3
+    view_sigma: Positive = 0.3
     """Standard deviation of the noise on positions that makes the second view, Å."""
-    largest_sigma: float = 10.0
+    largest_sigma: Positive = 10.0
     """Standard deviation of the noise on distances at the first of 50 levels, Å (as in the released code)."""
-    smallest_sigma: float = 0.01
+    smallest_sigma: Positive = 0.01
     """The same at the last level, Å."""
 
     def build(self) -> Objective:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from basinet.config import settings
+from basinet.config import NonNegative, Positive, settings
 from basinet.models.heads.fit import Baseline, Spread
 from basinet.models.heads.property import ReadoutKind, check_property_name
 from basinet.models.model import Model
@@ -119,11 +119,11 @@ class NoisyNodesConfig(Method):
     """Kind of objective."""
     labels: PropertyConfig
     """The property."""
-    denoising: float = 0.1
+    denoising: Positive = 0.1
     """Weight of the noise term."""
-    sigma: float = 0.005
+    sigma: Positive = 0.005
     """Standard deviation of the noise that is recovered, Å (published for QM9: 0.005)."""
-    rotor_sigma: float = 0.0
+    rotor_sigma: NonNegative = 0.0
     """Standard deviation by which each rotor is turned first, rad; 0: coordinate noise alone, as published for QM9 by
     Zaidi et al. and by Frad. Above 0 molecules need bonds."""
 

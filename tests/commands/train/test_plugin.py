@@ -98,6 +98,89 @@ def test_what_is_wrong_with_a_plugin_is_said_in_one_line(tmp_path, text, options
         load_objective(write(tmp_path / "mine.py", text), options)
 
 
+MEAN = """
+import torch
+from basinet.objectives.base import Objective, Term
+
+class Mean(Term):
+    name = "mean"
+    requires = frozenset({"forces"})
+
+    def loss(self, model, batch, generator):
+        return model(batch, self.requires)["forces"].square()
+
+def objective():
+    return Mean()
+"""
+NOISE = """
+from basinet.noise.base import Perturbation, Perturbed
+from basinet.objectives.denoising import Denoising
+
+class Noise(Perturbation):
+    def __call__(self, batch, generator):
+        x = batch.positions
+        return Perturbed(batch.without_labels(), 0 * x, x.new_ones(batch.n_molecules), None)
+
+def objective():
+    return Denoising(Noise())
+"""
+
+
+@pytest.mark.parametrize("text", [MEAN, NOISE])
+def test_a_plugin_that_keeps_the_contract_is_run(tmp_path, store, text):
+    plugin = write(tmp_path / "mine.py", text)
+    result = pretrain(pretrain_recipe(store, plugin=plugin, training=training(n_steps=2)), tmp_path / "run")
+    assert result.fit.step == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "after", "problem"),
+    [
+        (MEAN, 'name = "mean"', "pass", "Mean.weights is None .NoneType., expected a dict with a value for each term"),
+        (MEAN, 'frozenset({"forces"})', '"forces"', "Mean.requires is 'forces' .str., expected a frozenset of names"),
+        (MEAN, '["forces"].square()', '["forces"].square().mean().item()', "AttributeError: 'float' object has no"),
+        (MEAN, '["forces"]', '["force"]', "mine.py, line 10: KeyError: 'force'"),
+        (
+            MEAN,
+            "    def loss",
+            "    def counts(self, batch):\n        return {'means': 1.0}\n\n    def loss",
+            r"Mean.counts\(\) has the terms \['means'\], expected those of weights: \['mean'\]",
+        ),
+        (
+            MEAN,
+            "    def loss",
+            "    def counts(self, batch):\n        return {'mean': batch.molecule}\n\n    def loss",
+            r"Mean.counts\(\): 'mean' is a int64 tensor of shape \[\d+\], expected a number that is not negative",
+        ),
+        (
+            MEAN,
+            "    def loss",
+            "    def sums(self, model, batch, generator):\n        return {'mean': 3.0}\n\n    def loss",
+            r"Mean.sums\(\): 'mean' is 3.0 \(float\), expected a float tensor without dimensions \(losses.sum\(\)\)",
+        ),
+        (
+            MEAN,
+            "    def loss",
+            "    def sums(self, model, batch, generator):\n        return {'mean': batch.positions}\n\n    def loss",
+            r"Mean.sums\(\): 'mean' is a float32 tensor of shape \[\d+, 3\], expected a float tensor without dimen",
+        ),
+        (NOISE, "x.new_ones(batch.n_molecules)", "0.1", r"Noise\(\) returned scale=0.1, expected a tensor of shape \["),
+        (NOISE, "0 * x", "x[:, 0]", r"Noise\(\) returned target of shape \[\d+\], expected \[\d+, 3\]"),
+        (NOISE, "0 * x", "x + gauss", "mine.py, line 8: NameError: name 'gauss' is not defined"),
+        (NOISE, "return Perturbed", "return x; Perturbed", r"Noise\(\) returned Tensor, expected Perturbed\(batch, ta"),
+    ],
+)
+def test_a_plugin_that_breaks_the_contract_is_refused_in_one_line_before_anything_is_written(
+    tmp_path, store, text, before, after, problem
+):
+    plugin = write(tmp_path / "mine.py", text.replace(before, after))
+    with pytest.raises(ValueError, match=problem) as found:
+        pretrain(pretrain_recipe(store, plugin=plugin), tmp_path / "run")
+    assert str(plugin) in str(found.value)
+    assert "\n" not in str(found.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_plugin_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no plugin .*absent.py; expected a Python file"):
         load_objective(tmp_path / "absent.py", {})

@@ -58,8 +58,8 @@ def test_fine_tuning_goes_on_with_the_energy_and_drops_the_heads_beside_it(
     assert tuned.offers == {"energy", "forces"}
     assert not any("fresh energy head" in line for line in said)
     start = load_model(pretrained).model
-    for key, value in tuned.heads["energy"].state_dict().items():
-        assert torch.allclose(value, start.heads["energy"].state_dict()[key], atol=1e-6), key
+    for key, value in tuned.energy_head().readout.state_dict().items():
+        assert torch.allclose(value, start.energy_head().readout.state_dict()[key], atol=1e-6), key
 
 
 def test_fine_tuning_by_the_same_objective_keeps_all_heads(tmp_path: Path, pretrained: Path, store: Path) -> None:

@@ -136,7 +136,7 @@ def test_reference_energies_are_left_out_only_if_asked(tmp_path: Path) -> None:
 
 def test_networks_torchmd_net_does_not_have_are_refused() -> None:
     whitened = EquivariantTransformerConfig(n_features=8, n_layers=1, n_heads=2, vector_norm="whitened")
-    with pytest.raises(ValueError, match=r"no plain Equivariant Transformer; it has no energy of two gated blocks"):
+    with pytest.raises(ValueError, match=r"no plain Equivariant Transformer; it has no energy in eV"):
         to_torchmd_net(build_model(EquivariantTransformer(whitened), ["noise"]))
 
 

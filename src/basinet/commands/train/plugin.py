@@ -1,9 +1,10 @@
-"""An objective of one's own, from a Python file that a recipe names."""
+"""Load an objective from a Python file that a recipe names."""
 
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -11,18 +12,18 @@ from typing import Any
 
 from basinet.commands.recipe import TrainableRecipe
 from basinet.files import write_text
-from basinet.objectives.base import Objective
+from basinet.objectives.base import Objective, check_declared
 
 PLUGIN_FILE = "plugin.py"
-"""In a run directory: the file as it was when the run began."""
+"""Copy of the file in a run directory, as it was when the run began."""
 FUNCTION = "objective"
 
 
 def objective_of(recipe: TrainableRecipe) -> Objective:
-    """Return what a run learns: the objective of a recipe, or that of its plugin.
+    """Return the objective of a recipe, or that of its plugin.
 
     Raises:
-        ValueError: the plugin cannot be run, or gives no objective.
+        ValueError: the plugin cannot be run, or does not return an objective.
     """
     if recipe.plugin is None:
         return recipe.objective.build()
@@ -34,7 +35,7 @@ def load_objective(path: Path, options: Mapping[str, Any]) -> Objective:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: running it fails, it has no such function, the options do not fit, or it returns something else.
+        ValueError: running it fails, it has no such function, the options do not fit, or its result is no objective.
     """
     make = _function(_run(path), path)
     signature = inspect.signature(make)
@@ -44,23 +45,38 @@ def load_objective(path: Path, options: Mapping[str, Any]) -> Objective:
         raise ValueError(f"{path}: {error}; its options are {FUNCTION}{signature} (plugin_options.NAME=...)") from None
     try:
         made = make(**options)
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # any error of the plugin
         raise ValueError(f"{path}: {FUNCTION}() failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, Objective):
         raise ValueError(
             f"{path}: {FUNCTION}() returned {type(made).__name__}, expected an Objective such as Denoising(noise)"
         )
+    with one_line_errors(path):
+        check_declared(made)
     return made
 
 
+@contextmanager
+def one_line_errors(plugin: Path | None) -> Iterator[None]:
+    """Report any error of a plugin as one line, with the file and, if it is known, the line of it."""
+    try:
+        yield
+    except Exception as error:
+        if plugin is None:
+            raise
+        first_line = (str(error).splitlines() or [""])[0]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{plugin}{_line_in(error, plugin)}: {kind}{first_line}") from error
+
+
 def keep_plugin(recipe: TrainableRecipe, out: Path) -> None:
-    """Copy the plugin into the run directory, so that the run can be understood and looked at again."""
+    """Copy the plugin into the run directory."""
     if recipe.plugin is not None:
         write_text(out / PLUGIN_FILE, recipe.plugin.read_text())
 
 
 def require_same_plugin(recipe: TrainableRecipe, out: Path) -> None:
-    """Raise a ``ValueError`` if the plugin is not what the run began with."""
+    """Raise a ``ValueError`` if the plugin was changed since the run began."""
     kept = out / PLUGIN_FILE
     if recipe.plugin is not None and kept.exists() and kept.read_text() != recipe.plugin.read_text():
         raise ValueError(
@@ -80,7 +96,7 @@ def _run(path: Path) -> ModuleType:
     sys.modules[name] = module  # where dataclasses and pickle look classes up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # any error of the plugin
         del sys.modules[name]
         where = _line_in(error, path)
         raise ValueError(f"{path}{where}: {type(error).__name__}: {error}") from error

@@ -24,7 +24,7 @@ from basinet.commands.statistics import MODEL_BATCH
 from basinet.commands.train.data import DrawSplit, RunData, read_run_data
 from basinet.commands.train.kernels import use_kernels
 from basinet.commands.train.mixture import mixture_loaders
-from basinet.commands.train.plugin import keep_plugin, objective_of, require_same_plugin
+from basinet.commands.train.plugin import keep_plugin, objective_of, one_line_errors, require_same_plugin
 from basinet.commands.train.replay import replay_objective, with_replay
 from basinet.commands.train.start import Start
 from basinet.commands.train.validation import (
@@ -39,7 +39,7 @@ from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
 from basinet.models.file import n_parameters, save_model
 from basinet.models.model import Model
-from basinet.objectives.base import Objective
+from basinet.objectives.base import Objective, check_returned
 from basinet.objectives.methods import property_settings
 from basinet.objectives.replay import WithReplay
 from basinet.training.fit import FitResult, Progress, Validate, fit
@@ -99,7 +99,7 @@ def train(
 ) -> FitResult:
     """Train a model in the run directory ``out``; save its best and its last weights there."""
     model, backbone = start.model, start.backbone
-    rehearse(model, objective, data)
+    rehearse(model, objective, data, recipe.plugin)
     recipe = dataclasses.replace(recipe, model=backbone)
     require_same_plugin(recipe, out)
     check_directory(out, recipe, resume)
@@ -131,7 +131,7 @@ def train(
     return result
 
 
-def rehearse(model: Model, objective: Objective, data: RunData) -> None:
+def rehearse(model: Model, objective: Objective, data: RunData, plugin: Path | None) -> None:
     """Compute the loss of a few molecules, so that what the data lacks shows before anything is written."""
     was_training = model.training
     model.eval()
@@ -139,7 +139,8 @@ def rehearse(model: Model, objective: Objective, data: RunData) -> None:
         for name, store, split in data.each():
             few = store.gather(split.train[:N_REHEARSED])
             try:
-                objective.sums(model, few, torch.Generator().manual_seed(0))
+                with one_line_errors(plugin):
+                    check_returned(objective, model, few, torch.Generator().manual_seed(0))
             except ValueError as error:
                 raise ValueError(f"source {name}: {error}" if name else str(error)) from None
     model.train(was_training)
