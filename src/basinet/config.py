@@ -8,6 +8,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
@@ -17,6 +18,8 @@ from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError, with
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+CLOSE = 0.75
+"""Least similarity of the option that a message suggests, between 0 and 1."""
 
 Count = Annotated[int, Ge(1)]
 """A number of things: at least 1."""
@@ -61,7 +64,7 @@ def read_settings(kind: Any, values: object, where: str) -> Any:
     try:
         return adapter(kind).validate_python(values)
     except ValidationError as error:
-        problems = "\n".join(f"  {_problem(e, values)}" for e in error.errors(include_url=False))
+        problems = "\n".join(f"  {_problem(kind, e, values)}" for e in error.errors(include_url=False))
         raise ValueError(f"{where}:\n{problems}") from None
 
 
@@ -135,10 +138,10 @@ def _must_be(key: str, bound: Any) -> str:
     return "must be positive" if key == "gt" and bound == 0 else f"must be {words} {bound:g}"
 
 
-def _problem(error: Any, values: object) -> str:
+def _problem(kind: Any, error: Any, values: object) -> str:
     option = _option(error["loc"], values) or "settings"
     if error["type"] == "unexpected_keyword_argument":
-        return f"{option}: no such option"
+        return _unknown(kind, option, error["input"], values)
     if error["type"] == "missing":
         return f"{option}: must be given"
     if error["type"] == "union_tag_not_found":
@@ -172,3 +175,31 @@ def _option(place: Sequence[int | str], values: object) -> str:
         names.append(str(part))
         values = group.get(part)
     return ".".join(names)
+
+
+def _unknown(kind: Any, option: str, given: object, values: object) -> str:
+    """Return the problem with an unknown option, and the known one that its name is closest to."""
+    while isinstance(given, Mapping) and len(given) == 1:  # an unknown group: name the option in it
+        name, given = next(iter(given.items()))
+        option = f"{option}.{name}"
+    schema = adapter(kind).json_schema(by_alias=True)
+    known = list(_options(schema, schema.get("$defs", {}), values, ""))
+    group, dot, last = option.rpartition(".")
+    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
+    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == group]
+    near = get_close_matches(option, elsewhere, n=1, cutoff=0.0)
+    near = near or [f"{group}{dot}{name}" for name in get_close_matches(last, siblings, n=1, cutoff=CLOSE)]
+    return f"unknown option {option}" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _options(schema: Any, definitions: Mapping[str, Any], values: object, prefix: str) -> Iterator[str]:
+    """Yield the names of options; of a group with several kinds, those of the kind that the values choose."""
+    group: Mapping[Any, Any] = values if isinstance(values, Mapping) else {}
+    for name, field in schema.get("properties", {}).items():
+        yield prefix + name
+        parts = [field, *field.get("oneOf", []), *field.get("anyOf", [])]
+        for inner in (definitions[part["$ref"].rpartition("/")[2]] for part in parts if "$ref" in part):
+            chosen = group.get(name)
+            kind = inner.get("properties", {}).get("kind", {}).get("const")
+            if kind is None or not isinstance(chosen, Mapping) or chosen.get("kind", kind) == kind:
+                yield from _options(inner, definitions, chosen, f"{prefix}{name}.")

@@ -202,7 +202,7 @@ def test_settings_are_told_apart_by_their_kind() -> None:
         ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
         ({"graph": {"kind": "radius", "cutoff": -1.0}}, "cutoff must be positive (Å), got -1.0"),
         ({"graph": {"kind": "bonds", "max_hops": -1}}, "max_hops must not be negative, got -1"),
-        ({"graph": {"kind": "bonds", "cutoff": 5.0}}, "graph.cutoff: no such option"),
+        ({"graph": {"kind": "bonds", "cutoff": 5.0}}, "unknown option graph.cutoff"),
         ({"graph": {"kind": "chain"}}, "graph.kind: got 'chain'; expected one of 'bonds', 'radius'"),
         ({"graph": {"max_hops": 2}}, "graph: say which, with graph.kind=..."),
         ({"coordinates": "drifting"}, "coordinates: got 'drifting'"),

@@ -1,5 +1,6 @@
 """Recipes: what is left out keeps its default, what is wrong is named, what is written is read back."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -133,14 +134,14 @@ def test_every_problem_is_named_at_once(tmp_path):
     message = str(caught.value)
     for problem in (
         "data: must be given",
-        "datta: no such option",
+        "unknown option datta",
         "split_seed: got 'first'; input should be a valid integer",
         "training.n_steps: got 'many'",
-        "training.optimizer.momentum: no such option",
+        "unknown option training.optimizer.momentum",
         "objective.loss: got 'l2'; input should be 'norm', 'l1' or 'mse'",
-        "objective.energy: no such option",
+        "unknown option objective.energy",
         "launch.accelerator: got 'tpu'; input should be 'auto', 'cpu' or 'cuda'",
-        "model.n_layer: no such option",
+        "unknown option model.n_layer",
     ):
         assert f"  {problem}" in message, problem
     assert message.count("\n") == 9
@@ -160,8 +161,8 @@ def test_every_problem_is_named_at_once(tmp_path):
         ("training=null", "training: got None"),
         ("training.n_steps.x=5", "training.n_steps: got {'x': 5}"),
         ("training.n_steps=1.5", "training.n_steps: got 1.5"),
-        ("training.=1", "training.: no such option"),
-        ("training..n_steps=1", "training.: no such option"),
+        ("training.=1", "unknown option training."),
+        ("training..n_steps=1", "unknown option training."),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_was_got(override, message):
@@ -271,3 +272,24 @@ def enums(schema: object) -> Iterator[object]:
     elif isinstance(schema, list):
         for part in schema:
             yield from enums(part)
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("trainig.n_steps=5", "training.n_steps"),
+        ("n_steps=5", "training.n_steps"),
+        ("training.optimizer.learning_rte=0.1", "training.optimizer.learning_rate"),
+        ("objective.forcs=1", "objective.forces"),
+        ("datta=qm9", "data"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(override: str, meant: str) -> None:
+    name = override.partition("=")[0]
+    with pytest.raises(ValueError, match=re.escape(f"unknown option {name}; did you mean {meant}?")):
+        load(PretrainRecipe, override)
+
+
+def test_an_unknown_option_near_no_other_suggests_nothing() -> None:
+    with pytest.raises(ValueError, match="unknown option objective.colour$"):
+        load(PretrainRecipe, "objective.colour=red")
