@@ -19,8 +19,8 @@ from ase.io import write as ase_write
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+from basinet.data.sources.collection import Contents, PublicDataset
 from basinet.data.sources.qm9 import N_UNCHARACTERIZED
-from basinet.data.sources.source import Dataset, Part
 from basinet.units import KCAL_PER_MOL
 
 STIFFNESS = 3.0
@@ -54,14 +54,14 @@ def labels(frames: Sequence[Atoms]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     )
 
 
-def unverified(dataset: Dataset) -> Dataset:
+def unverified(dataset: PublicDataset) -> PublicDataset:
     """Return the data set without published checksums and sizes, for a file that stands in for the real one."""
 
-    def plain(part: Part) -> Part:
+    def plain(part: Contents) -> Contents:
         return replace(part, files=tuple(replace(file, checksum=None, n_bytes=None) for file in part.files))
 
-    parts = {key: plain(part) for key, part in dataset.source.parts.items()}
-    return Dataset(replace(dataset.source, parts=parts), dataset.key)
+    contents = {key: plain(part) for key, part in dataset.collection.contents.items()}
+    return PublicDataset(replace(dataset.collection, contents=contents), dataset.key)
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> None:

@@ -120,8 +120,8 @@ def fetch(
 ) -> None:
     """Download a public data set, verify it, and make a store of it. Options: limit=N, conformers=N (geom-qm9)."""
     from basinet.commands.recipe import load_recipe
+    from basinet.data.sources.collection import FetchConfig
     from basinet.data.sources.names import parse_name
-    from basinet.data.sources.source import FetchConfig
 
     dataset = parse_name(name)
     given = RecipeArguments.parse(arguments or [])

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from basinet.terminal import progress, say
 
 if TYPE_CHECKING:
+    from basinet.data.sources.collection import PublicDataset
     from basinet.data.sources.fetch import Fetched
-    from basinet.data.sources.source import Dataset
 
 
 def ensure_fetched(paths: Iterable[str | Path]) -> None:
@@ -31,7 +31,7 @@ def data_of(recipe: Any) -> list[Path]:
     return [path for one in given for path in ([one] if isinstance(one, Path) else [source.path for source in one])]
 
 
-def fetch_shown(dataset: "Dataset", out: Path | None = None, config: Any = None) -> "Fetched":
+def fetch_shown(dataset: "PublicDataset", out: Path | None = None, config: Any = None) -> "Fetched":
     """Fetch a data set with a bar: of megabytes, then of molecules."""
     from basinet.data.sources.fetch import fetch
 
@@ -46,10 +46,10 @@ def fetch_shown(dataset: "Dataset", out: Path | None = None, config: Any = None)
         return fetch(dataset, out, config, on_bytes=show_bytes, on_molecules=show_molecules)
 
 
-def show_fetched(dataset: "Dataset", fetched: "Fetched") -> None:
+def show_fetched(dataset: "PublicDataset", fetched: "Fetched") -> None:
     """Say what was read and noted, and how to cite it."""
     for report in fetched.reports:
         say(str(report))
     for note in fetched.notes:
         say(note)
-    say(f"{dataset.name} is in {fetched.path}; please cite {dataset.source.citation}")
+    say(f"{dataset.name} is in {fetched.path}; please cite {dataset.collection.citation}")

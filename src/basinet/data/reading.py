@@ -13,7 +13,7 @@ a directory            a :class:`~basinet.data.store.store.MoleculeStore`
 ``rmd17:aspirin``      a public data set by name (:mod:`basinet.data.sources.names`)
 =====================  ==================================================================
 
-The name of a file decides only where its content does not (:mod:`basinet.data.files.formats`).
+The name of a file decides only where its content does not (:mod:`basinet.data.files.readers`).
 """
 
 import os

@@ -7,26 +7,32 @@ import pytest
 from typer.testing import CliRunner
 
 from basinet.cli.commands import app
-from basinet.data.sources.catalogue import SOURCES
+from basinet.data.sources.catalogue import COLLECTIONS
+from basinet.data.sources.collection import PublicDataset
 from basinet.data.sources.fetch import fetch, store_place
 from basinet.data.sources.listing import markdown, rows
 from basinet.data.sources.names import parse_name
-from basinet.data.sources.source import Dataset
 from basinet.data.stream.published_splits import PUBLISHED_SPLITS
 from source_files import springs, unverified, write_gdml_npz, write_rmd17
 
-DATASETS = [Dataset(source, key) for source in SOURCES.values() for key in source.parts]
+DATASETS = [PublicDataset(collection, key) for collection in COLLECTIONS.values() for key in collection.contents]
 DIGITS = {"sha256": 64, "md5": 32}
 
 
 @pytest.mark.parametrize("dataset", DATASETS, ids=lambda d: d.name)
 def test_every_part_is_described(dataset):
-    source, part = dataset
-    assert parse_name(dataset.name) == dataset and re.fullmatch(r"[a-z0-9-]{2,}", source.name)
-    for text in (source.what, source.units, source.licence, source.citation, dataset.part.level_of_theory):
+    collection = dataset.collection
+    assert parse_name(dataset.name) == dataset and re.fullmatch(r"[a-z0-9-]{2,}", collection.name)
+    for text in (
+        collection.what,
+        collection.units,
+        collection.licence,
+        collection.citation,
+        dataset.contents.level_of_theory,
+    ):
         assert text and "|" not in text
-    assert dataset.part.files
-    for file in dataset.part.files:
+    assert dataset.contents.files
+    for file in dataset.contents.files:
         assert file.urls and all(re.match(r"https?://\S+$", url) for url in file.urls)
         if file.checksum is not None:
             algorithm, digest = file.checksum.split(":")
@@ -34,8 +40,8 @@ def test_every_part_is_described(dataset):
 
 
 def test_files_of_one_name_are_one_file():
-    for source in SOURCES.values():
-        files = {file for part in source.parts.values() for file in part.files}
+    for collection in COLLECTIONS.values():
+        files = {file for part in collection.contents.values() for file in part.files}
         assert len({file.name for file in files}) == len(files)
 
 
@@ -45,14 +51,14 @@ def test_stores_and_names_do_not_collide():
 
 def test_splits_drawn_from_seeds_exist():
     with_files = {"rmd17", "iso17", "3bpa", "acac", "lba"}
-    for source in SOURCES.values():
-        assert source.name in with_files or set(source.splits) <= set(PUBLISHED_SPLITS)
+    for collection in COLLECTIONS.values():
+        assert collection.name in with_files or set(collection.splits) <= set(PUBLISHED_SPLITS)
 
 
 def test_the_documentation_shows_this_list():
     page = Path(__file__).resolve().parents[3] / "docs" / "sources.md"
     assert markdown() in page.read_text(encoding="utf-8"), "put the output of listing.markdown() into docs/sources.md"
-    assert len(list(rows())) == len(SOURCES)
+    assert len(list(rows())) == len(COLLECTIONS)
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from rdkit import Chem
 from rdkit.Chem import rdDistGeom
 
 import source_files as native
+from basinet.data.sources.collection import FetchConfig, Files
 from basinet.data.sources.names import parse_name
-from basinet.data.sources.source import FetchConfig, Files
 from basinet.structures import Molecule
 from damage import Read, isolated_outcomes, outcome
 from damage import damaged as damaged_copies
@@ -33,7 +33,7 @@ def read_source(name: str, *others: Path) -> Read:
 
     def read(path: Path) -> tuple[list[Molecule], int]:
         shutil.rmtree(path.parent / "extracted", ignore_errors=True)
-        opened = parse_name(name).part.read(Files((path, *others), FetchConfig()))
+        opened = parse_name(name).contents.read(Files((path, *others), FetchConfig()))
         found = [molecule for molecules, _ in opened for molecule in molecules]
         return found, sum(report.skipped.total() for _, report in opened)
 
@@ -96,7 +96,7 @@ def minima(path: Path) -> tuple[Path, ...]:
     return ()
 
 
-SOURCES: dict[str, tuple[str, Callable[[Path], tuple[Path, ...]], tuple[str, ...]]] = {
+COLLECTIONS: dict[str, tuple[str, Callable[[Path], tuple[Path, ...]], tuple[str, ...]]] = {
     "qm9:": ("tar", qm9_xyz, ("gdb9:",)),
     "qm9:sdf": ("zip", qm9_sdf, ("gdb9:",)),
     "geom-qm9:": ("tar", geom, ("CCO#", "OCC#")),
@@ -109,28 +109,28 @@ SOURCES: dict[str, tuple[str, Callable[[Path], tuple[Path, ...]], tuple[str, ...
 
 
 def written(name: str, directory: Path) -> tuple[Path, Read]:
-    suffix, write, _ = SOURCES[name]
+    suffix, write, _ = COLLECTIONS[name]
     path = directory / f"archive.{suffix}"
     return path, read_source(name, *write(path))
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", COLLECTIONS)
 def test_a_damaged_archive_is_read_or_refused(name: str, tmp_path: Path) -> None:
     path, read = written(name, tmp_path)
     expected, _ = read(path)
     assert len(expected) >= 4
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {outcome(target, expected, read, SOURCES[name][2]) for target in damaged_copies(path, FEW, 1, True)}
+        found = {outcome(target, expected, read, COLLECTIONS[name][2]) for target in damaged_copies(path, FEW, 1, True)}
     assert found <= {"right", "refused", "changed"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", COLLECTIONS)
 def test_no_damage_to_an_archive_crashes_or_loses(name: str, tmp_path: Path) -> None:
     path, read = written(name, tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = isolated_outcomes(path, MANY, 2, read, is_archive=True, names=SOURCES[name][2])
+        found = isolated_outcomes(path, MANY, 2, read, is_archive=True, names=COLLECTIONS[name][2])
     print(f"\n{name}: " + ", ".join(f"{count} {what}" for what, count in sorted(found.items())))
     assert set(found) <= {"right", "refused", "changed"}, found

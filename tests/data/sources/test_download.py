@@ -12,8 +12,8 @@ import pytest
 
 from basinet.data.sources import cache, download
 from basinet.data.sources.cache import LOCK_FILE, WrongFileError, cache_directory, verify
+from basinet.data.sources.collection import RemoteFile
 from basinet.data.sources.download import DownloadError, fetch_file
-from basinet.data.sources.source import RemoteFile
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

@@ -18,11 +18,11 @@ import source_files as native
 from basinet.data.doctor.check import check_consistency
 from basinet.data.reading import Reading, load_store, locate, open_molecules
 from basinet.data.sources.archives import walk
+from basinet.data.sources.collection import FetchConfig, Files, PublicDataset
 from basinet.data.sources.download import DownloadError
 from basinet.data.sources.fetch import Fetched, fetch, saved_splits, store_place
 from basinet.data.sources.names import dataset_named, parse_name
 from basinet.data.sources.qm9 import FILE_UNITS, REFERENCES, parse_xyz
-from basinet.data.sources.source import Dataset, FetchConfig, Files
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.structures import StructureError
@@ -40,11 +40,11 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache"
 
 
-def place(cache: Path, dataset: Dataset, number: int = 0) -> Path:
+def place(cache: Path, dataset: PublicDataset, number: int = 0) -> Path:
     """Return where a file of a data set belongs."""
-    directory = cache / dataset.source.name
+    directory = cache / dataset.collection.name
     directory.mkdir(parents=True, exist_ok=True)
-    return directory / dataset.part.files[number].name
+    return directory / dataset.contents.files[number].name
 
 
 def build(name: str, **config: int) -> Fetched:
@@ -224,13 +224,13 @@ def test_the_sdf_of_qm9_brings_bonds(cache):
 @pytest.mark.parametrize("name", ["3bpa", "acac"])
 def test_the_files_of_a_benchmark_are_its_splits_and_parts_of_their_own(cache, name):
     dataset = parse_name(name)
-    frames = {file.name: springs(60, seed=i) for i, file in enumerate(dataset.part.files)}
-    for i, file in enumerate(dataset.part.files):
+    frames = {file.name: springs(60, seed=i) for i, file in enumerate(dataset.contents.files)}
+    for i, file in enumerate(dataset.contents.files):
         native.write_botnet(place(cache, dataset, i), frames[file.name])
     built = build(name)
     check_springs(built.store, [atoms for part in frames.values() for atoms in part])
     splits = saved_splits(built.path)
-    assert sorted(splits) == sorted(dataset.source.splits)
+    assert sorted(splits) == sorted(dataset.collection.splits)
     split = Split.load(splits[f"{name}-300K"])
     assert split.train.tolist() == list(range(10)) and split.validation.tolist() == list(range(10, 60))
     assert len(split.test) == 60 and split.test.min() >= 120
@@ -256,7 +256,7 @@ def test_ani1x_and_spice_keep_their_layouts_and_levels(cache):
         store = fetch(unverified(parse_name(name)), out, FetchConfig(limit=3)).store
         expected = [atoms.get_potential_energy() for atoms in conformations()[:3]]
         assert [m.labels["energy"] for m in store] == pytest.approx(expected)
-        assert store.manifest.level_of_theory == parse_name(name).part.level_of_theory
+        assert store.manifest.level_of_theory == parse_name(name).contents.level_of_theory
 
 
 def test_the_real_entries_of_spice_are_consistent(cache):
@@ -370,7 +370,7 @@ def test_damaged_pages_of_a_database_do_not_crash_the_reader(cache):
     paths, outcomes = (path,), Counter[str]()
     for _ in damaged_copies(path, 20):
         try:
-            opened = parse_name("lba:30").part.read(Files(paths, FetchConfig()))
+            opened = parse_name("lba:30").contents.read(Files(paths, FetchConfig()))
             outcomes["read"] += all([bool(list(molecules)) for molecules, _report in opened])
         except ValueError:
             outcomes["refused"] += 1
@@ -404,11 +404,11 @@ def test_damaged_archives_give_a_clear_error_or_molecules(cache, name, msgpack):
         native.write_uncharacterized(place(cache, dataset, 1))
     else:
         native.write_tar(path, {"qm9_crude.msgpack": geom_content(msgpack.packb)})
-    paths = tuple(path.parent / file.name for file in dataset.part.files)
+    paths = tuple(path.parent / file.name for file in dataset.contents.files)
     outcomes: Counter[str] = Counter()
     for _ in damaged_copies(path, 100):
         try:
-            for molecules, _report in dataset.part.read(Files(paths, FetchConfig())):
+            for molecules, _report in dataset.contents.read(Files(paths, FetchConfig())):
                 outcomes["read"] += bool(list(molecules))
         except ValueError:
             outcomes["refused"] += 1
@@ -441,9 +441,9 @@ def test_names_are_told_from_paths(tmp_path, monkeypatch):
         assert dataset_named(path) is None
     with pytest.raises(ValueError, match=r"no part 'aspirn'; expected one of rmd17:aspirin"):
         dataset_named("rmd17:aspirn")
-    with pytest.raises(ValueError, match=r"foo:bar: no such file, and no source is called foo; sources are qm9"):
+    with pytest.raises(ValueError, match=r"foo:bar: no such file, and no public data set is called foo; known are qm9"):
         open_molecules("foo:bar")
-    with pytest.raises(ValueError, match="has no part ''; expected one of md17:aspirin"):
+    with pytest.raises(ValueError, match="has no data set ''; expected one of md17:aspirin"):
         parse_name("md17")
     monkeypatch.chdir(tmp_path)
     Path("foo:bar").write_text("")

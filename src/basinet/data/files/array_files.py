@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib import format as npy
 
-from basinet.data.files.formats import format_of
-from basinet.structures import StructureError
+from basinet.data.files.report import damaged_file
 
 BUFFER = 2**18
 """Bytes of an array read at once."""
 MAX_WHOLE = 2**31
 """Bytes of an array that is read whole."""
+MAT_MAGIC = b"MATLAB 5.0 MAT-file"
 
 
 class Header(NamedTuple):
@@ -139,19 +139,15 @@ def open_arrays(path: Path) -> Iterator[ArrayFile]:
     Raises:
         StructureError: it is damaged or holds pickled objects; also for what the body of the ``with`` meets in it.
     """
-    is_mat = format_of(path) == "mat"
-    try:
+    with open(path, "rb") as file:
+        is_mat = file.read(len(MAT_MAGIC)) == MAT_MAGIC
+    what = "a MATLAB file" if is_mat else "an .npz"
+    with damaged_file(f"{path}: not {what} of plain arrays, or truncated"):
         if is_mat:
             yield MatFile(_read_mat(path))
         else:
             with zipfile.ZipFile(path) as archive:
                 yield NpzFile(archive)
-    except (StructureError, GeneratorExit):
-        raise
-    except Exception as error:  # what zipfile and zlib meet in a damaged file can raise anything
-        what = "a MATLAB file" if is_mat else "an .npz"
-        reason = " ".join(str(error).split())[:200]
-        raise StructureError(f"{path}: not {what} of plain arrays, or truncated ({reason})") from None
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from ase.io import ulm
 
 from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.options import Reading
-from basinet.data.files.report import ReadReport
+from basinet.data.files.report import ReadReport, damaged_file
 from basinet.structures import Molecule, StructureError
 
 RESULTS = ("energy", "forces", "dipole")
@@ -56,24 +56,15 @@ def read_ase_db(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
 
 
 def _frames(path: Path) -> Iterator[Atoms]:
-    frame = 0
-    try:
-        with closing(ulm.Reader(path)) as file:
-            if file.get_tag() != "ASE-Trajectory":
-                raise StructureError(f"{path}: not a trajectory of ASE, but {file.get_tag()[:20]!r}")
-            n_frames = _number_of_frames(path)
-            header: Any = file
-            for frame in range(n_frames):
-                item = file[frame]
-                header = item if "numbers" in item else header
-                yield _atoms_of_frame(item, header)
-    except StructureError:
-        raise
-    except Exception as error:  # what ASE meets in a damaged file can raise anything
-        raise StructureError(
-            f"{path.name}:{frame}: cannot be read as an ASE trajectory ({type(error).__name__}: {error}); is it "
-            "truncated?"
-        ) from None
+    damaged = damaged_file(f"{path}: cannot be read as an ASE trajectory", "; is it truncated?")
+    with damaged, closing(ulm.Reader(path)) as file:
+        if file.get_tag() != "ASE-Trajectory":
+            raise StructureError(f"{path}: not a trajectory of ASE, but {file.get_tag()[:20]!r}")
+        header: Any = file
+        for frame in range(_number_of_frames(path)):
+            item = file[frame]
+            header = item if "numbers" in item else header
+            yield _atoms_of_frame(item, header)
 
 
 def _number_of_frames(path: Path) -> int:
@@ -120,7 +111,7 @@ class _ReadOnly(SQLite3Database):
 
 def _rows(path: Path) -> Iterator[tuple[int, Atoms]]:
     last, n_read = 0, 0
-    try:
+    with damaged_file(f"{path}: cannot be read as an ASE database"):
         n_rows = _number_of_rows(path)
         with _ReadOnly(str(path.absolute()), use_lock_file=False, serial=True) as database:
             while page := list(database.select([("id", ">", last)], sort="id", limit=ROWS_AT_ONCE)):
@@ -129,12 +120,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Atoms]]:
                         raise StructureError(f"{path}: row {row.id} comes after row {last}: the database is damaged")
                     last, n_read = row.id, n_read + 1
                     yield row.id, _atoms_of_row(row)
-    except StructureError:
-        raise
-    except Exception as error:  # what ASE meets in a damaged file can raise anything
-        raise StructureError(
-            f"{path.name}: cannot be read as an ASE database after row {last} ({type(error).__name__}: {error})"
-        ) from None
     if n_read != n_rows:
         raise StructureError(f"{path}: gave {n_read} of its {n_rows} rows: the database is damaged")
 

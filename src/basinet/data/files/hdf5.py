@@ -16,7 +16,9 @@ as .npz     z                 R, Å                E                           F
 A file is a tree of groups; those with arrays hold the conformations of a formula, a number of atoms, or a molecule.
 """
 
+import os
 import re
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,9 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.hdf5_heap import check_heap
 from basinet.data.files.options import PropertyColumn, Reading
-from basinet.data.files.report import ReadReport, array_of, read_properties, sign_of_forces, valid
+from basinet.data.files.report import ReadReport, array_of, damaged_file, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -39,6 +40,9 @@ MAX_DEPTH = 8
 """Of groups within groups."""
 NUMBERS_AT_ONCE = 2**20
 """Coordinates read at once."""
+_REFERENCE, _HEADER, _OBJECT = struct.Struct("<IQI"), struct.Struct("<4sB3xQ"), struct.Struct("<HHIQ")
+MAX_HEAP = 2**28
+"""Bytes of one collection; those of short texts have 4096."""
 ANI_1X_LEVELS = {
     "wb97x_dz.energy": "wB97X/6-31G(d)",
     "wb97x_tz.energy": "wB97X/def2-TZVPP",
@@ -103,8 +107,8 @@ def read_hdf5(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mole
 
 def _find_layout(path: Path, report: ReadReport, reading: Reading) -> Hdf5Source:
     """Return the layout of a file by its first group, and what to read."""
-    with _open(path) as file:
-        keys, symbols = _guarded(path, lambda: _keys_of_first(path, file))
+    with _guarded(path), _open(path) as file:
+        keys, symbols = _keys_of_first(path, file)
     layout = next((one for one in LAYOUTS if {one.elements, one.positions} <= keys), None)
     if layout is None:
         expected = "; ".join(f"{one.elements}, {one.positions}, {one.energy} ({one.name})" for one in LAYOUTS)
@@ -161,13 +165,12 @@ def _forces_of(layout: Layout, energy: str | None, keys: frozenset[str]) -> str 
 
 def _conformations(source: Hdf5Source, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     path, columns = source.path, reading.columns
-    with _open(path) as file:
-        groups = _groups(path, file)
-        while (found := _guarded(path, lambda: next(groups, None))) is not None:
-            place = f"{path.name}:{found[0]}"
-            group = _guarded(path, lambda raw=found[1], where=place: _Group(raw, source, where, columns))
+    with _guarded(path), _open(path) as file:
+        for name, arrays in _groups(path, file):
+            place = f"{path.name}:{name}"
+            group = _Group(arrays, source, place, columns)
             for first in range(0, group.n_conformations, group.n_at_once):
-                block = _guarded(path, lambda start=first, g=group: g.read(start))
+                block = group.read(first)
                 for i in range(len(block["positions"])):
                     fields = group.fields(block, i, f"{place}/{first + i}", report, columns)
                     yield from valid(report, is_equilibrium=reading.is_equilibrium, **fields)
@@ -178,20 +181,11 @@ def _open(path: Path) -> AbstractContextManager[Any]:
         import h5py
     except ImportError:
         raise ImportError('reading HDF5 files needs h5py: pip install "basinet[hdf5]"') from None
-    return _guarded(path, lambda: h5py.File(path, "r"))
+    return h5py.File(path, "r")
 
 
-def _guarded(path: Path, read: Any) -> Any:
-    """Return what ``read`` returns; what h5py meets in a damaged file can raise anything."""
-    try:
-        return read()
-    except StructureError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise StructureError(
-            f"{path}: cannot be read as HDF5 ({type(error).__name__}: {reason}); is it truncated?"
-        ) from None
+def _guarded(path: Path) -> AbstractContextManager[None]:
+    return damaged_file(f"{path}: cannot be read as HDF5", "; is it truncated?")
 
 
 class _Group:
@@ -294,9 +288,40 @@ def _text(path: Path, array: Any, where: str) -> str:
 
 def _texts(path: Path, array: Any) -> list[str]:
     if array.dtype.kind == "O":
-        check_heap(path, array)
+        _check_heap(path, array)
     found = np.asarray(array[()]).reshape(-1).tolist()
     return [text.decode() if isinstance(text, bytes) else str(text) for text in found]
+
+
+def _check_heap(path: Path, array: Any) -> None:
+    """Check the collection that holds the first text of an array; arrays stored in chunks are not checked.
+
+    The library (2.0.0) walks through this heap by the sizes that its objects state, and never returns if one of them is
+    damaged: size 0, or one that overflows. Format: HDF5 File Format Specification 3.0, III.E.
+    """
+    offset = array.id.get_offset() if array.chunks is None else None
+    if offset is None:
+        return
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        address = _unpack(file, offset, size, _REFERENCE)[1]
+        magic, version, length = _unpack(file, address, size, _HEADER)
+        if magic != b"GCOL" or version != 1 or not _HEADER.size <= length <= min(MAX_HEAP, size - address):
+            raise StructureError(f"{path}: the texts of {array.name} are not where it says: the file is damaged")
+        objects = file.read(length - _HEADER.size)
+    place = 0
+    while len(objects) - place >= _OBJECT.size:
+        index, _, _, n_bytes = _OBJECT.unpack_from(objects, place)
+        place += n_bytes if index == 0 else _OBJECT.size + (n_bytes + 7) // 8 * 8
+        if place > len(objects) or (index == 0 and place != len(objects)):
+            raise StructureError(f"{path}: the list of the texts of {array.name} is damaged")
+
+
+def _unpack(file: Any, offset: int, size: int, record: struct.Struct) -> tuple[Any, ...]:
+    if offset + record.size > size:
+        raise StructureError(f"{file.name}: ends before the texts that it refers to; it is truncated")
+    file.seek(offset)
+    return record.unpack(file.read(record.size))
 
 
 def _numbers(path: Path, array: Any, where: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from basinet.data.files import lmdb_pages
 from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.ase_files import RESULTS, with_values
 from basinet.data.files.options import Reading
-from basinet.data.files.report import ReadReport
+from basinet.data.files.report import ReadReport, damaged_file
 from basinet.structures import Molecule, StructureError
 from basinet.structures.ase_labels import SMILES_KEY
 
@@ -45,7 +45,7 @@ def read_lmdb(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mole
     """
     n_rows = 0
     expected: dict[bytes, Any] = {}
-    for key, value in _records(path):
+    for key, value in records(path):
         name = f"{path.name}:{key.decode('utf-8', errors='replace')[:40]}"
         record = _decoded(path, name, value)
         if key in OF_FILE:
@@ -64,7 +64,7 @@ def _require_all_rows(path: Path, n_rows: int, about: Mapping[bytes, Any]) -> No
         raise StructureError(f"{path}: has {n_rows} rows, but says that the next is {str(next_id)[:40]}: it is damaged")
 
 
-def _records(path: Path) -> Generator[tuple[bytes, bytes], None, None]:
+def records(path: Path) -> Generator[tuple[bytes, bytes], None, None]:
     """Yield keys and values as a process of its own reads them, so that damaged pages cannot crash this one."""
     try:
         import lmdb  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -110,29 +110,37 @@ def _copied(file: IO[bytes]) -> Generator[tuple[bytes, bytes], None, tuple[int, 
 
 
 def _decoded(path: Path, name: str, value: bytes) -> Any:
-    try:
+    with damaged_file(f"{name}: the record is no JSON, plain or compressed by zlib"):
         if value[:1] == b"\x78":
-            unpacker = zlib.decompressobj()
-            value = unpacker.decompress(value, MAX_RECORD)
-            if not unpacker.eof:
-                raise ValueError(f"it is cut off, or more than {MAX_RECORD} bytes")
+            value = unpacked(value)
         if value[:1] == b"\x80":
             raise StructureError(
                 f"{path}: its records are pickled, and reading a pickle runs the code in it; where you trust the file, "
                 "write it again as ASE-LMDB (ase-db-backends), extended XYZ or HDF5"
             )
         return json.loads(value)
-    except StructureError:
-        raise
-    except Exception as error:  # of zlib, of JSON, of nesting too deep
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise StructureError(f"{name}: the record is no JSON, plain or compressed by zlib ({reason})") from None
+
+
+def unpacked(value: bytes, window: int = zlib.MAX_WBITS) -> bytes:
+    """Return a record that was compressed by zlib, or with ``window=16 + zlib.MAX_WBITS`` by gzip.
+
+    Raises:
+        ValueError: it is cut off or too large; zlib raises errors of its own.
+    """
+    unpacker = zlib.decompressobj(window)
+    value = unpacker.decompress(value, MAX_RECORD)
+    if not unpacker.eof:
+        raise ValueError(f"it is cut off, or more than {MAX_RECORD} bytes")
+    return value
 
 
 def _atoms(record: Any, name: str) -> Atoms:
     if not isinstance(record, dict):
         raise StructureError(f"{name}: the record is {type(record).__name__}, expected an object")
-    try:
+    if not (set(ELEMENTS) & set(record) and set(POSITIONS) & set(record)):
+        there = ", ".join(sorted(record))[:300] or "nothing"
+        raise StructureError(f"{name}: has no numbers and positions; it has {there}")
+    with damaged_file(f"{name}: the record is no molecule"):
         fields = _plain(record)
         elements = next(fields.pop(key) for key in ELEMENTS if key in fields)
         positions = np.asarray(next(fields.pop(key) for key in POSITIONS if key in fields), dtype=np.float64)
@@ -143,12 +151,6 @@ def _atoms(record: Any, name: str) -> Atoms:
         values = own | (fields.get("data") or {}) | (fields.get("key_value_pairs") or {})
         results = {key: np.asarray(v) if isinstance(v := fields.get(key), list) else v for key in RESULTS}
         return with_values(atoms, values, results)
-    except StopIteration:
-        there = ", ".join(sorted(record))[:300] or "nothing"
-        raise StructureError(f"{name}: has no numbers and positions; it has {there}") from None
-    except Exception as error:  # what ASE meets in a damaged record can raise anything
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise StructureError(f"{name}: the record is no molecule ({reason})") from None
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +158,18 @@ def read_properties(
         report.properties[f"{column.name} ({column.unit}) from {column.key}"] += 1
         labels[column.name] = number * property_factor(column.unit)
     return labels
+
+
+@contextmanager
+def damaged_file(message: str, hint: str = "") -> Iterator[None]:
+    """Raise whatever a library raises for a damaged file as a ``StructureError``: "message (reason)hint"."""
+    try:
+        yield
+    except (StructureError, ImportError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise StructureError(f"{message} ({reason}){hint}") from None
 
 
 def number_of(value: Any, key: str, name: str) -> float:

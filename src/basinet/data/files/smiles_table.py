@@ -1,17 +1,17 @@
 """Tables with a column of SMILES: one conformer a row by distance geometry and a force field (RDKit)."""
 
-import csv
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain, count, islice
+from itertools import chain, islice
 from math import isnan, nan
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from basinet.data.chemistry.conformers import MAX_HEAVY_ATOMS, GenerationError, embed, parse_smiles, require_rdkit
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, number_of, read_properties, valid
+from basinet.data.files.table import csv_lines
 from basinet.data.workers import map_in_order
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
@@ -26,16 +26,13 @@ Cells = Mapping[str, Any]
 """The SMILES and the wanted cells of a row, by the name of their columns; empty ones are NaN."""
 
 
-class Row(NamedTuple):
-    """What a process needs to make a conformer."""
-
-    number: int
-    cells: Cells
+Row = tuple[int, Cells]
+"""The number of a row, from 0, and its cells."""
 
 
 def read_csv(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read a CSV file with a column of SMILES; see :func:`read_smiles_rows`."""
-    return read_smiles_rows(csv_cells(path, wanted_columns(path, reading)), path, report, reading)
+    return read_smiles_rows(_cells(path, wanted_columns(path, reading)), path, report, reading)
 
 
 def wanted_columns(path: Path, reading: Reading) -> list[str]:
@@ -67,13 +64,13 @@ def read_smiles_rows(table: Iterable[Cells], path: Path, report: ReadReport, rea
     """
     require_rdkit()
     energy_key = reading.energy_key
-    for row, made in _conformers(map(Row, count(), table), reading.processes):
-        name = f"{path.name}:{row.number}"
+    for (number, cells), made in _conformers(enumerate(table), reading.processes):
+        name = f"{path.name}:{number}"
         if isinstance(made, str):
             report.skip(name, f"SMILES: {made}")
             continue
-        labels = read_properties(row.cells, reading.columns, name, report)
-        energy = nan if energy_key is None else number_of(row.cells[energy_key], energy_key, name)
+        labels = read_properties(cells, reading.columns, name, report)
+        energy = nan if energy_key is None else number_of(cells[energy_key], energy_key, name)
         if energy_key is not None and not isnan(energy):
             labels["energy"] = energy * energy_factor(report.energy_unit)
             report.energy_keys[energy_key] += 1
@@ -98,40 +95,25 @@ def _conformers_of(rows: list[Row]) -> list[tuple[Row, Molecule | str]]:
 
 
 def _conformer(row: Row) -> Molecule | str:
-    smiles = str(row.cells[SMILES_COLUMN]).strip()
+    number, cells = row
+    smiles = str(cells[SMILES_COLUMN]).strip()
     try:
         if not smiles:
             return "empty"
         if parse_smiles(smiles).GetNumHeavyAtoms() > MAX_HEAVY_ATOMS:
             return f"more than {MAX_HEAVY_ATOMS} heavy atoms"
-        return embed(smiles, row.number)[0]
+        return embed(smiles, number)[0]
     except GenerationError as error:
         return str(error)
 
 
-def csv_cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
-    """Yield the SMILES and the wanted cells of each row of a CSV file; the first row names the columns.
-
-    Raises:
-        StructureError: the table is damaged.
-    """
-    row = -1
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            table = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(table, [])]
-            places = column_places(path, header, wanted)
-            for row, cells in enumerate(line for line in table if line):
-                if len(cells) != len(header):
-                    raise StructureError(
-                        f"{path.name}:{row}: has {len(cells)} cells, expected {len(header)} as the header; a comma "
-                        "inside a cell needs quotes"
-                    )
-                yield {name: cells[place].strip() or "nan" for name, place in places.items()} | {
-                    SMILES_COLUMN: cells[places[SMILES_COLUMN]]
-                }
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise StructureError(f"{path.name}:{row + 1}: cannot be read as CSV ({error})") from None
+def _cells(path: Path, wanted: Sequence[str]) -> Iterator[Cells]:
+    """Yield the SMILES and the wanted cells of each row of a CSV file; the first row names the columns."""
+    lines = csv_lines(path)
+    places = column_places(path, [name.strip() for name in next(lines, [])], wanted)
+    for cells in lines:
+        values = {name: cells[place].strip() or "nan" for name, place in places.items()}
+        yield values | {SMILES_COLUMN: cells[places[SMILES_COLUMN]]}
 
 
 def column_places(path: Path, header: Sequence[str], wanted: Sequence[str]) -> dict[str, int]:

@@ -1,15 +1,20 @@
-"""Tables of text, row by row: CSV, and parquet where pyarrow is installed."""
+"""Read tables row by row: CSV, and parquet where pyarrow is installed."""
 
 import csv
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from basinet.data.files.report import damaged_file
 from basinet.structures import StructureError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 ROWS_AT_ONCE = 1024
-"""Of a parquet file."""
+"""Rows of a parquet file to read at once."""
+BUFFER = 2**20
+"""Bytes of a column of a parquet file to read at once; otherwise a whole group of rows is read."""
 
 
 def is_table(path: Path) -> bool:
@@ -29,9 +34,10 @@ def column_names(path: Path) -> list[str]:
     if not is_table(path):
         raise StructureError(f"{path}: expected a table, {' or '.join(TABLE_SUFFIXES)}")
     if path.suffix.lower() == ".parquet":
-        names = _parquet(path).schema_arrow.names
+        with open_parquet(path) as file:
+            names = file.schema_arrow.names
     else:
-        names = next((line for line in _csv_lines(path)), [])
+        names = next(csv_lines(path), [])
     names = [name.strip() for name in names]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -81,42 +87,64 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
     """
     names = column_names(path)
     if path.suffix.lower() == ".parquet":
-        for batch in _parquet(path).iter_batches(batch_size=ROWS_AT_ONCE):
-            for row in batch.to_pylist():
+        with open_parquet(path) as file:
+            for row in parquet_rows(file):
                 yield {name: _text(row[key]) for name, key in zip(names, row, strict=True)}
         return
-    for number, cells in enumerate(_csv_lines(path)):
-        if number == 0:
-            continue
-        if len(cells) != len(names):
-            raise StructureError(
-                f"{path.name}:{number - 1}: has {len(cells)} cells, expected {len(names)} as the header; a comma "
-                "inside a cell needs quotes"
-            )
+    for cells in islice(csv_lines(path), 1, None):
         yield {name: cell.strip() for name, cell in zip(names, cells, strict=True)}
 
 
-def _csv_lines(path: Path) -> Iterator[list[str]]:
-    row = 0
+def csv_lines(path: Path) -> Iterator[list[str]]:
+    """Yield the cells of the header of a CSV file, and of each row; blank lines are no rows.
+
+    Raises:
+        StructureError: the file is no text, or a row is longer or shorter than the header.
+    """
+    row, n_columns = -1, 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            for cells in csv.reader(file, strict=True):
-                if cells:
-                    yield cells
-                    row += 1
+            for row, cells in enumerate(filter(None, csv.reader(file, strict=True)), start=-1):
+                n_columns = n_columns or len(cells)
+                if len(cells) != n_columns:
+                    raise StructureError(
+                        f"{path.name}:{row}: has {len(cells)} cells, expected {n_columns} as the header; a comma "
+                        "inside a cell needs quotes"
+                    )
+                yield cells
     except (csv.Error, UnicodeDecodeError) as error:
-        raise StructureError(f"{path.name}:{row - 1}: cannot be read as CSV ({error})") from None
+        raise StructureError(f"{path.name}:{row + 1}: cannot be read as CSV ({error})") from None
 
 
-def _parquet(path: Path) -> Any:
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Open a parquet file.
+
+    Raises:
+        StructureError: it is damaged; also for what the body of the ``with`` meets in it.
+        ImportError: pyarrow is not installed.
+    """
     try:
-        from pyarrow import ArrowInvalid, parquet
-    except ImportError as error:
-        raise ImportError(f'{path}: parquet needs pyarrow: pip install "basinet[parquet]"') from error
-    try:
-        return parquet.ParquetFile(path)
-    except (ArrowInvalid, OSError) as error:
-        raise StructureError(f"{path} cannot be read as parquet ({error})") from None
+        from pyarrow.parquet import ParquetFile
+    except ImportError:
+        raise ImportError(f'{path}: parquet needs pyarrow: pip install "basinet[parquet]"') from None
+    with (
+        damaged_file(f"{path}: cannot be read as parquet", "; is it truncated?"),
+        ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True) as file,
+    ):
+        yield file
+
+
+def parquet_rows(file: Any, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of an open parquet file, with all or some of its columns."""
+    n_rows = 0
+    names = None if columns is None else list(dict.fromkeys(columns))
+    for batch in file.iter_batches(ROWS_AT_ONCE, columns=names, use_threads=False):
+        rows = batch.to_pylist()
+        n_rows += len(rows)
+        yield from rows
+    if n_rows != file.metadata.num_rows:
+        raise ValueError(f"it gave {n_rows} of its {file.metadata.num_rows} rows")
 
 
 def _text(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pooch
 
-from basinet.data.sources.source import RemoteFile
+from basinet.data.sources.collection import RemoteFile
 from basinet.files import write_text
 
 DIRECTORY_VARIABLE = "BASINET_DATA"

@@ -9,11 +9,18 @@ from types import MappingProxyType
 
 from basinet.data.files.options import Reading
 from basinet.data.sources import official_splits as splits
+from basinet.data.sources.collection import (
+    Collection,
+    Contents,
+    DrawSplits,
+    RemoteFile,
+    as_they_are,
+    minima_of_sdf_archive,
+    out_of_archive,
+)
 from basinet.data.sources.geom import open_conformers
 from basinet.data.sources.lba import open_affinities
 from basinet.data.sources.qm9 import LABEL_UNITS, open_sdf_archive, open_xyz_archive
-from basinet.data.sources.reading import as_they_are, minima_of_sdf_archive, out_of_archive
-from basinet.data.sources.source import DrawSplits, Part, RemoteFile, Source
 
 GDML = ("http://www.quantum-machine.org/gdml/repo/datasets/", "http://quantum-machine.org/gdml/data/npz/")
 FIGSHARE = ("https://springernature.figshare.com/ndownloader/files/", "https://ndownloader.figshare.com/files/")
@@ -39,8 +46,8 @@ def _figshare(name: str, number: int, checksum: str, n_bytes: int, *mirrors: str
     )
 
 
-def _gdml(file: str, level: str, n_molecules: int | None) -> Part:
-    return Part(
+def _gdml(file: str, level: str, n_molecules: int | None) -> Contents:
+    return Contents(
         files=(RemoteFile(name=file, urls=tuple(base + file for base in GDML)),),
         read=as_they_are(Reading(energy_unit="kcal/mol", length_unit="Angstrom")),
         level_of_theory=level,
@@ -50,22 +57,24 @@ def _gdml(file: str, level: str, n_molecules: int | None) -> Part:
 
 def _botnet(
     directory: str, level: str, joined: Sequence[str], alone: Sequence[str], drawn: DrawSplits
-) -> dict[str, Part]:
+) -> dict[str, Contents]:
     """Return files of which some make up a benchmark together; each is a part of its own, too."""
     files = {
         name: RemoteFile(name=f"{name}.xyz", urls=(f"{BOTNET}{directory}/{name}.xyz",)) for name in (*joined, *alone)
     }
-    whole = Part(files=tuple(files[name] for name in joined), read=as_they_are(), level_of_theory=level, splits=drawn)
-    each = {name: Part(files=(file,), read=as_they_are(), level_of_theory=level) for name, file in files.items()}
+    whole = Contents(
+        files=tuple(files[name] for name in joined), read=as_they_are(), level_of_theory=level, splits=drawn
+    )
+    each = {name: Contents(files=(file,), read=as_they_are(), level_of_theory=level) for name, file in files.items()}
     return {"": whole, **each}
 
 
 UNCHARACTERIZED = _figshare("uncharacterized.txt", 3195404, "md5:a361887bacb427b8a0ce7903d92a53b4", 486_752)
-QM9 = Source(
+QM9 = Collection(
     name="qm9",
     what="133,885 small molecules with 15 properties, less the 3,054 uncharacterised ones",
-    parts={
-        "": Part(
+    contents={
+        "": Contents(
             files=(
                 _figshare(
                     "dsgdb9nsd.xyz.tar.bz2",
@@ -81,7 +90,7 @@ QM9 = Source(
             units=LABEL_UNITS,
             n_molecules=130_831,
         ),
-        "sdf": Part(
+        "sdf": Contents(
             files=(
                 RemoteFile(
                     name="qm9.zip",
@@ -116,10 +125,10 @@ MD17_FRAMES = {
     "toluene": ("md17_toluene.npz", 442_790),
     "uracil": ("md17_uracil.npz", 133_770),
 }
-MD17 = Source(
+MD17 = Collection(
     name="md17",
     what="molecular dynamics of one molecule at 500 K, energies and forces",
-    parts={molecule: _gdml(file, "PBE+vdW-TS", n) for molecule, (file, n) in MD17_FRAMES.items()},
+    contents={molecule: _gdml(file, "PBE+vdW-TS", n) for molecule, (file, n) in MD17_FRAMES.items()},
     units=KCAL,
     licence="not stated",
     citation="Chmiela et al., Sci. Adv. 3 (2017) e1603015",
@@ -133,11 +142,11 @@ RMD17_ARCHIVE = RemoteFile(
         "https://archive.materialscloud.org/record/file?filename=rmd17.tar.bz2&record_id=466",
     ),
 )
-RMD17 = Source(
+RMD17 = Collection(
     name="rmd17",
     what="frames of MD17 with energies and forces computed anew, tightly converged",
-    parts={
-        molecule: Part(
+    contents={
+        molecule: Contents(
             files=(RMD17_ARCHIVE,),
             read=out_of_archive(f"npz_data/rmd17_{molecule}.npz", reading=Reading(energy_unit="kcal/mol")),
             level_of_theory="PBE/def2-SVP",
@@ -161,20 +170,20 @@ MD22_FRAMES = {
     "buckyball-catcher": 6102,
     "double-walled_nanotube": 5032,
 }
-MD22 = Source(
+MD22 = Collection(
     name="md22",
     what="molecular dynamics of molecules of 42 to 370 atoms, energies and forces",
-    parts={molecule: _gdml(f"md22_{molecule}.npz", "PBE+MBD", n) for molecule, n in MD22_FRAMES.items()},
+    contents={molecule: _gdml(f"md22_{molecule}.npz", "PBE+MBD", n) for molecule, n in MD22_FRAMES.items()},
     units=KCAL,
     licence="not stated",
     citation="Chmiela et al., Sci. Adv. 9 (2023) eadf0873",
 )
 
-ISO17 = Source(
+ISO17 = Collection(
     name="iso17",
     what="molecular dynamics of 129 isomers of C7O2H10, energies and forces",
-    parts={
-        "": Part(
+    contents={
+        "": Contents(
             files=(
                 RemoteFile(
                     name="iso17.tar.gz",
@@ -199,11 +208,11 @@ ISO17 = Source(
     splits=("iso17-within", "iso17-other"),
 )
 
-ANI_1X = Source(
+ANI_1X = Collection(
     name="ani1x",
     what="conformations of small molecules (H, C, N, O) by active learning, energies and forces",
-    parts={
-        "": Part(
+    contents={
+        "": Contents(
             files=(
                 _figshare(
                     "ani1x-release.h5",
@@ -221,11 +230,11 @@ ANI_1X = Source(
     citation="Smith et al., Sci. Data 7 (2020) 134; Smith et al., J. Chem. Phys. 148 (2018) 241733",
 )
 
-SPICE = Source(
+SPICE = Collection(
     name="spice",
     what="conformations of drug-like molecules, peptides, dimers and ions, energies and gradients",
-    parts={
-        version: Part(
+    contents={
+        version: Contents(
             files=(
                 RemoteFile(
                     name=f"SPICE-{version}.hdf5",
@@ -247,11 +256,11 @@ SPICE = Source(
     citation="Eastman et al., Sci. Data 10 (2023) 11",
 )
 
-PCQM4MV2 = Source(
+PCQM4MV2 = Collection(
     name="pcqm4mv2",
     what="minima of 3.4 million molecules, with bonds and explicit hydrogens; no labels",
-    parts={
-        "": Part(
+    contents={
+        "": Contents(
             files=(
                 RemoteFile(
                     name="pcqm4m-v2-train.sdf.tar.gz",
@@ -282,11 +291,11 @@ GEOM_FILTER = RemoteFile(
         "filter_smiles.txt",
     ),
 )
-GEOM_QM9 = Source(
+GEOM_QM9 = Collection(
     name="geom-qm9",
     what="the 10 likeliest conformers (conformers=...) of each molecule of QM9; 3d-emgp: less its filter list",
-    parts={
-        key: Part(files=files, read=open_conformers, level_of_theory="GFN2-xTB")
+    contents={
+        key: Contents(files=files, read=open_conformers, level_of_theory="GFN2-xTB")
         for key, files in {"": (GEOM_ARCHIVE,), "3d-emgp": (GEOM_ARCHIVE, GEOM_FILTER)}.items()
     },
     units="Ha, Å",
@@ -294,10 +303,10 @@ GEOM_QM9 = Source(
     citation="Axelrod & Gómez-Bombarelli, Sci. Data 9 (2022) 185",
 )
 
-BPA = Source(
+BPA = Collection(
     name="3bpa",
     what="one flexible molecule of 27 atoms at 300, 600 and 1200 K, energies and forces",
-    parts=_botnet(
+    contents=_botnet(
         "dataset_3BPA",
         "wB97X/6-31G(d)",
         ("train_300K", "train_mixedT", "test_300K", "test_600K", "test_1200K"),
@@ -310,10 +319,10 @@ BPA = Source(
     splits=tuple(BENCHMARK_3BPA),
 )
 
-ACAC = Source(
+ACAC = Collection(
     name="acac",
     what="acetylacetone at 300 and 600 K, energies and forces, and a dihedral scan (energies)",
-    parts=_botnet(
+    contents=_botnet(
         "dataset_acac",
         "PBE-D3/def2-SVP",
         ("train_300K", "train_600K", "test_MD_300K", "test_MD_600K"),
@@ -326,11 +335,11 @@ ACAC = Source(
     splits=tuple(BENCHMARK_ACAC),
 )
 
-LBA = Source(
+LBA = Collection(
     name="lba",
     what="pockets of proteins with ligands, and -log10 of the affinity (neglog_aff)",
-    parts={
-        identity: Part(
+    contents={
+        identity: Contents(
             files=(
                 RemoteFile(
                     name=f"LBA-split-by-sequence-identity-{identity}.tar.gz",
@@ -351,10 +360,10 @@ LBA = Source(
     splits=("lba-30", "lba-60"),
 )
 
-SOURCES: Mapping[str, Source] = MappingProxyType(
+COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
     {
-        source.name: source
-        for source in (QM9, MD17, RMD17, MD22, ISO17, ANI_1X, SPICE, PCQM4MV2, GEOM_QM9, BPA, ACAC, LBA)
+        collection.name: collection
+        for collection in (QM9, MD17, RMD17, MD22, ISO17, ANI_1X, SPICE, PCQM4MV2, GEOM_QM9, BPA, ACAC, LBA)
     }
 )
 """By name."""

@@ -10,7 +10,7 @@ from typing import Any
 import requests
 
 from basinet.data.sources.cache import OFFLINE_VARIABLE, WrongFileError, is_offline, verify
-from basinet.data.sources.source import RemoteFile
+from basinet.data.sources.collection import RemoteFile
 from basinet.files import move, write_text
 
 TIMEOUT = (10.0, 60.0)

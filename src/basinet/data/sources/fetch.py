@@ -14,8 +14,8 @@ from basinet.data.doctor.check import require_consistent
 from basinet.data.files.build import Input, OnProgress, write_store
 from basinet.data.files.report import ReadReport
 from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory, verify
+from basinet.data.sources.collection import FetchConfig, Files, PublicDataset, RemoteFile
 from basinet.data.sources.download import DownloadError, OnBytes, fetch_file
-from basinet.data.sources.source import Dataset, FetchConfig, Files, RemoteFile
 from basinet.data.store.manifest import MANIFEST_FILE
 from basinet.data.store.shards import read_manifest
 from basinet.data.store.store import MoleculeStore
@@ -37,7 +37,7 @@ class Fetched(NamedTuple):
 
 
 def fetch(
-    dataset: Dataset,
+    dataset: PublicDataset,
     out: Path | None = None,
     config: FetchConfig | None = None,
     *,
@@ -62,20 +62,20 @@ def fetch(
     config = config or FetchConfig()
     if out is None and config != FetchConfig():
         raise ValueError(f"a store of {dataset.name} with other settings needs a place: give the path to write it to")
-    directory = cache_directory() / dataset.source.name
+    directory = cache_directory() / dataset.collection.name
     path = store_place(dataset) if out is None else out
     if out is None and is_finished(path):
         return Fetched(path, MoleculeStore.open(path), (), ())
     with _alone(directory):
         if out is None and is_finished(path):  # another process was faster
             return Fetched(path, MoleculeStore.open(path), (), ())
-        paths = _fetch_files(dataset.part.files, directory, on_bytes)
+        paths = _fetch_files(dataset.contents.files, directory, on_bytes)
         return _build(dataset, Files(paths, config), path, on_molecules)
 
 
-def store_place(dataset: Dataset) -> Path:
+def store_place(dataset: PublicDataset) -> Path:
     """Return where the store of a data set is in the cache."""
-    return cache_directory() / dataset.source.name / "stores" / (dataset.key or dataset.source.name)
+    return cache_directory() / dataset.collection.name / "stores" / (dataset.key or dataset.collection.name)
 
 
 def is_finished(path: Path) -> bool:
@@ -102,29 +102,32 @@ def _fetch_files(files: Sequence[RemoteFile], directory: Path, on_bytes: OnBytes
     return tuple(paths)
 
 
-def _build(dataset: Dataset, files: Files, path: Path, on_molecules: OnProgress | None) -> Fetched:
-    part = dataset.part
-    opened = part.read(files)
-    hashes = {file.name: verify(found, file, "the cache") for file, found in zip(part.files, files.paths, strict=True)}
+def _build(dataset: PublicDataset, files: Files, path: Path, on_molecules: OnProgress | None) -> Fetched:
+    contents = dataset.contents
+    opened = contents.read(files)
+    pairs = zip(contents.files, files.paths, strict=True)
+    hashes = {file.name: verify(found, file, "the cache") for file, found in pairs}
     path.parent.mkdir(parents=True, exist_ok=True)
     store, reports = write_store(
         [Input(Path(report.path), molecules, report) for molecules, report in opened],
         path,
-        level_of_theory=part.level_of_theory,
-        source=f"{dataset.name} ({dataset.source.citation})",
+        level_of_theory=contents.level_of_theory,
+        source=f"{dataset.name} ({dataset.collection.citation})",
         settings={"source": dataset.name, "sha256": hashes, **dump_settings(files.config)},
-        units=part.units,
+        units=contents.units,
         limit=files.config.limit,
         on_progress=on_molecules,
     )
     try:
         require_consistent(store, dataset.name)
-        splits = {} if files.config.limit is not None or part.splits is None else part.splits(files, _names(store))
+        splits: Mapping[str, Split] = {}
+        if files.config.limit is None and contents.splits is not None:
+            splits = contents.splits(files, _names(store))
         _save_splits(splits, path)
     except ValueError:
         shutil.rmtree(path)
         raise
-    return Fetched(path, store, reports, tuple(_notes(dataset, files.config, store, splits)))
+    return Fetched(path, store, reports, tuple(_notes(dataset, store, splits, files.config.limit is None)))
 
 
 def _save_splits(splits: Mapping[str, Split], path: Path) -> None:
@@ -133,9 +136,9 @@ def _save_splits(splits: Mapping[str, Split], path: Path) -> None:
         split.save(path / SPLITS_DIRECTORY / f"{name}.json")
 
 
-def _notes(dataset: Dataset, config: FetchConfig, store: MoleculeStore, splits: Mapping[str, Split]) -> Iterator[str]:
-    expected = dataset.part.n_molecules
-    if config.limit is None and expected is not None and len(store) != expected:
+def _notes(dataset: PublicDataset, store: MoleculeStore, splits: Mapping[str, Split], is_whole: bool) -> Iterator[str]:
+    expected = dataset.contents.n_molecules
+    if is_whole and expected is not None and len(store) != expected:
         yield (
             f"warning: {len(store):,} molecules, but {expected:,} were published; published splits are of all of them"
         )

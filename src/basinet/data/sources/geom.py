@@ -12,7 +12,7 @@ import numpy as np
 
 from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.sources.archives import damage_named, walk
-from basinet.data.sources.source import Files
+from basinet.data.sources.collection import Files
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor

@@ -5,37 +5,23 @@ holds ``neglog_aff``. Records that are pickled are refused.
 """
 
 import json
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.report import Opened, ReadReport, counted, valid
+from basinet.data.files.lmdb import records, unpacked
+from basinet.data.files.report import Opened, ReadReport, counted, damaged_file, valid
 from basinet.data.sources.archives import extract
-from basinet.data.sources.source import Files
+from basinet.data.sources.collection import Files
 from basinet.structures import Molecule, StructureError
 
 PARTS = {"train": "train", "validation": "val", "test": "test"}
 """Directories of the archive by the parts of the split."""
-MAX_RECORD = 2**28
-"""Bytes of an unpacked record; one that gives more is damaged or hostile."""
 LABEL = "neglog_aff"
-REHEARSAL = """
-import lmdb, sys
-with lmdb.open(sys.argv[1], subdir=False, readonly=True, lock=False, readahead=False) as file, file.begin() as records:
-    records.get(b"serialization_format")
-    for number in range(min(int(records.get(b"num_examples") or 0), file.stat()["entries"])):
-        sum((records.get(str(number).encode()) or b"")[::4096])
-"""
-"""What is read, read by another process first: LMDB trusts its file, and damaged pages crash whoever reads them."""
-REHEARSAL_LIMIT = 600.0
-"""Seconds; damaged pages can send LMDB round in circles."""
 
 
 def open_affinities(files: Files) -> list[Opened]:
@@ -76,59 +62,24 @@ def _atoms(table: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _records(database: Path) -> Iterator[Mapping[str, Any]]:
-    with _reading(database) as read:
-        how = (read(b"serialization_format") or b"").decode("ascii", errors="replace")
-        if how != "json":
-            raise StructureError(f"{database}: its records are {how or 'of unknown kind'}, and only JSON is read")
-        count = read(b"num_examples") or b""
-        if not count.isdigit():
-            raise StructureError(f"{database}: does not say how many records it has")
-        for number in range(int(count)):
-            packed = read(str(number).encode("ascii"))
-            if packed is None:
-                raise StructureError(f"{database}: has no record {number} of {int(count)}")
-            yield _unpacked(packed, f"{database}: record {number}")
+    about = {key: value for key, value in records(database) if not key.isdigit()}
+    kind = about.get(b"serialization_format", b"").decode("ascii", errors="replace")
+    if kind != "json":
+        raise StructureError(f"{database}: its records are {kind or 'of unknown kind'}, and only JSON is read")
+    count = about.get(b"num_examples", b"")
+    if not count.isdigit():
+        raise StructureError(f"{database}: does not say how many records it has")
+    numbered = ((key, value) for key, value in records(database) if key.isdigit())
+    for number in range(int(count)):
+        key, packed = next(numbered, (b"", b""))
+        if key != str(number).encode():
+            raise StructureError(f"{database}: has no record {number} of {int(count)}")
+        yield _unpacked(packed, f"{database}: record {number}")
 
 
 def _unpacked(packed: bytes, where: str) -> Mapping[str, Any]:
-    try:
-        unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        text = unpacker.decompress(packed, MAX_RECORD)
-        if not unpacker.eof:
-            raise ValueError("it is cut off, or too large")
-        record = json.loads(text)
+    with damaged_file(f"{where} cannot be read"):
+        record = json.loads(unpacked(packed, 16 + zlib.MAX_WBITS))
         if not isinstance(record, dict):
             raise ValueError(f"expected a mapping, got {type(record).__name__}")
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise StructureError(f"{where} cannot be read ({error})") from None
-    return record
-
-
-@contextmanager
-def _reading(database: Path) -> Iterator[Any]:
-    """Give a function that returns the value of a key, or ``None``."""
-    try:
-        import lmdb
-    except ImportError:
-        raise ImportError('reading LMDB needs lmdb: pip install "basinet[lmdb]"') from None
-    _rehearse(database)
-    try:
-        with (
-            lmdb.open(str(database), subdir=False, readonly=True, lock=False, readahead=False) as environment,
-            environment.begin() as transaction,
-        ):
-            yield transaction.get
-    except lmdb.Error as error:
-        raise StructureError(f"{database}: cannot be read as LMDB ({error})") from None
-
-
-def _rehearse(database: Path) -> None:
-    command = [sys.executable, "-I", "-c", REHEARSAL, str(database)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=REHEARSAL_LIMIT, check=False)
-    except subprocess.TimeoutExpired:
-        raise StructureError(f"{database}: is damaged; LMDB goes round in circles in it") from None
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1][:200] if lines else f"reading it ended with code {done.returncode}"
-        raise StructureError(f"{database}: cannot be read as LMDB ({reason}); is it truncated?")
+        return record

@@ -1,43 +1,43 @@
-"""Names of public data sets where a path is expected: ``qm9:``, ``rmd17:aspirin``."""
+"""Resolve names of public data sets, which stand for a path: ``qm9:``, ``rmd17:aspirin``."""
 
 import os
 import re
 from pathlib import Path
 
-from basinet.data.sources.catalogue import SOURCES
+from basinet.data.sources.catalogue import COLLECTIONS
+from basinet.data.sources.collection import PublicDataset
 from basinet.data.sources.fetch import fetch, is_finished, store_place
-from basinet.data.sources.source import Dataset
 
-_NAME = re.compile(r"(?P<source>[a-z0-9][a-z0-9_-]+):(?P<part>[\w.-]*)")
+_NAME = re.compile(r"(?P<collection>[a-z0-9][a-z0-9_-]+):(?P<key>[\w.-]*)")
 
 
-def dataset_named(text: str) -> Dataset | None:
+def dataset_named(text: str) -> PublicDataset | None:
     """Return the data set that a text names; ``None`` if it is a path: it has no colon, or a slash.
 
     Raises:
-        ValueError: it has the form of a name, but there is no such source, or no such part of it.
+        ValueError: it has the form of a name, but there is no such data set.
     """
     match = _NAME.fullmatch(text)
-    if match is None or (match["source"] not in SOURCES and Path(text).exists()):
+    if match is None or (match["collection"] not in COLLECTIONS and Path(text).exists()):
         return None
-    if match["source"] not in SOURCES:
-        raise ValueError(f"{text}: no such file, and no source is called {match['source']}; {_known()}")
-    source = SOURCES[match["source"]]
-    if match["part"] not in source.parts:
-        names = ", ".join(Dataset(source, key).name for key in source.parts)
-        raise ValueError(f"the source {source.name} has no part {match['part']!r}; expected one of {names}")
-    return Dataset(source, match["part"])
+    if match["collection"] not in COLLECTIONS:
+        raise ValueError(f"{text}: no such file, and no public data set is called {match['collection']}; {_known()}")
+    collection = COLLECTIONS[match["collection"]]
+    if match["key"] not in collection.contents:
+        names = ", ".join(PublicDataset(collection, key).name for key in collection.contents)
+        raise ValueError(f"{collection.name} has no data set {match['key']!r}; expected one of {names}")
+    return PublicDataset(collection, match["key"])
 
 
-def parse_name(text: str) -> Dataset:
+def parse_name(text: str) -> PublicDataset:
     """Return the data set of a name; the colon may be left out where nothing follows it.
 
     Raises:
-        ValueError: there is no such source, or no such part of it.
+        ValueError: there is no such data set.
     """
     found = dataset_named(text if ":" in text else f"{text}:")
     if found is None:
-        raise ValueError(f"{text!r} is no name of a source; {_known()}")
+        raise ValueError(f"{text!r} is not the name of a public data set; {_known()}")
     return found
 
 
@@ -58,4 +58,4 @@ def locate(path: str | os.PathLike[str]) -> Path:
 
 
 def _known() -> str:
-    return f"sources are {', '.join(SOURCES)} (basinet data sources)"
+    return f"known are {', '.join(COLLECTIONS)} (basinet data sources)"

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from basinet.data.sources.archives import extract
-from basinet.data.sources.source import DrawSplits, Files
+from basinet.data.sources.collection import DrawSplits, Files
 from basinet.data.stream.splits import Split
 from basinet.structures import StructureError
 

@@ -32,7 +32,7 @@ from jaxtyping import Int64
 from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.files.sdf import import_rdkit, quiet_rdkit
 from basinet.data.sources.archives import damage_named, extract, walk
-from basinet.data.sources.source import Files
+from basinet.data.sources.collection import Files
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor, property_unit

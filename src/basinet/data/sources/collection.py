@@ -1,14 +1,19 @@
 """What is said of a public data set: files, reader, units, level of theory, licence, citation, splits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 from basinet.config import settings
-from basinet.data.files.report import Opened
+from basinet.data.files.options import AS_WRITTEN, Reading
+from basinet.data.files.readers import open_file
+from basinet.data.files.report import Opened, ReadReport, counted
+from basinet.data.files.sdf import read_records
+from basinet.data.sources.archives import damage_named, extract, walk
 from basinet.data.stream.splits import Split
+from basinet.structures import Molecule
 
 
 @settings
@@ -56,8 +61,8 @@ DrawSplits = Callable[[Files, Sequence[str]], Mapping[str, Split]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One data set of a source: what one name gives."""
+class Contents:
+    """The files of one public data set, how they are read, and what they hold."""
 
     files: tuple[RemoteFile, ...]
     read: Read
@@ -70,13 +75,13 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """A public data set, with one part or several."""
+class Collection:
+    """Public data sets of one publication."""
 
     name: str
     what: str
-    parts: Mapping[str, Part]
-    """By what follows the colon of a name; a source of one part has it under the empty text."""
+    contents: Mapping[str, Contents]
+    """Data sets by what follows the colon of their name; the empty text where nothing does."""
     units: str
     """Of its files, converted on the way into the store."""
     licence: str
@@ -85,18 +90,51 @@ class Source:
     """Published ones, for ``split=...``."""
 
 
-class Dataset(NamedTuple):
-    """A part with its source."""
+class PublicDataset(NamedTuple):
+    """A public data set under its name."""
 
-    source: Source
+    collection: Collection
     key: str
 
     @property
-    def part(self) -> Part:
-        """Where its files are and how they are read."""
-        return self.source.parts[self.key]
+    def contents(self) -> Contents:
+        """Its files, their reader, and what they hold."""
+        return self.collection.contents[self.key]
 
     @property
     def name(self) -> str:
-        """As it is written in place of a path: ``qm9:``, ``rmd17:aspirin``."""
-        return f"{self.source.name}:{self.key}"
+        """Name to type in place of a path: ``qm9:``, ``rmd17:aspirin``."""
+        return f"{self.collection.name}:{self.key}"
+
+
+def as_they_are(reading: Reading = AS_WRITTEN) -> Read:
+    """Return how to open files one after the other."""
+
+    def read(files: Files) -> list[Opened]:
+        return [open_file(path, reading) for path in files.paths]
+
+    return read
+
+
+def out_of_archive(*members: str, reading: Reading = AS_WRITTEN) -> Read:
+    """Return how to open files of an archive, by the ends of their paths in it."""
+
+    def read(files: Files) -> list[Opened]:
+        (archive,) = files.paths
+        return [open_file(path, reading) for path in extract(archive, members)]
+
+    return read
+
+
+def minima_of_sdf_archive(files: Files) -> list[Opened]:
+    """Open the SDF in an archive, too large to unpack; records that are not valid are counted and left out."""
+    (archive,) = files.paths
+    report = ReadReport(path=str(archive), skip_invalid=True)
+    return [counted(_streamed(archive, report), report)]
+
+
+def _streamed(archive: Path, report: ReadReport) -> Iterator[Molecule]:
+    with damage_named(archive):
+        for name, stream in walk(archive):
+            if name.endswith(".sdf"):
+                yield from read_records(stream, Path(name).name, report, Reading(is_equilibrium=True))
