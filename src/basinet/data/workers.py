@@ -1,4 +1,4 @@
-"""Processes that work through a list, in order, one thread each."""
+"""Map a function over tasks, in order, with processes of one thread each."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
-"""What the numerical libraries read, once, when they are loaded."""
+"""Variables that the numerical libraries read when they are loaded."""
 
 AHEAD = 8
-"""Tasks per process that are begun before the first of them is finished: hides a slow one, bounds the memory."""
+"""Tasks per process that are started before the first of them is finished: hides a slow task, bounds the memory."""
 IN_LANE = 2
-"""Tasks that a process has before it: the one it does, and one to go on with at once."""
+"""Tasks queued at a process: the one it works on, and the next."""
 DEATH = (
     "a worker process died: killed from outside, out of memory (use fewer processes), or never started "
     '(a script must make this call under `if __name__ == "__main__":`)'
@@ -53,13 +53,12 @@ def map_in_order(
     They end with the iterator: at its end, when it is closed, on an error, on Ctrl-C, and when this process dies.
 
     Args:
-        function: What to do; it, the tasks and the results are pickled.
-        tasks: Taken one by one, when there is room for them.
-        processes: How many.
-        ahead: Tasks that are begun before the first of them is finished, at least one per process; 8 per process
-            without a number.
-        lost: What stands for the result of a task that has ended two processes. With it, a process that dies is
-            replaced and its task begun once more; without it, the first death is an error.
+        function: Function to call; it, the tasks and the results are pickled.
+        tasks: Taken one by one, when a process has room.
+        processes: Number of processes.
+        ahead: Tasks started before the first of them is finished, at least one per process; ``None``: 8 per process.
+        lost: Returns the result of a task that has ended two processes. With it, a process that dies is replaced and
+            its task started once more; without it, the first death is an error.
 
     Raises:
         RunError: a process died, or one process after the other does.
@@ -89,7 +88,7 @@ def map_in_order(
 
 @dataclass(kw_only=True)
 class _Begun(Generic[Task, Result]):
-    """A task that waits for its process, or is done by it."""
+    """A task that is queued at a process, or done by it."""
 
     place: int
     task: Task
@@ -98,7 +97,7 @@ class _Begun(Generic[Task, Result]):
 
 
 class _Lane(Generic[Task, Result]):
-    """One process with the tasks before it; does the first of them, so a death is always that one's."""
+    """One process and its queue; it works on the first task, so a death is due to that one."""
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
         self.function = function
@@ -107,11 +106,11 @@ class _Lane(Generic[Task, Result]):
         self._executor = _one_process()
 
     def begin(self, place: int, task: Task, deaths: int = 0) -> None:
-        """Put a task at the end of the lane."""
+        """Queue a task."""
         self.begun.append(_Begun(place=place, task=task, future=self._submit(task), deaths=deaths))
 
     def take_finished(self) -> dict[int, Future[Result]]:
-        """Return the results that are there, by place; also those that are errors of the function."""
+        """Return the finished results by place, errors of the function included."""
         finished: dict[int, Future[Result]] = {}
         while self.begun and self.begun[0].future.done() and not self.has_died:
             first = self.begun.popleft()
@@ -120,12 +119,12 @@ class _Lane(Generic[Task, Result]):
 
     @property
     def has_died(self) -> bool:
-        """Whether the process has died with its task."""
+        """True if the process has died with its task."""
         future = self.begun[0].future if self.begun else None
         return future is not None and future.done() and isinstance(future.exception(), BrokenProcessPool)
 
     def begin_again(self, lost: Callable[[Task], Result]) -> dict[int, Future[Result]]:
-        """Start a new process; a first task that has ended two is given up, with ``lost(task)`` as its result."""
+        """Start a new process; a first task that has ended two processes gets the result ``lost(task)``."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = _one_process()
         waiting, self.begun = self.begun, deque()
@@ -139,7 +138,7 @@ class _Lane(Generic[Task, Result]):
         return given_up
 
     def end(self, at_once: bool) -> None:
-        """End the process, ``at_once`` in the middle of its task."""
+        """End the process; ``at_once``: in the middle of its task."""
         if at_once:
             for worker in self._workers:
                 worker.terminate()  # what it was doing is lost anyway, and may take long
@@ -157,7 +156,7 @@ class _Lane(Generic[Task, Result]):
 
 
 def _begin(lanes: Sequence[_Lane[Task, Any]], supply: Iterator[tuple[int, Task]], most: int) -> int:
-    """Give tasks to the lanes that have room, at most so many, and return how many."""
+    """Queue at most ``most`` tasks where there is room, and return their number."""
     for n_begun in range(most):
         lane = min(lanes, key=lambda lane: len(lane.begun))
         item = next(supply, None) if len(lane.begun) < IN_LANE else None
@@ -194,7 +193,7 @@ def _settled(*, result: Any = None, error: BaseException | None = None) -> Futur
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let processes that start, and libraries that are loaded, inside this context run one thread.
+    """Limit processes that start and libraries that are loaded inside this context to one thread.
 
     Environment variables, because a library reads them before any code of ours runs in a new process.
     """
@@ -211,7 +210,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
+    """Ignore Ctrl-C, and end when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

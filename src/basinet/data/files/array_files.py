@@ -1,4 +1,4 @@
-"""Arrays in NumPy archives (``.npz``) and MATLAB files (``.mat``), read row by row.
+"""Read arrays of NumPy archives (``.npz``) and MATLAB files (``.mat``) row by row.
 
 The rows of an archive are read as a stream, so memory does not grow with it, compressed or not; only an array in
 Fortran order, whose rows are scattered, is read whole. A MATLAB file is read whole: those of the field are small.
@@ -19,14 +19,14 @@ from numpy.lib import format as npy
 from basinet.data.files.report import damaged_file
 
 BUFFER = 2**18
-"""Bytes of an array read at once."""
+"""Bytes of an array to read at once."""
 MAX_WHOLE = 2**31
-"""Bytes of an array that is read whole."""
+"""Largest array to read whole, bytes."""
 MAT_MAGIC = b"MATLAB 5.0 MAT-file"
 
 
 class Header(NamedTuple):
-    """What an array says about itself."""
+    """Shape and type of an array."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -34,12 +34,12 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Number of its numbers, without overflow."""
+        """Number of elements, without overflow."""
         return math.prod(self.shape)
 
     @property
     def is_numeric(self) -> bool:
-        """Whether it holds plain numbers."""
+        """True for plain numbers."""
         return self.dtype.kind in "fiu"
 
 
@@ -66,7 +66,7 @@ class Rows:
 
 
 class ArrayFile(ABC):
-    """Arrays by name."""
+    """A file of named arrays."""
 
     headers: Mapping[str, Header]
 
@@ -158,7 +158,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
 
 
 def _row_shape(header: Header, n_rows: int) -> tuple[int, ...]:
-    """Cut an array into rows along its first axis; one number a row is welcome in any shape, such as [1, n]."""
+    """Return the shape of one row; one number a row may come in any shape, such as [1, n]."""
     return () if header.size == n_rows else header.shape[1:]
 
 

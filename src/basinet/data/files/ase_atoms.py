@@ -1,4 +1,4 @@
-"""One frame of ASE as a molecule with labels: what extended XYZ, trajectories and databases of ASE share."""
+"""Convert frames of ASE to molecules: shared by extended XYZ, trajectories, databases, LMDB and parquet."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""ASE's own files: trajectories (``.traj``) and SQLite databases (``.db``), read frame by frame.
+"""Read ASE's own files frame by frame: trajectories (``.traj``) and SQLite databases (``.db``).
 
 Neither format needs pickle, and none is loaded: a trajectory is JSON and plain arrays (``ase.io.ulm``), a row of a
 database is columns of SQL, JSON and plain arrays. Constraints and calculators are not rebuilt.
@@ -25,9 +25,9 @@ from basinet.data.files.report import ReadReport, damaged_file
 from basinet.structures import Molecule, StructureError
 
 RESULTS = ("energy", "forces", "dipole")
-"""Of a calculator, that a row of a database may have."""
+"""Results of a calculator that a row of a database may have."""
 ROWS_AT_ONCE = 256
-"""ASE fetches all rows of a query into memory, so they are asked for in pages."""
+"""Rows of a database to read at once; ASE fetches all rows of a query into memory."""
 
 
 def read_traj(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
@@ -68,9 +68,9 @@ def _frames(path: Path) -> Iterator[Atoms]:
 
 
 def _number_of_frames(path: Path) -> int:
-    """Return the number of frames, after checking the table of their places: it must be in order, and end there.
+    """Return the number of frames, after checking the table of their offsets.
 
-    The file has no checksum; a damaged count would otherwise lose the last frames without a word.
+    The file has no checksum, and a damaged count would silently drop the last frames.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size

@@ -1,4 +1,4 @@
-"""Molecules of several inputs, read one at a time, become one store: constant memory, resumable, all or nothing."""
+"""Write the molecules of several inputs into one store: constant memory, resumable, all or nothing."""
 
 import csv
 from collections import Counter
@@ -15,17 +15,17 @@ from basinet.structures import Molecule
 
 MOLECULES_PER_SHARD = 2**13
 ATOMS_PER_SHARD = 2**18
-"""A shard is full at the first of the two, so that memory does not grow with the size of molecules either."""
+"""A shard is full at either limit, so that memory does not grow with the size of molecules."""
 SHOWN_EVERY = 50
 SKIPPED_FILE = "skipped.csv"
-"""In the store: the records that gave no molecule, each with its reason."""
+"""Name of the list, in the store, of records that gave no molecule, with reasons."""
 
 OnProgress = Callable[[int, str], None]
-"""Called with the number of molecules so far and what is read."""
+"""Called with the number of molecules so far and the name of the input."""
 
 
 class Input(NamedTuple):
-    """One file or store, opened."""
+    """An open file or store."""
 
     path: Path
     molecules: Iterator[Molecule]
@@ -33,7 +33,7 @@ class Input(NamedTuple):
 
 
 class Built(NamedTuple):
-    """A store, and what was read to make it."""
+    """A store and the reports about its inputs."""
 
     store: MoleculeStore
     reports: tuple[ReadReport, ...]
@@ -57,14 +57,14 @@ def write_store(
     damaged, the store is deleted. Records that gave no molecule are listed in ``skipped.csv`` in the store.
 
     Args:
-        inputs: What to read.
+        inputs: Open files and stores, in order.
         out: Directory of the store.
-        level_of_theory: Of the labels.
-        source: Where the molecules came from.
-        settings: How they were made; a build with others is not resumed.
-        units: Of labels other than energies and forces, by name.
-        limit: Molecules to stop after; ``None``: all.
-        on_progress: Called now and then.
+        level_of_theory: Level of theory of the labels.
+        source: Origin of the molecules.
+        settings: Settings that made them; a build with other settings is not resumed.
+        units: Units of labels other than energies and forces, by name.
+        limit: Largest number of molecules; ``None``: all.
+        on_progress: Callback, every 50 molecules.
 
     Raises:
         ValueError: an input cannot be read, or ``out`` was begun with other settings.
@@ -82,7 +82,7 @@ def write_store(
 
 
 def _write(inputs: Sequence[Input], writer: StoreWriter, limit: int | None, on_progress: OnProgress | None) -> None:
-    """Write what is not yet in the store; the molecules that are there are read again and passed over."""
+    """Write the molecules that the store does not have yet; those before are read again and skipped."""
     there, skipped_before = writer.manifest.n_molecules, Counter(writer.manifest.skipped)
     shard: list[Molecule] = []
     n_atoms = n_read = 0
@@ -112,7 +112,7 @@ def _write(inputs: Sequence[Input], writer: StoreWriter, limit: int | None, on_p
 
 
 def _list_skipped(inputs: Sequence[Input], path: Path) -> None:
-    """Write the records that gave no molecule, if there are any."""
+    """Write the list of records that gave no molecule, unless it is empty."""
     if not any(i.report.skipped for i in inputs):
         return
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:

@@ -1,7 +1,7 @@
-"""Extended XYZ: frames read one by one with their labels, and written with predictions.
+"""Read extended XYZ frame by frame, and write it with predictions.
 
-ASE parses each frame. The file is cut into frames here and not by ASE, because ASE stops at the first blank line
-without a word, and reads a file to its end before it gives the first frame.
+ASE parses each frame, but does not split the file: it would stop silently at the first blank line, and read the whole
+file before it returns the first frame.
 """
 
 import os
@@ -41,13 +41,13 @@ def write_extxyz(
     *,
     label_prefix: str = "REF_",
 ) -> int:
-    """Write molecules with results, one by one, and return how many; the file appears when all are written.
+    """Write molecules with results one by one, and return their number; the file appears when all are written.
 
     Args:
         path: File to write; replaced if it exists.
         frames: Each molecule with its results by key: numbers go to the comment line, rows per atom to columns.
             ``energy`` and ``forces`` (eV, eV/Å) are what ASE's calculator gives back on reading.
-        label_prefix: Put before the names of the molecule's own labels, to keep them apart from the results.
+        label_prefix: Prefix for the names of the molecule's own labels, to keep them apart from the results.
     """
     count = 0
     with replacing(Path(path)) as temporary, open(temporary, "w", encoding="utf-8") as file:
@@ -71,7 +71,7 @@ def frame_text(molecule: Molecule, results: Mapping[str, Any], label_prefix: str
 
 
 def _frames(path: Path) -> Iterator[str]:
-    """Cut a file into the texts of its frames."""
+    """Split a file into the texts of its frames."""
     with open(path, encoding="utf-8") as file:
         frame = 0
         while header := _next_line(file, path, frame):
@@ -107,10 +107,10 @@ def _next_line(file: TextIO, path: Path, frame: int) -> str:
 
 
 def _require_end(file: TextIO, path: Path, frame: int) -> None:
-    """Blank lines may end a file; anything after them would otherwise be lost without a word."""
+    """Refuse text after a blank line, which would otherwise be dropped silently; blank lines may end a file."""
     while line := _next_line(file, path, frame):
         if line.strip():
-            raise StructureError(f"{path.name}:{frame}: a blank line stands where a frame should begin; remove it")
+            raise StructureError(f"{path.name}:{frame}: got a blank line where a frame should begin; remove it")
 
 
 def _parse(text: str, name: str) -> Atoms:

@@ -1,4 +1,4 @@
-"""HDF5 files in the layouts of ANI, COMP6, SPICE and our trajectories, told apart by the names of their arrays.
+"""Read HDF5 files in the layouts of ANI, COMP6, SPICE and basinet, recognised by the names of their arrays.
 
 ==========  ================  ==================  ==========================  ===========================
 layout      elements          positions           energies                    forces
@@ -33,16 +33,16 @@ from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
 MAX_ATOMS = 1_000_000
-"""Of one molecule; a group that says it has more is damaged."""
+"""Largest molecule; a group that claims more atoms is damaged."""
 MAX_LETTERS = 10_000
-"""Of a SMILES."""
+"""Longest SMILES."""
 MAX_DEPTH = 8
-"""Of groups within groups."""
+"""Deepest nesting of groups."""
 NUMBERS_AT_ONCE = 2**20
-"""Coordinates read at once."""
+"""Coordinates to read at once."""
 _REFERENCE, _HEADER, _OBJECT = struct.Struct("<IQI"), struct.Struct("<4sB3xQ"), struct.Struct("<HHIQ")
 MAX_HEAP = 2**28
-"""Bytes of one collection; those of short texts have 4096."""
+"""Largest collection of texts, bytes; those of short texts have 4096."""
 ANI_1X_LEVELS = {
     "wb97x_dz.energy": "wB97X/6-31G(d)",
     "wb97x_tz.energy": "wB97X/def2-TZVPP",
@@ -51,8 +51,8 @@ ANI_1X_LEVELS = {
 """Smith et al., Sci. Data 7 (2020) 134. Other layouts were used for several levels of theory."""
 
 
-class Layout(NamedTuple):
-    """Names of the arrays of a group, and their units."""
+class ArrayNames(NamedTuple):
+    """Names and units of the arrays of a group, in one layout."""
 
     name: str
     elements: str
@@ -64,23 +64,23 @@ class Layout(NamedTuple):
     has_smiles: bool = False
 
 
-SPICE = Layout(
+SPICE = ArrayNames(
     "SPICE", "atomic_numbers", "conformations", "dft_total_energy", "dft_total_gradient", "Ha", "bohr", has_smiles=True
 )
-ANI_1X = Layout("ANI-1x", "atomic_numbers", "coordinates", "wb97x_dz.energy", "wb97x_dz.forces", "Ha", "Angstrom")
-ANI_2X = Layout("ANI-2x", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
-TRAJECTORY = Layout("a trajectory of basinet", "atomic_numbers", "positions", "energy", "forces", "eV", "Angstrom")
+ANI_1X = ArrayNames("ANI-1x", "atomic_numbers", "coordinates", "wb97x_dz.energy", "wb97x_dz.forces", "Ha", "Angstrom")
+ANI_2X = ArrayNames("ANI-2x", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
+TRAJECTORY = ArrayNames("a trajectory of basinet", "atomic_numbers", "positions", "energy", "forces", "eV", "Angstrom")
 """Written by :mod:`basinet.md.frames`."""
-ANI_1 = Layout("ANI-1", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
-ARRAYS = Layout("npz", "z", "R", "E", "F", "", "Angstrom")
+ANI_1 = ArrayNames("ANI-1", "species", "coordinates", "energies", "forces", "Ha", "Angstrom")
+ARRAYS = ArrayNames("npz", "z", "R", "E", "F", "", "Angstrom")
 LAYOUTS = (SPICE, ANI_1X, ANI_2X, TRAJECTORY, ARRAYS)
 
 
 class Hdf5Source(NamedTuple):
-    """A file whose layout is known, and what to read of it."""
+    """A file of a known layout, and the labels to read."""
 
     path: Path
-    layout: Layout
+    layout: ArrayNames
     energy: str | None
     forces: str | None
 
@@ -131,17 +131,14 @@ def _find_layout(path: Path, report: ReadReport, reading: Reading) -> Hdf5Source
 
 
 def _keys_of_first(path: Path, file: Any) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the names of the arrays of the first group that has some, and of those that hold texts."""
+    """Return the names of the arrays of the first group with arrays, and of those that hold texts."""
     _, group = next(_groups(path, file), ("", {}))
     found = {str(name): group[name] for name in group}
     return frozenset(found), frozenset(name for name, a in found.items() if a.dtype.kind in "SO")
 
 
 def _groups(path: Path, group: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Yield the groups that have arrays, with their paths, in the order of their names.
-
-    A link that leads to another file, or to another place, is refused: a file is to be read once, and alone.
-    """
+    """Yield the groups that have arrays, with their paths, in the order of their names; links are refused."""
     names = list(group)
     if len(names) != len(group) or depth > MAX_DEPTH:
         raise StructureError(f"{path}: gives {len(names)} groups of {len(group)}: the file is damaged")
@@ -157,7 +154,7 @@ def _groups(path: Path, group: Any, place: str = "", depth: int = 0) -> Iterator
         yield from _groups(path, group[name], f"{place}{name}/", depth + 1)
 
 
-def _forces_of(layout: Layout, energy: str | None, keys: frozenset[str]) -> str | None:
+def _forces_of(layout: ArrayNames, energy: str | None, keys: frozenset[str]) -> str | None:
     """Return the forces that belong to the energies: ANI-1x has three levels of theory side by side."""
     forces = layout.forces if layout is not ANI_1X or energy is None else energy.removesuffix(".energy") + ".forces"
     return forces if forces in keys else None
@@ -189,7 +186,7 @@ def _guarded(path: Path) -> AbstractContextManager[None]:
 
 
 class _Group:
-    """One group: its arrays, checked against each other before anything is read."""
+    """The arrays of one group, checked against each other before they are read."""
 
     def __init__(self, group: Any, source: Hdf5Source, where: str, columns: Sequence[PropertyColumn]) -> None:
         layout = source.layout
@@ -241,7 +238,7 @@ class _Group:
             raise StructureError(f"{where}: the elements are {self.elements.dtype}, expected whole numbers")
 
     def read(self, first: int) -> dict[str, np.ndarray]:
-        """Read some conformations."""
+        """Read the conformations from number ``first`` on, up to ``n_at_once``."""
         rows = slice(first, min(first + self.n_at_once, self.n_conformations))
         block = {role: array[rows] for role, array in self.arrays.items()}
         if self.numbers is None:
@@ -280,7 +277,7 @@ class _Group:
 
 
 def _text(path: Path, array: Any, where: str) -> str:
-    """Return a text; ANI-1 has one letter a row."""
+    """Return a text, which ANI-1 stores with one letter a row."""
     if array.dtype.kind not in "OS" or not (array.size == 1 or (array.dtype == "S1" and array.size <= MAX_LETTERS)):
         raise StructureError(f"{where}: smiles must be one text, got {array.dtype} {list(array.shape)}")
     return "".join(_texts(path, array))

@@ -1,8 +1,7 @@
-"""LMDB files of JSON records, read-only: the databases of ASE-LMDB (``ase-db-backends``, fairchem), and alike.
+"""Read LMDB files of JSON records, such as the databases of ASE-LMDB (``ase-db-backends``, fairchem).
 
-A record is a JSON object, plain or compressed by zlib, with ``numbers`` and ``positions``, and whatever ASE keeps in a
-row. Records that are pickled, as those of OC20, Uni-Mol and most copies of PCQM4Mv2, are refused: reading a pickle runs
-the code in it.
+A record is a JSON object, plain or compressed by zlib, with ``numbers``, ``positions`` and the other fields of a row of
+ASE. Pickled records, as in OC20, Uni-Mol and most copies of PCQM4Mv2, are refused: reading a pickle runs code.
 """
 
 import json
@@ -25,15 +24,15 @@ from basinet.structures import Molecule, StructureError
 from basinet.structures.ase_labels import SMILES_KEY
 
 MAX_RECORD = 2**28
-"""Bytes of one record, also when it is no longer compressed."""
+"""Largest record, bytes, compressed or not."""
 ELEMENTS = ("numbers", "atomic_numbers", "symbols", "atoms")
 POSITIONS = ("positions", "pos", "coordinates")
 OF_FILE = frozenset({b"nextid", b"deleted_ids", b"metadata", b"length"})
-"""Keys of records that are about the file."""
+"""Keys of records about the file."""
 OF_ASE = frozenset({"cell", "pbc", "constraints", "ctime", "mtime", "user", "unique_id", "tags", "masses", *RESULTS})
 OF_CALCULATOR = frozenset({"calculator", "calculator_parameters", "initial_charges", "initial_magmoms", "momenta"})
 OF_ROW = OF_ASE | OF_CALCULATOR | {"data", "key_value_pairs"}
-"""Fields of a row that are no labels, or are looked at by name."""
+"""Fields of a row that are no labels, or are read by name."""
 
 
 def read_lmdb(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
@@ -65,7 +64,7 @@ def _require_all_rows(path: Path, n_rows: int, about: Mapping[bytes, Any]) -> No
 
 
 def records(path: Path) -> Generator[tuple[bytes, bytes], None, None]:
-    """Yield keys and values as a process of its own reads them, so that damaged pages cannot crash this one."""
+    """Yield keys and values, read in a process of its own: damaged pages crash the process that reads them."""
     try:
         import lmdb  # noqa: F401  # pyright: ignore[reportUnusedImport]
     except ImportError:
@@ -88,7 +87,7 @@ def records(path: Path) -> Generator[tuple[bytes, bytes], None, None]:
 
 
 def _copied(file: IO[bytes]) -> Generator[tuple[bytes, bytes], None, tuple[int, int] | None]:
-    """Yield what the process writes; return how many records came and should have, or ``None`` if it broke off."""
+    """Yield the output of the process; return the numbers of records found and stated, or ``None`` if it broke off."""
     said, found = 0, -1
     while True:
         header = file.read(lmdb_pages.LENGTHS.size)

@@ -1,11 +1,9 @@
-"""A program that copies the records of an LMDB file to its output, in a process of its own.
+"""Copy the records of an LMDB file to the standard output, in a process of its own: ``python lmdb_pages.py FILE``.
 
-``python lmdb_pages.py FILE``. LMDB trusts its file: damaged pages crash whoever reads them, so that must not be us. It
-imports nothing of the package and starts in a few hundredths of a second. Output: for each record the lengths of key
-and value (two little-endian 32-bit numbers), key and value; first a record without a key, whose value is the number of
-records as text; at the end one without key and value.
-
-The order is that of the keys as numbers, ``1, 2 ... 10``, as rows are counted; other keys follow.
+LMDB trusts its file, and damaged pages crash the process. This program imports nothing of the package and starts in a
+few hundredths of a second. Output: a record without a key, whose value is the number of records as text; the records,
+numbered keys first (``1, 2 ... 10``); a record without key and value. A record is the lengths of key and value (two
+little-endian 32-bit numbers), the key and the value.
 """
 
 import faulthandler
@@ -18,7 +16,7 @@ from typing import Any
 
 LENGTHS = struct.Struct("<II")
 LIMIT = 60
-"""Seconds that the library may take for one block of records; a damaged file can send it round in circles."""
+"""Seconds that the library may take for one block of records; a damaged file can put it into an endless loop."""
 BLOCK = 64
 
 

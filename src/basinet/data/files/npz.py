@@ -1,4 +1,4 @@
-"""NumPy archives and MATLAB files: one molecule in many frames, or many molecules, laid end to end or padded."""
+"""Read NumPy archives and MATLAB files: frames of one molecule, or many molecules, end to end or padded."""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
@@ -23,7 +23,7 @@ LENGTH_NAMES = {"Ang": "Angstrom", "A": "Angstrom"}
 
 
 class ArraySource(NamedTuple):
-    """A file whose layout is known, and what to read of it."""
+    """A file of a known layout, and the labels to read."""
 
     path: Path
     layout: Literal["frames", "padded", "ragged"]
@@ -175,7 +175,7 @@ def _read(source: ArraySource, report: ReadReport, reading: Reading) -> Iterator
 
 
 def _whole(numbers: np.ndarray, name: str) -> np.ndarray:
-    """Return atomic numbers as integers; MATLAB keeps them as floats."""
+    """Return atomic numbers as integers; MATLAB stores floats."""
     whole = np.nan_to_num(numbers, nan=0, posinf=0, neginf=0).astype(np.int64)
     if (whole != numbers).any():
         raise StructureError(
@@ -185,7 +185,7 @@ def _whole(numbers: np.ndarray, name: str) -> np.ndarray:
 
 
 class _Raw(NamedTuple):
-    """One molecule, as in the file."""
+    """One molecule, in the units of the file."""
 
     numbers: np.ndarray
     positions: np.ndarray
@@ -196,7 +196,7 @@ class _Raw(NamedTuple):
 
 
 class _Molecules:
-    """Streams of all arrays that are read, which go forward together."""
+    """Streams of all arrays to read, which advance together."""
 
     def __init__(self, source: ArraySource, file: ArrayFile, wanted: Set[str]) -> None:
         n, headers = source.n_molecules, file.headers

@@ -1,4 +1,4 @@
-"""Parquet files, some rows at a time: a table with SMILES like a CSV, or one with the atoms of a molecule a row."""
+"""Read parquet files some rows at a time: a molecule a row, as a SMILES or as lists of atoms."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a reader did: which keys and units it took, and how many molecules it found."""
+"""Report what a reader did: keys, units, numbers of molecules, records skipped; and helpers that fill the report."""
 
 import math
 import re
@@ -17,16 +17,16 @@ _NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
 
 
 class SkippedRecord(NamedTuple):
-    """A record of a file that gave no molecule."""
+    """A record that gave no molecule."""
 
     name: str
-    """Such as ``file.csv:17``."""
+    """For example ``file.csv:17``."""
     reason: str
 
 
 @dataclass(kw_only=True)
 class ReadReport:
-    """Filled while a file is read; complete when its iterator is exhausted."""
+    """Counts of what was read; complete when the iterator over the molecules is exhausted."""
 
     path: str
     energy_unit: str = "eV"
@@ -34,34 +34,34 @@ class ReadReport:
     length_unit: str = "Angstrom"
     n_molecules: int = 0
     energy_keys: Counter[str] = field(default_factory=Counter)
-    """Molecules by the key their energy was read from."""
+    """Number of molecules by the key of their energy."""
     forces_keys: Counter[str] = field(default_factory=Counter)
-    """Molecules by the key their forces were read from."""
+    """Number of molecules by the key of their forces."""
 
     properties: Counter[str] = field(default_factory=Counter)
-    """Molecules by property, unit and key."""
+    """Number of molecules by property, unit and key."""
     n_without: Counter[str] = field(default_factory=Counter)
-    """Molecules whose column of a property is empty (NaN), by property."""
+    """Number of molecules without a value (NaN), by property."""
 
     level_of_theory: str = ""
-    """What the layout of the file says about its labels; empty where it says nothing, or not without doubt."""
+    """Level of theory that the file states or its layout implies; empty if there is none, or in doubt."""
     skip_invalid: bool = False
-    """Leave out molecules that are not valid, and count them, where otherwise the first one is an error."""
+    """Skip and count molecules that are not valid; otherwise the first one is an error."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Records that gave no molecule, by reason."""
+    """Number of records that gave no molecule, by reason."""
     skipped_records: list[SkippedRecord] = field(default_factory=list)
-    """All of them."""
+    """Names and reasons of all of them."""
 
     notes: list[str] = field(default_factory=list)
-    """Further lines about what was read."""
+    """Further lines for the user."""
 
     def skip(self, name: str, reason: str) -> None:
-        """Note that a record gives no molecule."""
+        """Count a record that gives no molecule."""
         self.skipped[reason] += 1
         self.skipped_records.append(SkippedRecord(name, reason))
 
     def forget_labels(self, labels: Iterable[str]) -> None:
-        """Count the labels of one molecule less: it was left out after they were read."""
+        """Count the labels of one molecule less, which is skipped after they were read."""
         for label in labels:
             used = {"energy": self.energy_keys, "forces": self.forces_keys}.get(label, self.properties)
             used[next(key for key in used if used is not self.properties or key.startswith(f"{label} ("))] -= 1
@@ -86,7 +86,7 @@ class ReadReport:
 
 
 def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
-    """Yield the molecule of a record; nothing if it is not valid and the report is to count such records.
+    """Yield the molecule of a record; nothing if it is not valid and such records are skipped.
 
     Raises:
         StructureError: the molecule is not valid.
@@ -104,11 +104,11 @@ def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
 
 
 Opened = tuple[Iterator[Molecule], ReadReport]
-"""Molecules that are still to be read, and the report that fills as they are."""
+"""Molecules still to be read, and the report that fills as they are."""
 
 
 def counted(molecules: Iterator[Molecule], report: ReadReport) -> Opened:
-    """Return molecules that are counted as they come, and their report; it is an error if there are none."""
+    """Return molecules that are counted as they are read, and their report; no molecules are an error."""
 
     def each() -> Iterator[Molecule]:
         for molecule in molecules:
@@ -122,7 +122,7 @@ def counted(molecules: Iterator[Molecule], report: ReadReport) -> Opened:
 
 
 def is_gradient(key: str) -> bool:
-    """Return whether a key says that its array holds the gradient of the energy, by its name or a minus before it."""
+    """Return True for the key of a gradient of the energy: one named so, or with a minus before it."""
     return key.startswith("-") or "gradient" in key.lower()
 
 
@@ -132,7 +132,7 @@ def array_of(key: str) -> str:
 
 
 def sign_of_forces(key: str) -> float:
-    """Return -1 for an array that is called a gradient, which is minus the forces, and 1 for any other."""
+    """Return -1 for the key of a gradient, which is minus the forces, and 1 for any other."""
     return -1.0 if is_gradient(key) else 1.0
 
 

@@ -1,4 +1,4 @@
-"""SDF: molecules with explicit hydrogens, bonds and charges, through RDKit."""
+"""Read SDF with RDKit: molecules with explicit hydrogens, bonds and charges."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -71,7 +71,7 @@ def import_rdkit() -> Any:
 
 
 def quiet_rdkit() -> Any:
-    """Return a context in which RDKit does not print what it refuses."""
+    """Return a context in which RDKit prints no messages."""
     from rdkit import rdBase
 
     return rdBase.BlockLogs()
@@ -124,12 +124,9 @@ def _energy(mol: Any, name: str, key: str) -> float:
 
 
 class RecordStream:
-    """What RDKit reads records from: counts the ends of records as they go by, and keeps an error of reading.
+    """A stream for RDKit that counts the ends of records, and keeps errors of the file below.
 
-    RDKit drops a record whose end is cut off or damaged, and cannot pass on an error of the stream under it.
-
-    Args:
-        stream: The file.
+    RDKit drops a record whose end is cut off or damaged, and cannot pass on errors of its stream.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -157,7 +154,7 @@ class RecordStream:
             self._is_open = not ends and (self._is_open or bool(line.strip()))
 
     def require_whole(self, where: str, n_records: int, is_last_read: bool) -> None:
-        """Raise what went wrong, or a ``StructureError`` if RDKit gave fewer records than there are."""
+        """Raise the error of the file, or a ``StructureError`` if RDKit gave fewer records than there are."""
         while self.read(2**20):
             pass
         self._count([self._rest])

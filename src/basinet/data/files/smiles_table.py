@@ -1,4 +1,4 @@
-"""Tables with a column of SMILES: one conformer a row by distance geometry and a force field (RDKit)."""
+"""Make a conformer of each row of a table of SMILES, by distance geometry and a force field (RDKit)."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ from basinet.units import energy_factor
 
 SMILES_COLUMN = "smiles"
 ROWS_AT_ONCE = 32
-"""Given to a process at once."""
+"""Rows given to a process at once."""
 FEW = 200
-"""Rows that one process embeds before others would have started."""
+"""Rows that one process embeds in the time that others need to start."""
 
 Cells = Mapping[str, Any]
-"""The SMILES and the wanted cells of a row, by the name of their columns; empty ones are NaN."""
+"""The SMILES and the wanted cells of a row by column; empty ones are NaN."""
 
 
 Row = tuple[int, Cells]
@@ -79,7 +79,7 @@ def read_smiles_rows(table: Iterable[Cells], path: Path, report: ReadReport, rea
 
 
 def _conformers(rows: Iterator[Row], processes: int) -> Iterator[tuple[Row, Molecule | str]]:
-    """Yield each row with its conformer or the reason why there is none."""
+    """Yield each row with its conformer, or the reason why there is none."""
     first = list(islice(rows, FEW + 1)) if processes > 1 else []
     if len(first) <= FEW:
         yield from ((row, _conformer(row)) for row in chain(first, rows))

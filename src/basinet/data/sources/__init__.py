@@ -1,1 +1,1 @@
-"""Public data sets by name: where their files are, how they are read, how they are cited."""
+"""Fetch public data sets by name."""

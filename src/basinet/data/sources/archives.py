@@ -1,4 +1,4 @@
-"""Single files out of archives: nothing of an archive decides where something is written."""
+"""Read single files of archives; names in an archive never decide where a file is written."""
 
 import errno
 import os
@@ -15,11 +15,11 @@ from basinet.files import Stream, replacing
 from basinet.structures import StructureError
 
 EXTRACTED = "extracted"
-"""Directory beside an archive for what was taken out of it."""
+"""Directory beside an archive for the files extracted from it."""
 
 
 def extract(archive: Path, members: Sequence[str]) -> list[Path]:
-    """Return files of a tar or zip archive, by the ends of their paths in it; those not yet extracted are, in one pass.
+    """Extract files of a tar or zip archive in one pass, named by the ends of their paths, and return where they are.
 
     Raises:
         StructureError: the archive is damaged, or has no such file.
@@ -43,9 +43,9 @@ def extract(archive: Path, members: Sequence[str]) -> list[Path]:
 
 
 def walk(archive: Path) -> Iterator[tuple[str, Stream]]:
-    """Yield path and content of every file in a tar (compressed or not) or zip archive, in its order.
+    """Yield path and stream of every file in a tar (compressed or not) or zip archive, in its order.
 
-    The content is read by the caller, who is to do so within :func:`damage_named`.
+    The caller reads the streams within :func:`damage_named`.
 
     Raises:
         StructureError: the archive is damaged.
@@ -66,17 +66,17 @@ def walk(archive: Path) -> Iterator[tuple[str, Stream]]:
 
 
 def _is_zip(archive: Path) -> bool:
-    """Look at the beginning: ``zipfile.is_zipfile`` looks at the end, where a tar may hold an .npz."""
+    """Check the first bytes; ``zipfile.is_zipfile`` checks the end, where a tar may hold an .npz."""
     with open(archive, "rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
 class StrictHeader(TarInfo):
-    """A header of a tar archive; one that is damaged or missing is no end of the archive, as it is to ``tarfile``."""
+    """A header of a tar archive that raises if it is damaged or missing; ``tarfile`` takes that for the end."""
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> TarInfo:
-        """Return the next header, or raise what is wrong with it."""
+        """Return the next header, or raise a ``ReadError``."""
         try:
             return super().fromtarfile(tarfile)
         except EOFHeaderError:
@@ -87,7 +87,7 @@ class StrictHeader(TarInfo):
 
 @contextmanager
 def damage_named(archive: Path) -> Iterator[None]:
-    """Turn what a damaged archive raises into an error that names it; errors of the disk stay what they are."""
+    """Raise errors of a damaged archive as a ``StructureError`` that names it; errors of the disk pass."""
     try:
         yield
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:

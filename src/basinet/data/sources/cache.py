@@ -1,4 +1,4 @@
-"""The cache of downloaded files, and what is known of each: its hash, and why it is believed."""
+"""Keep downloaded files in a cache, with the hash of each and where it is published."""
 
 import hashlib
 import json
@@ -15,21 +15,21 @@ from basinet.files import write_text
 DIRECTORY_VARIABLE = "BASINET_DATA"
 OFFLINE_VARIABLE = "BASINET_OFFLINE"
 LOCK_FILE = "files.lock.json"
-"""Beside the files: SHA-256, size and origin of each."""
+"""Name of the record, beside the files, of their SHA-256, size and origin."""
 
 
 class WrongFileError(ValueError):
-    """A file is not the one that was published, or not the one that was there before."""
+    """Error about a file that differs from the published one, or from the first download."""
 
 
 def cache_directory() -> Path:
-    """Return the directory of the cache: ``BASINET_DATA``, or the usual one of the system."""
+    """Return the directory of the cache: ``BASINET_DATA``, or the default of the system."""
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("basinet"))
 
 
 def is_offline() -> bool:
-    """Return whether the network must not be used.
+    """Return True if the network must not be used.
 
     Raises:
         ValueError: ``BASINET_OFFLINE`` is neither 0 nor 1.
@@ -41,18 +41,18 @@ def is_offline() -> bool:
 
 
 def verify(path: Path, file: RemoteFile, origin: str, place: Path | None = None) -> str:
-    """Return the SHA-256 of a file, after comparing it with what was published, or else with what was there first.
+    """Return the SHA-256 of a file, after comparing it with the published one, or with that of the first download.
 
-    What was found is written down beside it; a file that has not changed since (size and time) is not read again.
+    The result is recorded beside the file; a file of the same size and time is not read again.
 
     Args:
-        path: What to look at: the file, or a download that is to take its place.
-        file: What it should be.
-        origin: Where it came from.
-        place: Where it will be; ``None``: where it is.
+        path: The file, or a download that is to replace it.
+        file: The published file.
+        origin: Address, for the record.
+        place: Final path; ``None``: ``path``.
 
     Raises:
-        WrongFileError: it is another file.
+        WrongFileError: the files differ.
     """
     place = path if place is None else place
     records = read_lock(place.parent)
@@ -83,7 +83,7 @@ def verify(path: Path, file: RemoteFile, origin: str, place: Path | None = None)
 
 
 def read_lock(directory: Path) -> dict[str, Any]:
-    """Return what is known of the files in a directory.
+    """Return the record of the files in a directory.
 
     Raises:
         ValueError: the record is damaged.
@@ -94,17 +94,17 @@ def read_lock(directory: Path) -> dict[str, Any]:
     except ValueError:
         records = None
     if not isinstance(records, dict) or not all(isinstance(record, dict) for record in records.values()):
-        raise ValueError(f"{path} is damaged; delete it, and the files beside it are taken as they are")
+        raise ValueError(f"{path} is damaged; delete it; the files beside it are then accepted as they are")
     return records
 
 
 def write_lock(directory: Path, records: Mapping[str, Any]) -> None:
-    """Write down what is known of the files in a directory."""
+    """Write the record of the files in a directory."""
     write_text(directory / LOCK_FILE, json.dumps(records, indent=1, sort_keys=True) + "\n")
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """Return both hashes of a file in one pass."""
+    """Return the SHA-256 and MD5 of a file."""
     hashes = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     with open(path, "rb") as file:
         while block := file.read(2**20):

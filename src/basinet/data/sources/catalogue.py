@@ -1,7 +1,7 @@
-"""The public data sets that basinet knows by name.
+"""List the public data sets that basinet knows by name.
 
-Addresses and checksums are those that the authors or widely used codes publish (PyTorch Geometric, SchNetPack,
-TorchMD-NET, modelforge, ATOM3D). Where no checksum is published, the first download is believed and remembered.
+Addresses and checksums are published by the authors or by widely used codes (PyTorch Geometric, SchNetPack,
+TorchMD-NET, modelforge, ATOM3D). Without a published checksum, that of the first download is recorded and required from then on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def _gdml(file: str, level: str, n_molecules: int | None) -> Contents:
 def _botnet(
     directory: str, level: str, joined: Sequence[str], alone: Sequence[str], drawn: DrawSplits
 ) -> dict[str, Contents]:
-    """Return files of which some make up a benchmark together; each is a part of its own, too."""
+    """Return a benchmark of several joined files, and each file as a data set of its own."""
     files = {
         name: RemoteFile(name=f"{name}.xyz", urls=(f"{BOTNET}{directory}/{name}.xyz",)) for name in (*joined, *alone)
     }
@@ -366,4 +366,4 @@ COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
         for collection in (QM9, MD17, RMD17, MD22, ISO17, ANI_1X, SPICE, PCQM4MV2, GEOM_QM9, BPA, ACAC, LBA)
     }
 )
-"""By name."""
+"""Collections by name."""

@@ -1,4 +1,4 @@
-"""What is said of a public data set: files, reader, units, level of theory, licence, citation, splits."""
+"""Describe public data sets: files, reader, units, level of theory, licence, citation, splits."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from basinet.structures import Molecule
 
 @settings
 class FetchConfig:
-    """What to make of the files of a source."""
+    """Options of fetching a public data set."""
 
     limit: int | None = None
-    """Only the first molecules; published splits are then left out."""
+    """Largest number of molecules; with it, published splits are left out."""
     conformers: int = 10
-    """Of geom-qm9: the conformers of a compound to keep, those of the largest Boltzmann weight."""
+    """Conformers to keep per compound of geom-qm9, those of the largest Boltzmann weight."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
@@ -34,43 +34,43 @@ class FetchConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteFile:
-    """A file that others publish."""
+    """A published file."""
 
     name: str
-    """In the cache."""
+    """Name in the cache."""
     urls: tuple[str, ...]
-    """Where it is, in the order in which they are tried."""
+    """Addresses, in the order in which they are tried."""
     checksum: str | None = None
-    """As published, ``sha256:...`` or ``md5:...``; ``None``: none is known, and the first download is believed."""
+    """Published checksum, ``sha256:...`` or ``md5:...``; ``None``: the first download is accepted."""
     n_bytes: int | None = None
-    """``None``: not known."""
+    """Published size; ``None``: not known."""
 
 
 class Files(NamedTuple):
-    """The files of a part in the cache, and what to make of them."""
+    """Downloaded files of a public data set, and the options of fetching."""
 
     paths: tuple[Path, ...]
-    """In the order of the part."""
+    """Paths in the order of ``Contents.files``."""
     config: FetchConfig
 
 
 Read = Callable[[Files], Sequence[Opened]]
-"""Opens the files; molecules come in the published order, under names that splits may refer to."""
+"""Opens the files; molecules come in the published order, with names that splits may use."""
 DrawSplits = Callable[[Files, Sequence[str]], Mapping[str, Split]]
-"""Returns the splits that come with the files, by name, from the names of all molecules in their order."""
+"""Returns the splits that come with the files, by name, given the names of all molecules in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """The files of one public data set, how they are read, and what they hold."""
+    """Files of one public data set, their reader, and what they hold."""
 
     files: tuple[RemoteFile, ...]
     read: Read
     level_of_theory: str
     units: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Of labels other than energies and forces, as they are in the store."""
+    """Units in the store of labels other than energies and forces."""
     n_molecules: int | None = None
-    """As published; ``None``: not known."""
+    """Published number; ``None``: not known."""
     splits: DrawSplits | None = None
 
 
@@ -81,17 +81,17 @@ class Collection:
     name: str
     what: str
     contents: Mapping[str, Contents]
-    """Data sets by what follows the colon of their name; the empty text where nothing does."""
+    """Data sets by the part of their name after the colon, which may be empty."""
     units: str
-    """Of its files, converted on the way into the store."""
+    """Units of its files, which are converted for the store."""
     licence: str
     citation: str
     splits: tuple[str, ...] = ()
-    """Published ones, for ``split=...``."""
+    """Names of published splits, for ``split=...``."""
 
 
 class PublicDataset(NamedTuple):
-    """A public data set under its name."""
+    """A public data set with the collection it belongs to."""
 
     collection: Collection
     key: str
@@ -108,7 +108,7 @@ class PublicDataset(NamedTuple):
 
 
 def as_they_are(reading: Reading = AS_WRITTEN) -> Read:
-    """Return how to open files one after the other."""
+    """Return a function that opens files one after the other."""
 
     def read(files: Files) -> list[Opened]:
         return [open_file(path, reading) for path in files.paths]
@@ -117,7 +117,7 @@ def as_they_are(reading: Reading = AS_WRITTEN) -> Read:
 
 
 def out_of_archive(*members: str, reading: Reading = AS_WRITTEN) -> Read:
-    """Return how to open files of an archive, by the ends of their paths in it."""
+    """Return a function that opens files of an archive, named by the ends of their paths."""
 
     def read(files: Files) -> list[Opened]:
         (archive,) = files.paths
@@ -127,7 +127,7 @@ def out_of_archive(*members: str, reading: Reading = AS_WRITTEN) -> Read:
 
 
 def minima_of_sdf_archive(files: Files) -> list[Opened]:
-    """Open the SDF in an archive, too large to unpack; records that are not valid are counted and left out."""
+    """Open the SDF in an archive that is too large to unpack; records that are not valid are skipped and counted."""
     (archive,) = files.paths
     report = ReadReport(path=str(archive), skip_invalid=True)
     return [counted(_streamed(archive, report), report)]

@@ -1,4 +1,4 @@
-"""Files of the web, resumed where they broke off, verified, put in place in one step."""
+"""Download files: resumed where they broke off, verified, moved into place in one step."""
 
 import json
 import re
@@ -14,30 +14,30 @@ from basinet.data.sources.collection import RemoteFile
 from basinet.files import move, write_text
 
 TIMEOUT = (10.0, 60.0)
-"""Seconds: to connect, and between two pieces."""
+"""Limits in seconds: to connect, and between two blocks."""
 BLOCK = 2**16
-"""Bytes at once; what came of a block when the connection breaks is lost."""
+"""Bytes of a block; a broken connection loses one block at most."""
 ATTEMPTS = 20
-"""With one address, as long as each gets further."""
+"""Largest number of attempts with one address, as long as each gets further."""
 PARTIAL = ".part"
-"""What the name of an unfinished download ends with."""
+"""Suffix of unfinished downloads."""
 
 OnBytes = Callable[[int, int | None, str], None]
-"""Called with the bytes so far, of how many (``None``: not known), and the name of the file."""
+"""Called with the bytes so far, their total (``None``: not known), and the name of the file."""
 
 
 class DownloadError(ConnectionError):
-    """A file is not there and could not be had; the message says what to do."""
+    """Error about a file that is missing and could not be downloaded; the message says what to do."""
 
 
 def fetch_file(file: RemoteFile, directory: Path, on_bytes: OnBytes | None = None) -> Path:
-    """Return a file of the cache, downloaded if it is not there; addresses are tried in their order.
+    """Return a file of the cache, downloaded if it is missing; addresses are tried in order.
 
-    A download that broke off goes on where it stopped, now or in another process, if the server can do that and has
-    the same file still. A file that somebody put there by hand is verified like any other.
+    A download that broke off is resumed, also by another process, if the server supports that and still has the same
+    file. A file that was put there by hand is verified like any other.
 
     Raises:
-        WrongFileError: the file that is there is not the one that was published, or that was there before.
+        WrongFileError: the file in the cache is not the published one.
         DownloadError: it could not be downloaded; the message says where to get it and where to put it.
     """
     path = directory / file.name
@@ -68,13 +68,13 @@ def fetch_file(file: RemoteFile, directory: Path, on_bytes: OnBytes | None = Non
 
 
 def forget(partial: Path) -> None:
-    """Delete an unfinished download and the note beside it."""
+    """Delete an unfinished download and its record."""
     partial.unlink(missing_ok=True)
     _note(partial).unlink(missing_ok=True)
 
 
 def _download(url: str, partial: Path, file: RemoteFile, on_bytes: OnBytes | None) -> None:
-    """Bring a file from one address, beginning again where the connection broke as long as that helps."""
+    """Download a file from one address, resuming where the connection broke as long as that helps."""
     for attempt in range(ATTEMPTS):
         before = _size(partial) if attempt else 0
         try:
@@ -117,7 +117,7 @@ def _download_once(url: str, partial: Path, file: RemoteFile, on_bytes: OnBytes 
 
 
 def _resumable(url: str, partial: Path) -> tuple[int, str]:
-    """Return how much of this very file is here, and by what the server knows it; 0 if that cannot be known."""
+    """Return the bytes of this file that are here, and its validator (ETag); 0 bytes if it cannot be resumed."""
     try:
         note: dict[str, Any] = json.loads(_note(partial).read_text(encoding="utf-8"))
         strong = bool(note["validator"]) and not note["validator"].startswith("W/")
@@ -127,7 +127,7 @@ def _resumable(url: str, partial: Path) -> tuple[int, str]:
 
 
 def _place(answer: requests.Response, wanted: int) -> tuple[int, int | None]:
-    """Return where in the file the answer begins, and how long the file is."""
+    """Return the offset of the answer in the file, and the size of the file."""
     if answer.status_code == requests.codes.ok:
         length = answer.headers.get("Content-Length")
         return 0, int(length) if length is not None and length.isdecimal() else None
@@ -146,7 +146,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return the gist of what may be a long chain of errors."""
+    """Return a short text for what may be a long chain of errors."""
     text = " ".join(str(error).split())
     cause = re.search(r"Caused by (\w+)", text)
     return f"cannot be reached ({cause[1]})" if cause else text[:300] or type(error).__name__

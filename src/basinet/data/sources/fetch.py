@@ -1,4 +1,4 @@
-"""From the name of a public data set to a store: files fetched, verified, read, converted, checked."""
+"""Build the store of a public data set: fetch, verify, read, convert and check its files."""
 
 import shutil
 from collections import Counter
@@ -22,7 +22,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 
 SPLITS_DIRECTORY = "splits"
-"""In a store: published splits that came with its files, as ``NAME.json``."""
+"""Directory in a store of the published splits that came with its files, ``NAME.json``."""
 
 
 class Fetched(NamedTuple):
@@ -33,7 +33,7 @@ class Fetched(NamedTuple):
     reports: tuple[ReadReport, ...]
     """Empty if the store was there already."""
     notes: tuple[str, ...]
-    """What a user should know."""
+    """Lines for the user."""
 
 
 def fetch(
@@ -44,20 +44,20 @@ def fetch(
     on_bytes: OnBytes | None = None,
     on_molecules: OnProgress | None = None,
 ) -> Fetched:
-    """Return the store of a data set; what is not in the cache is downloaded and built, once.
+    """Return the store of a data set, downloaded and built if it is not in the cache.
 
-    Several processes may ask for the same at once: one works, the others wait.
+    Of several processes that fetch the same at once, one works and the others wait.
 
     Args:
-        dataset: Which.
-        out: Where to write the store; ``None``: in the cache, or take the one that is there.
-        config: What to make of the files; without ``out`` the cache holds one store for the usual settings.
-        on_bytes: Called while a file comes.
-        on_molecules: Called while the store is written.
+        dataset: Data set to fetch.
+        out: Directory of the store; ``None``: in the cache, which holds one store for the default options.
+        config: Options; others than the defaults need ``out``.
+        on_bytes: Callback of downloads.
+        on_molecules: Callback of the writer.
 
     Raises:
-        DownloadError: a file is not there and could not be had; the message says what to do.
-        ValueError: a file is another than was published, cannot be read, or contradicts itself.
+        DownloadError: a file is missing and could not be downloaded; the message says what to do.
+        ValueError: a file is not the published one, cannot be read, or contradicts itself.
     """
     config = config or FetchConfig()
     if out is None and config != FetchConfig():
@@ -74,12 +74,12 @@ def fetch(
 
 
 def store_place(dataset: PublicDataset) -> Path:
-    """Return where the store of a data set is in the cache."""
+    """Return the path of the store of a data set in the cache."""
     return cache_directory() / dataset.collection.name / "stores" / (dataset.key or dataset.collection.name)
 
 
 def is_finished(path: Path) -> bool:
-    """Return whether there is a finished store."""
+    """Return True if there is a finished store."""
     return (path / MANIFEST_FILE).exists() and read_manifest(path).complete
 
 
@@ -89,7 +89,7 @@ def saved_splits(path: Path) -> dict[str, Path]:
 
 
 def _fetch_files(files: Sequence[RemoteFile], directory: Path, on_bytes: OnBytes | None) -> tuple[Path, ...]:
-    """Return all files; those that cannot be had are named together."""
+    """Return all files, or raise one error about all that cannot be downloaded."""
     paths: list[Path] = []
     failures: list[str] = []
     for file in files:

@@ -1,6 +1,6 @@
-"""GEOM in MessagePack: compounds by SMILES, each with the conformers that CREST found.
+"""Read GEOM in MessagePack: compounds by SMILES, each with the conformers that CREST found.
 
-The repository of GEOM has the same molecules as pickled RDKit objects; those are not read, for unpickling runs code.
+The pickled RDKit objects of the same repository are not read, because unpickling runs code.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,16 +18,16 @@ from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
 
 MAX_OBJECT = 2**31 - 1
-"""Bytes of one object of the file, of which each holds about a thousand compounds."""
+"""Largest object of the file, bytes; each holds about a thousand compounds."""
 NO_CONFORMERS = "has fewer conformers than it says"
 FILTERED = "its SMILES is in the filter list"
 
 
 def open_conformers(files: Files) -> list[Opened]:
-    """Open an archive of MessagePack and perhaps a list of SMILES to leave out.
+    """Open an archive of MessagePack, and perhaps a list of SMILES to skip.
 
-    Of each compound come the conformers of the largest Boltzmann weights, as 3D-EMGP takes them; names are
-    ``SMILES#0``, ``SMILES#1`` ... in that order.
+    Each compound gives its conformers of the largest Boltzmann weights, as in 3D-EMGP, in that order and with the names
+    ``SMILES#0``, ``SMILES#1`` ...
     """
     archive, *lists = files.paths
     filtered = frozenset(line.strip() for path in lists for line in path.read_text(encoding="utf-8").splitlines())
@@ -86,7 +86,7 @@ def _compounds(archive: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 class _Counted:
-    """Knows how many bytes were read."""
+    """A stream that counts the bytes read."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.n_bytes = stream, 0

@@ -1,4 +1,4 @@
-"""Ligand binding affinity of ATOM3D: a pocket and its ligand as one cloud of atoms, with -log10 of the affinity.
+"""Read ligand binding affinities of ATOM3D: pocket and ligand as one cloud of atoms, with -log10 of the affinity.
 
 An LMDB of gzipped JSON: ``atoms_pocket`` and ``atoms_ligand`` are tables of atoms (``columns``, ``data``), ``scores``
 holds ``neglog_aff``. Records that are pickled are refused.
@@ -20,7 +20,7 @@ from basinet.data.sources.collection import Files
 from basinet.structures import Molecule, StructureError
 
 PARTS = {"train": "train", "validation": "val", "test": "test"}
-"""Directories of the archive by the parts of the split."""
+"""Directories of the archive by part of the split."""
 LABEL = "neglog_aff"
 
 

@@ -1,4 +1,4 @@
-"""The list of public data sets, for the command line and the documentation."""
+"""Tabulate the public data sets, for the command line and the documentation."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Splits that come with the data, as lists of indices or as files."""
+"""Read splits that come with the data, as lists of indices or as files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from basinet.structures import StructureError
 
 RMD17_LISTS = [f"index_{part}_{number:02}.csv" for number in range(1, 6) for part in ("train", "test")]
 N_HELD = 50
-"""Of 1,000 or 500 published training frames, the last ones validate: the sources have no validation set."""
+"""Number of published training frames, the last ones, to validate on: the publications have no validation set."""
 
 
 def rmd17(files: Files, names: Sequence[str]) -> Mapping[str, Split]:
@@ -41,7 +41,7 @@ def iso17(files: Files, names: Sequence[str]) -> Mapping[str, Split]:
 
 
 def lba(identity: str) -> DrawSplits:
-    """Return how the split by sequence identity is found: the databases are its parts."""
+    """Return a function that finds the split by sequence identity: the databases are its parts."""
 
     def draw(files: Files, names: Sequence[str]) -> Mapping[str, Split]:
         parts = {part: _of_file(names, part) for part in ("train", "validation", "test")}
@@ -51,7 +51,7 @@ def lba(identity: str) -> DrawSplits:
 
 
 def files_as_splits(splits: Mapping[str, tuple[str, str]]) -> DrawSplits:
-    """Return how splits are found whose training and test sets are files, by name."""
+    """Return a function that finds splits whose training and test sets are files, by name."""
 
     def draw(files: Files, names: Sequence[str]) -> Mapping[str, Split]:
         return {

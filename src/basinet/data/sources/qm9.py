@@ -1,4 +1,4 @@
-"""QM9 as published (``dsgdb9nsd_*.xyz``) and as MoleculeNet repackaged it (``gdb9.sdf`` and a table).
+"""Read QM9 as published (``dsgdb9nsd_*.xyz``) and as repackaged by MoleculeNet (``gdb9.sdf`` and a table).
 
 ==========================  ================  =======================================================
 label                       in the files      what
@@ -38,7 +38,7 @@ from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor, property_unit
 
 N_UNCHARACTERIZED = 3054
-"""Molecules whose geometry failed the consistency check of the authors; left out by everyone."""
+"""Number of molecules whose geometry failed the consistency check of the authors; they are skipped."""
 FILE_UNITS: Mapping[str, str] = MappingProxyType(
     {
         **dict.fromkeys(("A", "B", "C"), "1"),
@@ -65,7 +65,7 @@ REFERENCES: Mapping[str, Mapping[int, float]] = MappingProxyType(
 LABEL_UNITS = {name: property_unit(unit) for name, unit in FILE_UNITS.items()} | {f"{e}_atom": "eV" for e in REFERENCES}
 
 MISSING: Any = object()
-"""Stands for a record or a row that is not there; a record that RDKit cannot read is ``None``."""
+"""Stands for a missing record or row; a record that RDKit cannot read is ``None``."""
 _MEMBER = re.compile(r"dsgdb9nsd_(\d+)\.xyz")
 
 
@@ -145,7 +145,7 @@ def _text(stream: Stream) -> str:
 
 
 def _in_order(items: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Yield numbered items by their numbers from 1 on; those that come too early wait."""
+    """Yield numbered items in order from 1; early ones wait."""
     waiting: dict[int, str] = {}
     following = 1
     for number, text in items:
@@ -197,7 +197,7 @@ def _of_row(row: Mapping[str, str], number: int) -> dict[str, float]:
 
 
 def _of_record(chem: Any, mol: Any, report: ReadReport) -> dict[str, Any]:
-    """Return what a record says; its SMILES only if RDKit accepts its valences, which it does not for all of QM9."""
+    """Return the fields of a record; a SMILES only if RDKit accepts its valences, which it does not for all of QM9."""
     bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in mol.GetBonds()]
     found = {
         "atomic_numbers": np.array([a.GetAtomicNum() for a in mol.GetAtoms()], dtype=np.int64),

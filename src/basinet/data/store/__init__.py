@@ -1,1 +1,1 @@
-"""The store: molecules in flat memory-mapped arrays."""
+"""Keep molecules in flat memory-mapped arrays."""

@@ -1,4 +1,4 @@
-"""Flat arrays of many molecules: what one shard of a store holds, in memory or mapped from files."""
+"""Lay molecules end to end in flat arrays: the contents of one shard of a store, in memory or mapped from files."""
 
 import dataclasses
 import re
@@ -75,13 +75,13 @@ class FlatArrays:
     """(fixed atom, atom on the side that turns, number of atoms that move), derived from the bonds."""
     rotor_offsets: Int64[np.ndarray, " n_molecules_plus_1"]
     moved: Int32[np.ndarray, " n_moved"]
-    """The atoms that move, rotor after rotor."""
+    """Atoms that move, rotor after rotor."""
     moved_offsets: Int64[np.ndarray, " n_molecules_plus_1"]
     smiles: Strings
     names: Strings
 
     def __post_init__(self) -> None:
-        """Refuse arrays whose lengths contradict each other: files of different stores, or a damaged file."""
+        """Refuse arrays of contradicting lengths: from different stores, or damaged."""
         n_atoms, n_bonds = len(self.atomic_numbers), len(self.bonds)
         if len(self.positions) != n_atoms:
             raise ValueError(f"{n_atoms} atomic numbers but {len(self.positions)} positions")

@@ -1,7 +1,7 @@
-"""Rows of many molecules taken out of flat arrays at once, without a Python loop over molecules.
+"""Gather the rows of many molecules from flat arrays, without a Python loop over molecules.
 
-Nothing is kept in memory but the table of shards: the arrays stay on the disk, however many molecules there are. What a
-gather costs beside the copying grows with the number of shards it touches, so a loader gathers many batches at once.
+Only the table of shards is in memory; the arrays stay on the disk. The cost of a gather beside the copying grows with
+the number of shards it touches, so a loader gathers many batches at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,30 +33,30 @@ def spans(starts: Int64[np.ndarray, " n"], counts: Int64[np.ndarray, " n"]) -> I
 
 
 class Piece(NamedTuple):
-    """Molecules of one shard, among those that are asked for."""
+    """The requested molecules of one shard."""
 
     shard: int
     rows: Int64[np.ndarray, " n"]
-    """Places within the shard, ascending if there are several shards."""
+    """Indices within the shard, ascending if there are several shards."""
     first: int
-    """Where they begin among all those asked for, sorted."""
+    """Index of the first of them among all requested molecules, sorted."""
 
     @property
     def part(self) -> slice:
-        """Where they are among all those asked for, sorted."""
+        """Slice of them among all requested molecules, sorted."""
         return slice(self.first, self.first + len(self.rows))
 
 
 class Located(NamedTuple):
-    """Where molecules are."""
+    """Shards and indices of requested molecules."""
 
     n: int
     order: Int64[np.ndarray, " n"] | None
-    """Sorts the molecules by their place; ``None`` if they need not be sorted."""
+    """Permutation that sorts the molecules by index; ``None`` for a single shard."""
     pieces: Sequence[Piece]
 
     def in_order(self, values: Shaped[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
-        """Bring values of the sorted molecules into the order in which they were asked for."""
+        """Return values of the sorted molecules in the order of the request."""
         if self.order is None:
             return values
         unsorted = np.empty_like(values)
@@ -65,7 +65,7 @@ class Located(NamedTuple):
 
 
 def locate(first: Int64[np.ndarray, " n_shards_plus_1"], molecules: Int64[np.ndarray, " n"]) -> Located:
-    """Return where the molecules are, if shard ``s`` holds those from ``first[s]`` to ``first[s + 1]``."""
+    """Return the shards and indices of molecules, if shard ``s`` holds those from ``first[s]`` to ``first[s + 1]``."""
     if len(first) == 2:
         return Located(len(molecules), None, [Piece(0, molecules, 0)])
     order = np.argsort(molecules)
@@ -101,7 +101,7 @@ class MoleculeValues:
 
 
 class MoleculeRows:
-    """Arrays with a run of rows for each molecule (its atoms, its bonds) in several shards, seen as one.
+    """Arrays with several rows per molecule (atoms, bonds) in several shards, as one.
 
     A column that a shard lacks reads as NaN there, so only float columns may be absent.
     """
@@ -161,8 +161,8 @@ class MoleculeRows:
 def _take(column: Tensor, rows: Int[Tensor, " n"], out: Tensor | None = None) -> Tensor:
     """Return rows of a column.
 
-    Copying row by row waits for the memory at each molecule anew. Reading one number in each cache line first, in a
-    loop so tight that many reads are under way at once, halves the time for data larger than the caches.
+    Copying row by row waits for the memory at each molecule. Reading one number of each cache line first, in a loop so
+    tight that many reads are in flight at once, halves the time for data larger than the caches.
     """
     if column.ndim > 1:
         row = column[0:1].numel() * column.element_size()
@@ -171,7 +171,7 @@ def _take(column: Tensor, rows: Int[Tensor, " n"], out: Tensor | None = None) ->
 
 
 class TopologyColumns:
-    """The bonds and rotors of several shards, seen as one."""
+    """Bonds and rotors of several shards, as one."""
 
     def __init__(self, shards: Sequence[FlatArrays]) -> None:
         self._bonds = MoleculeRows(
@@ -183,7 +183,7 @@ class TopologyColumns:
     def gather(
         self, located: Located, atoms_per_molecule: Int64[np.ndarray, " n"], flags: Mapping[str, Tensor]
     ) -> BatchTopology:
-        """Return the bond graph of the molecules; ``flags`` say whose bonds and rotors are known."""
+        """Return the bond graph of the molecules, given the flags of known bonds and rotors."""
         bonds, n_bonds = self._bonds.gather(located)
         rotors, n_rotors = self._rotors.gather(located)
         moved, n_moved = self._moved.gather(located)

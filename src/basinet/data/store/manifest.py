@@ -1,4 +1,4 @@
-"""The manifest of a store: what the arrays are, where they came from, and the checksums to believe it."""
+"""Describe a store in its manifest: contents, origin, units and checksums."""
 
 import dataclasses
 import json
@@ -32,18 +32,18 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelEntry:
-    """What a label looks like and how many molecules have it."""
+    """Shape of a label, and the number of molecules that have it."""
 
     per: Literal["molecule", "atom"]
     row_shape: tuple[int, ...]
     """Shape of one row; empty for a number."""
     count: int
-    """Molecules that have it."""
+    """Number of molecules that have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One shard: its directory, its files, and what is in them."""
+    """Directory, files and contents of one shard."""
 
     name: str
     n_molecules: int
@@ -52,7 +52,7 @@ class ShardEntry:
     """Atoms of each element."""
     labels: Mapping[str, LabelEntry]
     skipped: Mapping[str, int]
-    """Molecules left out, by reason."""
+    """Number of records that gave no molecule, by reason."""
     files: Mapping[str, FileEntry]
 
     @property
@@ -63,19 +63,19 @@ class ShardEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a store says about itself."""
+    """Contents and origin of a store."""
 
     level_of_theory: str
     source: str
     settings: Mapping[str, Any]
-    """How the data was made: anything JSON can hold."""
+    """Settings that made the data, in JSON types."""
     shards: tuple[ShardEntry, ...] = ()
     complete: bool = False
-    """Whether the writer finished; an incomplete store can be resumed but not read."""
+    """True for a finished store; an unfinished one can be resumed but not read."""
     format_version: int = FORMAT_VERSION
     created_by: str = f"basinet {__version__}"
     units: Mapping[str, str] = field(default_factory=lambda: dict(UNITS))
-    """Of what every store has, and of further labels by name."""
+    """Units of energy, length, forces and charge, and of further labels by name."""
 
     @property
     def n_molecules(self) -> int:
@@ -94,7 +94,7 @@ class Manifest:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Molecules left out, by reason."""
+        """Number of records that gave no molecule, by reason."""
         return _total(shard.skipped for shard in self.shards)
 
     @property
@@ -130,7 +130,7 @@ class Manifest:
         return dataclasses.replace(self, shards=(*self.shards, shard))
 
     def to_json(self) -> str:
-        """Write the manifest, with the totals over the shards for people to read."""
+        """Return the manifest as JSON, with the totals over the shards for people to read."""
         json.dumps(self.settings, allow_nan=False)  # pydantic would write NaN as null
         # pydantic and not json.dumps, whose indented form takes a second for a thousand shards
         body = _ADAPTER.dump_json(self, indent=1).decode().removesuffix("\n}")
@@ -172,7 +172,7 @@ _ADAPTER = TypeAdapter(Manifest)
 
 
 def with_label_units(units: Mapping[str, str]) -> dict[str, str]:
-    """Return the units of a store whose further labels have the given ones.
+    """Return the units of a store with those of further labels.
 
     Raises:
         ValueError: a unit is not the one that such a quantity has in the package, or a quantity has one already.
@@ -189,7 +189,7 @@ def with_label_units(units: Mapping[str, str]) -> dict[str, str]:
 
 
 def require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
-    """Refuse to go on with the unfinished store at ``path`` if it was made differently, saying how."""
+    """Raise a ``ValueError`` with the differences if the unfinished store at ``path`` has another origin."""
     pairs: dict[str, tuple[Any, Any]] = {
         "level_of_theory": (found.level_of_theory, wanted.level_of_theory),
         "source": (found.source, wanted.source),
@@ -206,7 +206,7 @@ def require_same_origin(path: Path, found: Manifest, wanted: Manifest) -> None:
 
 
 def describe(name: str, arrays: FlatArrays, skipped: Mapping[str, int]) -> ShardEntry:
-    """Return the manifest entry of a shard: its contents, and the size and hash of the files it will have."""
+    """Return the manifest entry of a shard, with the sizes and hashes of the files it will have."""
     counts = np.bincount(arrays.atomic_numbers)
     labels = {k: LabelEntry(per="molecule", row_shape=(), count=int(arrays.has[k].sum())) for k in arrays.labels}
     labels |= {
@@ -225,7 +225,7 @@ def describe(name: str, arrays: FlatArrays, skipped: Mapping[str, int]) -> Shard
 
 
 class _HashSink:
-    """A file that keeps only its size and hash."""
+    """A file that keeps only the size and hash of its content."""
 
     def __init__(self) -> None:
         self.hash = sha256()

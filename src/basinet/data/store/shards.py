@@ -1,4 +1,4 @@
-"""Reading a store from disk: its manifest and its shards, with the damage a disk can do told apart."""
+"""Read the manifest and the shards of a store, and name damage."""
 
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -10,7 +10,7 @@ from basinet.data.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from basinet.files import map_array, new_directory
 
 COPIED_AT_ONCE = 2**20
-"""Bytes."""
+"""Bytes to copy at once."""
 
 
 def shard_name(number: int) -> str:
@@ -51,7 +51,7 @@ def read_shard(path: Path, entry: ShardEntry, verify: bool) -> FlatArrays:
 
 
 def copy_shard(source: Path, entry: ShardEntry, target: Path) -> None:
-    """Copy a shard of the store in ``source`` to the directory ``target``, which appears when all of it is there.
+    """Copy a shard of the store in ``source`` to a new directory ``target``, all or nothing.
 
     Raises:
         ValueError: a file is not what the manifest says.

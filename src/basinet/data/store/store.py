@@ -1,9 +1,9 @@
-"""The store: millions of molecules on disk, read as batches at the speed of memory.
+"""Read millions of molecules from disk, as batches at the speed of memory.
 
 Layout::
 
     store/
-    ├── manifest.json        what it is, with the size and hash of every file
+    ├── manifest.json        contents and origin, with the size and hash of every file
     ├── shard-00000/         flat .npy arrays (see ``arrays.FlatArrays``), never pickled
     └── shard-00001/
 
@@ -30,7 +30,7 @@ from basinet.structures import Batch, Molecule
 
 
 class MoleculeStore:
-    """Molecules with their labels, by index. Made by ``open``, ``from_molecules`` or ``StoreWriter.finish``.
+    """Molecules with their labels, by index; made by ``open``, ``from_molecules`` or ``StoreWriter.finish``.
 
     >>> from ase.build import molecule
     >>> water = molecule("H2O")
@@ -42,9 +42,9 @@ class MoleculeStore:
 
     def __init__(self, manifest: Manifest, shards: Sequence[FlatArrays]) -> None:
         self.manifest = manifest
-        """Where the data came from and what is in it."""
+        """Contents and origin of the data."""
         self.shards = tuple(shards)
-        """The arrays, shard by shard."""
+        """Arrays, shard by shard."""
         self._atoms = MoleculeRows(
             [s.offsets for s in shards],
             [{"atomic_numbers": s.atomic_numbers, "positions": s.positions, **s.atom_labels} for s in shards],
@@ -105,7 +105,7 @@ class MoleculeStore:
         return cls(manifest.with_shard(describe(shard_name(0), arrays, {})), [arrays])
 
     def with_arrays(self, arrays: FlatArrays, **settings: Any) -> "MoleculeStore":
-        """Return a store in memory of the same origin; the settings are added to those on record."""
+        """Return a store in memory with other arrays, the same origin, and further settings."""
         manifest = dataclasses.replace(self.manifest, settings={**self.manifest.settings, **settings}, shards=())
         return MoleculeStore(manifest.with_shard(describe(shard_name(0), arrays, self.manifest.skipped)), [arrays])
 
@@ -124,7 +124,7 @@ class MoleculeStore:
 
     @cached_property
     def atoms_per_molecule(self) -> Int64[np.ndarray, " n_molecules"]:
-        """Number of atoms of each molecule; of many millions of them, ask for those you need: :meth:`atom_counts`."""
+        """Number of atoms of each molecule; :meth:`atom_counts` gives those of some, out of many millions."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *(np.diff(s.offsets) for s in self.shards)])
 
     def atom_counts(self, indices: Int[np.ndarray, " n_chosen"]) -> Int64[np.ndarray, " n_chosen"]:
@@ -133,7 +133,7 @@ class MoleculeStore:
 
     @property
     def fingerprint(self) -> str:
-        """One hash of all the data; the same molecules give the same hash in memory and on disk."""
+        """Hash of all the data, equal in memory and on disk."""
         return self.manifest.fingerprint
 
     @cached_property

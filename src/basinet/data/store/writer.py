@@ -1,4 +1,4 @@
-"""Writing a store shard by shard, so that whatever kills the writer costs one shard at most."""
+"""Write a store shard by shard, so that a killed writer loses one shard at most."""
 
 import dataclasses
 import os
@@ -22,17 +22,16 @@ from basinet.files import TEMPORARY, write_array_directory, write_text
 from basinet.structures import Molecule
 
 MERGED_MOLECULES = 2**18
-"""``StoreWriter.finish`` joins small shards up to this size: a batch costs a few microseconds per shard it touches."""
+"""Size up to which ``StoreWriter.finish`` joins small shards: a batch costs some microseconds per shard it touches."""
 MERGED_ATOMS = 2**22
-"""The same in atoms: joining holds all of them in memory, about 100 MB a copy."""
+"""The same in atoms; joining holds them in memory, about 100 MB a copy."""
 
 
 class StoreWriter:
-    """Writes a store shard by shard; killed at any moment, it resumes after the last shard written.
+    """Writer of a store, shard by shard; killed at any moment, it resumes after the last shard.
 
     A shard is written beside the store and moved in; the manifest, replaced last, decides what exists. Shards may be
-    as small as the work worth losing: ``finish`` joins them. One process writes a store; to write in parallel, make
-    the molecules in parallel.
+    as small as the work worth losing, for ``finish`` joins them. One process writes a store.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -50,15 +49,15 @@ class StoreWriter:
         settings: Mapping[str, Any],
         units: Mapping[str, str] | None = None,
     ) -> "StoreWriter":
-        """Begin a new store, or go on with an unfinished one.
+        """Start a new store, or resume an unfinished one.
 
         Args:
-            path: Directory of the store; made if it is not there.
-            level_of_theory: Of the labels, such as "GFN2-xTB"; empty if there are none.
-            source: Where the molecules came from.
-            settings: How they were made: anything JSON can hold.
-            units: Of labels other than energies and forces, by name; units of the package. On resuming, all these must
-                be the same as before.
+            path: Directory of the store; made if need be.
+            level_of_theory: Level of theory of the labels, such as "GFN2-xTB"; empty without labels.
+            source: Origin of the molecules.
+            settings: Settings that made them, in JSON types.
+            units: Units of labels other than energies and forces, by name, among those of the package. To resume, all
+                of these must be the same as before.
 
         Raises:
             FileExistsError: the store is finished, or the directory holds something else.
@@ -88,25 +87,25 @@ class StoreWriter:
 
     @property
     def path(self) -> Path:
-        """The directory of the store."""
+        """Directory of the store."""
         return self._path
 
     @property
     def n_shards(self) -> int:
-        """Shards safely on the disk: where to go on after an interruption."""
+        """Number of shards on the disk: the first one to write after an interruption."""
         return len(self._manifest.shards)
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest so far."""
+        """Manifest so far."""
         return self._manifest
 
     def write_shard(self, molecules: Sequence[Molecule], skipped: Mapping[str, int] | None = None) -> None:
-        """Write the next shard, in full or not at all; no molecules are fine (all of them skipped).
+        """Write the next shard, all or nothing; it may have no molecules.
 
         Args:
             molecules: The molecules of the shard.
-            skipped: Molecules left out since the last shard, counted by reason.
+            skipped: Number of molecules skipped since the last shard, by reason.
 
         Raises:
             OSError: it could not be written; the shards before it are safe and the store can be resumed.
@@ -114,7 +113,7 @@ class StoreWriter:
         self.write_arrays(flatten(molecules), skipped)
 
     def write_arrays(self, arrays: FlatArrays, skipped: Mapping[str, int] | None = None) -> None:
-        """Write the next shard from arrays that are made already; otherwise as :meth:`write_shard`."""
+        """Write the next shard from arrays; see :meth:`write_shard`."""
         entry = describe(shard_name(self.n_shards), arrays, skipped or {})
         self._add(entry, lambda target: write_array_directory(target, arrays.to_files()))
 
@@ -146,7 +145,7 @@ class StoreWriter:
         return self._finish(self._merge_shards)
 
     def finish_unjoined(self) -> MoleculeStore:
-        """Mark the store complete as it is and open it: needs no memory and no room."""
+        """Mark the store complete without joining shards, which needs neither memory nor space, and open it."""
         return self._finish(lambda: self._manifest.shards)
 
     def _finish(self, shards: Callable[[], tuple[ShardEntry, ...]]) -> MoleculeStore:
@@ -159,7 +158,7 @@ class StoreWriter:
         return MoleculeStore.open(self._path)
 
     def discard(self) -> None:
-        """Delete the unfinished store: what it was made from turned out to be damaged."""
+        """Delete the unfinished store, whose input turned out to be damaged."""
         self._require_sole_writer()
         for shard in self._manifest.shards:
             shutil.rmtree(self._path / shard.name, ignore_errors=True)
@@ -193,7 +192,7 @@ class StoreWriter:
             raise ValueError(f"{self._path} was changed by another process; only one may write a store at a time")
 
     def _remove_leftovers(self) -> None:
-        """Delete what a killed writer left: everything of ours that the manifest does not name."""
+        """Delete the leftovers of a killed writer: shards and temporary files that the manifest does not name."""
         known = {MANIFEST_FILE, *(shard.name for shard in self._manifest.shards)}
         for entry in self._path.iterdir():
             if entry.name in known or not entry.name.startswith((TEMPORARY, "shard-")):
@@ -204,17 +203,17 @@ class StoreWriter:
                 entry.unlink()
 
     def _cleaned_up(self, error: OSError, what: str) -> OSError:
-        """Delete what could not be finished and return the error to raise."""
+        """Delete what is unfinished and return the error to raise."""
         self._remove_leftovers()
         return OSError(
             error.errno,
             f"{self._path}: could not write {what} ({error.strerror or error}). The {self.n_shards} shards before are "
-            "safe; make room and run the same command again to resume",
+            "safe; free some space and run the same command again to resume",
         )
 
 
 def _groups(shards: Sequence[ShardEntry]) -> list[tuple[ShardEntry, ...]]:
-    """Cut the list of shards into runs no larger than the limits of joining (or one shard that is)."""
+    """Group successive shards up to the limits of joining; a larger shard is a group of its own."""
     groups: list[tuple[ShardEntry, ...]] = []
     for shard in shards:
         joined = (*groups[-1], shard) if groups else (shard,)
