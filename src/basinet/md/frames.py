@@ -27,6 +27,7 @@ from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from jaxtyping import Float64
 from torch import Tensor
 
+from basinet.errors import optional_module
 from basinet.files import replacing
 from basinet.md.dynamics import Failure, MDState, Observer, Record
 from basinet.md.running import cut_file
@@ -253,11 +254,7 @@ class Hdf5Frames(FrameWriter):
 
 
 def _h5py() -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError('writing HDF5 needs h5py: pip install "basinet[hdf5]"; or choose extxyz') from None
-    return h5py
+    return optional_module("h5py", "hdf5", "writing HDF5")
 
 
 class BadFrames(Observer):

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from basinet.config import settings
+from basinet.errors import optional_module
 from basinet.structures.batch import Batch
 from basinet.structures.blocks import place_in_molecule
 from basinet.structures.pairs import pairs_within
@@ -151,11 +152,7 @@ class D3Dispersion(Correction):
 
 
 def _library() -> Any:
-    try:
-        import tad_dftd3
-    except ImportError:
-        raise ImportError('a D3 correction needs tad-dftd3: pip install "basinet[d3]"') from None
-    return tad_dftd3
+    return optional_module("tad_dftd3", "d3", "a D3 correction")
 
 
 @cache

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Literal
 
+from basinet.errors import optional_module
+
 ForceField = Literal["mmff94", "uff"]
 FORCE_FIELDS: tuple[ForceField, ...] = ("mmff94", "uff")
 """The first that has parameters for a molecule is used. MMFF94 has none for a few tiny ones, such as CO and HCl."""
@@ -25,11 +27,7 @@ def require_rdkit() -> ModuleType:
     Raises:
         ImportError: RDKit is not installed.
     """
-    try:
-        from rdkit import Chem
-    except ImportError as error:
-        raise ImportError('molecules from SMILES need RDKit: pip install "basinet[rdkit]"') from error
-    return Chem
+    return optional_module("rdkit.Chem", "rdkit", "making molecules from SMILES")
 
 
 def parse_smiles(smiles: str) -> Any:

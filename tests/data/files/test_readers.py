@@ -115,7 +115,7 @@ def test_units_are_converted_once(tmp_path):
         ("PK not xyz", "x.xyz:0: expected a number of atoms"),
         ("PK\x03\x04 not xyz", "x.xyz: not an .npz"),
         (WATER.replace("3\n", "2\n", 1) + WATER, "x.xyz:1: expected a number of atoms"),
-        (WATER + "\n" + WATER, "x.xyz:1: a blank line"),
+        (WATER + "\n" + WATER, "x.xyz:1: got a blank line"),
         (WATER.replace("0.9 0.0 0.0", "0.9 0.0 zero", 1), "x.xyz:0: cannot be read"),
         (WATER.replace("H 0.9", "Qq 0.9"), "x.xyz:0: cannot be read"),
         (WATER.replace("-2.5", "nan"), "x.xyz:0: label 'energy' is not finite"),

@@ -29,6 +29,7 @@ from ase.data import atomic_numbers as number_of_symbol
 
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.files.report import ReadReport, array_of, damaged_file, read_properties, sign_of_forces, valid
+from basinet.errors import optional_module
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
 
@@ -174,11 +175,7 @@ def _conformations(source: Hdf5Source, report: ReadReport, reading: Reading) -> 
 
 
 def _open(path: Path) -> AbstractContextManager[Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise ImportError('reading HDF5 files needs h5py: pip install "basinet[hdf5]"') from None
-    return h5py.File(path, "r")
+    return optional_module("h5py", "hdf5", "reading HDF5 files").File(path, "r")
 
 
 def _guarded(path: Path) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.ase_files import RESULTS, with_values
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, damaged_file
+from basinet.errors import optional_module
 from basinet.structures import Molecule, StructureError
 from basinet.structures.ase_labels import SMILES_KEY
 
@@ -65,10 +66,7 @@ def _require_all_rows(path: Path, n_rows: int, about: Mapping[bytes, Any]) -> No
 
 def records(path: Path) -> Generator[tuple[bytes, bytes], None, None]:
     """Yield keys and values, read in a process of its own: damaged pages crash the process that reads them."""
-    try:
-        import lmdb  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError:
-        raise ImportError('reading LMDB files needs lmdb: pip install "basinet[lmdb]"') from None
+    optional_module("lmdb", "lmdb", "reading LMDB files")
     command = [sys.executable, "-I", lmdb_pages.__file__, str(path.absolute())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

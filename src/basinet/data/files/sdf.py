@@ -8,6 +8,7 @@ import numpy as np
 
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, number_of, read_properties, valid
+from basinet.errors import optional_module
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor, length_factor
@@ -63,11 +64,7 @@ def import_rdkit() -> Any:
     Raises:
         ImportError: it is not installed; the message says how to install it.
     """
-    try:
-        from rdkit import Chem
-    except ImportError:
-        raise ImportError('reading SDF files needs RDKit: pip install "basinet[rdkit]"') from None
-    return Chem
+    return optional_module("rdkit.Chem", "rdkit", "reading SDF files")
 
 
 def quiet_rdkit() -> Any:

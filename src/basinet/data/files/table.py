@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from basinet.data.files.report import damaged_file
+from basinet.errors import optional_module
 from basinet.structures import StructureError
 
 TABLE_SUFFIXES = (".csv", ".parquet")
@@ -124,14 +125,10 @@ def open_parquet(path: Path) -> Iterator[Any]:
         StructureError: it is damaged; also for what the body of the ``with`` meets in it.
         ImportError: pyarrow is not installed.
     """
-    try:
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise ImportError(f'{path}: parquet needs pyarrow: pip install "basinet[parquet]"') from None
-    with (
-        damaged_file(f"{path}: cannot be read as parquet", "; is it truncated?"),
-        ParquetFile(path, buffer_size=BUFFER, pre_buffer=False, page_checksum_verification=True) as file,
-    ):
+    parquet = optional_module("pyarrow.parquet", "parquet", "reading parquet files")
+    options = {"buffer_size": BUFFER, "pre_buffer": False, "page_checksum_verification": True}
+    damaged = damaged_file(f"{path}: cannot be read as parquet", "; is it truncated?")
+    with damaged, parquet.ParquetFile(path, **options) as file:
         yield file
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from ase.calculators.calculator import BaseCalculator
 
 from basinet.data.chemistry.conformers import GenerationError
+from basinet.errors import optional_module
 
 XTB_METHODS = MappingProxyType({"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"})
 """The calculators that have a name here, and their level of theory."""
@@ -99,10 +100,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _xtb(method: str, charge: int, options: Mapping[str, Any]) -> BaseCalculator:
-    try:
-        from tblite.ase import TBLite
-    except ImportError as error:
-        raise ImportError('GFN-xTB labels need tblite: pip install "basinet[labels]"') from error
+    TBLite = optional_module("tblite.ase", "labels", "computing GFN-xTB labels").TBLite
     known = set(TBLite.default_parameters) - {"method", "charge", "verbosity"}
     if unknown := sorted(set(options) - known):  # tblite ignores what it does not know
         raise ValueError(f"{method} has no option {', '.join(unknown)}; choose from {', '.join(sorted(known))}")

@@ -1,7 +1,7 @@
 """List the public data sets that basinet knows by name.
 
 Addresses and checksums are published by the authors or by widely used codes (PyTorch Geometric, SchNetPack,
-TorchMD-NET, modelforge, ATOM3D). Without a published checksum, that of the first download is recorded and required from then on.
+TorchMD-NET, modelforge, ATOM3D). Without a published checksum, that of the first download is required of later ones.
 """
 
 from collections.abc import Mapping, Sequence

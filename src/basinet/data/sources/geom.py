@@ -4,7 +4,6 @@ The pickled RDKit objects of the same repository are not read, because unpicklin
 """
 
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from basinet.data.files.report import Opened, ReadReport, counted, valid
 from basinet.data.sources.archives import damage_named, walk
 from basinet.data.sources.collection import Files
+from basinet.errors import optional_module
 from basinet.files import Stream
 from basinet.structures import Molecule, StructureError
 from basinet.units import energy_factor
@@ -67,7 +67,7 @@ def _molecules(archive: Path, filtered: frozenset[str], n: int, report: ReadRepo
 
 
 def _compounds(archive: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    msgpack = _import_msgpack()
+    msgpack = optional_module("msgpack", "geom", "reading GEOM")
     with damage_named(archive):
         for name, stream in walk(archive):
             if not name.endswith(".msgpack"):
@@ -96,10 +96,3 @@ class _Counted:
         content = self.stream.read(size)
         self.n_bytes += len(content)
         return content
-
-
-def _import_msgpack() -> Any:
-    try:
-        return import_module("msgpack")
-    except ImportError:
-        raise ImportError('reading GEOM needs MessagePack: pip install "basinet[geom]"') from None
