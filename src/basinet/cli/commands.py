@@ -242,8 +242,15 @@ def options(
     version: Annotated[
         bool | None, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = None,
+    plugin: Annotated[
+        Path | None, typer.Option(help="Python file that defines the network of a model file; it is run.")
+    ] = None,
 ) -> None:
     """Pre-train, fine-tune and run energy-based equivariant networks for 3D molecules."""
+    if plugin is not None:
+        from basinet.backbones.plugin import load_plugin
+
+        load_plugin(plugin)
 
 
 TYPER_INTERRUPTED = 130

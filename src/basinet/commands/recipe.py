@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.backbones.plugin import load_plugin
 from basinet.config import adapter, dump_settings, read_settings, settings
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.sources.names import locate
@@ -27,6 +28,8 @@ from basinet.units import PROPERTY
 
 Recipe = TypeVar("Recipe")
 
+PLUGIN_FILE = "plugin.py"
+"""Copy of the plugin in a run directory, as it was when the run began."""
 RECIPES = Path(__file__).parents[1] / "recipes"
 """The recipes that come with basinet."""
 SCRATCH = "scratch"
@@ -197,7 +200,7 @@ class PretrainRecipe:
             raise ValueError(f"mixing_temperature must be at least 1 and finite, got {self.mixing_temperature}")
         if self.data == ():
             raise ValueError("data is an empty list; expected a path, or a list of paths")
-        _check_plugin(self.plugin, self.plugin_options, self.objective == ForceAndDenoiseConfig())
+        _check_plugin(self.plugin, self.plugin_options)
 
 
 @settings
@@ -312,14 +315,12 @@ class FinetuneRecipe:
             raise ValueError("select_by=stability is for energies and forces; nothing moves by a property")
         if isinstance(self.freeze, int) and self.freeze < 0:
             raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
-        _check_plugin(self.plugin, self.plugin_options, self.objective == EnergyForcesConfig())
+        _check_plugin(self.plugin, self.plugin_options)
 
 
-def _check_plugin(plugin: Path | None, options: Mapping[str, Any] | None, is_default: bool) -> None:
+def _check_plugin(plugin: Path | None, options: Mapping[str, Any] | None) -> None:
     if plugin is None and options:
         raise ValueError(f"plugin_options {', '.join(options)} without a plugin; give plugin=FILE.py")
-    if plugin is not None and not is_default:
-        raise ValueError("plugin and objective are both given, and one of them is learned; leave the other out")
 
 
 TrainableRecipe = PretrainRecipe | FinetuneRecipe
@@ -340,8 +341,21 @@ def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
         _merge(changes, _read_override(override))
     _merge(values, changes)
     _merge(values, {key: value for key, value in given.items() if value is not None})
+    _load_plugin(values.get("plugin"), path)
     where = "recipe" if path is None else str(path)
     return read_settings(kind, values, where)
+
+
+def _load_plugin(plugin: object, recipe: Path | None) -> None:
+    """Make the backbones of a plugin available, for the options of the model to be read.
+
+    The copy in a run directory is preferred: it is what the run began with.
+    """
+    if isinstance(plugin, str | Path):
+        kept = None if recipe is None else recipe.parent / PLUGIN_FILE
+        chosen = kept if kept is not None and kept.exists() else Path(plugin)
+        if chosen.exists():
+            load_plugin(chosen)
 
 
 def _read_override(override: str) -> dict[str, Any]:

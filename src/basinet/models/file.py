@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from basinet import __version__
-from basinet.backbones.build import BackboneConfig, build_backbone
+from basinet.backbones.base import BackboneSettings
+from basinet.backbones.build import BackboneConfig, build_backbone, is_known, plugin_of
+from basinet.backbones.plugin import load_plugin
 from basinet.config import dump_settings, read_settings
 from basinet.files import replacing
 from basinet.models.conformal import Calibration
@@ -82,6 +84,7 @@ def save_model(
         "basinet_version": __version__,
         "units": UNITS,
         "backbone": dump_settings(backbone),
+        "plugin": plugin_of(backbone),
         "heads": dict(sorted(model.head_kinds().items())),
         "properties": {name: form._asdict() for name, form in sorted(model.forms().items())},
         "members": 1 + len(further),
@@ -101,21 +104,27 @@ def save_model(
         save_file(tensors, temporary, metadata={"basinet": json.dumps(header)})
 
 
-def load_model(path: Path) -> ModelFile:
+def load_model(path: Path, plugin: Path | None = None) -> ModelFile:
     """Read a model file strictly: every tensor is used, none is missing. Of an ensemble, this is the first member.
+
+    Args:
+        path: the model file.
+        plugin: Python file that defines its backbone, if that is not one of basinet's; it is run.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not a model file of ours, is damaged, or is from a newer version.
     """
-    file = load_ensemble(path)
+    file = load_ensemble(path, plugin)
     return ModelFile(file.members[0], file.backbone, file.metadata)
 
 
-def load_ensemble(path: Path) -> EnsembleFile:
-    """Read all members of a model file, and its calibration; errors as in :func:`load_model`."""
+def load_ensemble(path: Path, plugin: Path | None = None) -> EnsembleFile:
+    """Read all members of a model file, and its calibration; arguments and errors as in :func:`load_model`."""
+    if plugin is not None:
+        load_plugin(plugin)
     header, tensors = _read(path)
-    config = read_settings(BackboneConfig, header["backbone"], f"{path}: backbone")
+    config = _backbone(header, path)
     wanted = {f"{CALIBRATION}{name}": floor for name, floor in _floors(header, path).items()}
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise ValueError(f"{path}: the calibration the file describes is not in it: {', '.join(missing)}")
@@ -157,7 +166,17 @@ def _floors(header: Mapping[str, Any], path: Path) -> dict[str, float | None]:
 
 def read_backbone(path: Path) -> BackboneConfig:
     """Return the settings of the backbone in a model file; errors as in :func:`load_model`."""
-    return read_settings(BackboneConfig, _read(path)[0]["backbone"], f"{path}: backbone")
+    return _backbone(_read(path)[0], path)
+
+
+def _backbone(header: Mapping[str, Any], path: Path) -> BackboneSettings:
+    values, plugin = header["backbone"], header.get("plugin")
+    if not is_known(values["kind"]):
+        raise ValueError(
+            f"{path}: its network, {values['kind']!r}, is defined in the plugin {plugin}; give that file: "
+            f"basinet --plugin {plugin} COMMAND ..., plugin={plugin} in a recipe, or load_model(path, plugin=...)"
+        )
+    return read_settings(BackboneConfig, values, f"{path}: backbone")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from ase.data import atomic_masses
 from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe, load_recipe
 from basinet.commands.run_directory import LAST_FILE
-from basinet.commands.train.plugin import PLUGIN_FILE, load_objective
+from basinet.commands.train.plugin import PLUGIN_FILE, load_objective, objective_of
 from basinet.config import dump_settings
 from basinet.models.file import load_model
 from basinet.objectives.methods import CoordinateDenoisingConfig
@@ -190,12 +190,18 @@ def test_a_missing_plugin_is_named(tmp_path):
     ("overrides", "problem"),
     [
         (["plugin_options.sigma=0.1"], "plugin_options sigma without a plugin"),
-        (["plugin=a.py", "objective.kind=frad"], "plugin and objective are both given"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(overrides, problem):
     with pytest.raises(ValueError, match=problem):
         load_recipe(PretrainRecipe, None, overrides, data="x")
+
+
+def test_an_objective_beside_that_of_a_plugin_is_refused(tmp_path):
+    plugin = write(tmp_path / "mine.py", ZERO_FORCE)
+    recipe = load_recipe(PretrainRecipe, None, [f"plugin={plugin}", "objective.kind=frad"], data="x")
+    with pytest.raises(ValueError, match="plugin and objective are both given"):
+        objective_of(recipe)
 
 
 def test_a_run_from_before_an_option_existed_is_gone_on_with(tmp_path, store):

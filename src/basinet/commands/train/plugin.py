@@ -1,32 +1,30 @@
-"""Load an objective from a Python file that a recipe names."""
+"""Take the objective of a run from its recipe or from its plugin."""
 
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from basinet.commands.recipe import TrainableRecipe
+from basinet.backbones.plugin import backbones_in, line_in, load_plugin
+from basinet.commands.recipe import PLUGIN_FILE, TrainableRecipe
 from basinet.files import write_text
 from basinet.objectives.base import Objective, check_declared
 
-PLUGIN_FILE = "plugin.py"
-"""Copy of the file in a run directory, as it was when the run began."""
 FUNCTION = "objective"
 
 
 def objective_of(recipe: TrainableRecipe) -> Objective:
-    """Return the objective of a recipe, or that of its plugin.
+    """Return the objective of a recipe, or that of its plugin if that has one.
 
     Raises:
-        ValueError: the plugin cannot be run, or does not return an objective.
+        ValueError: the plugin cannot be run, or defines neither an objective nor a backbone.
     """
-    if recipe.plugin is None:
+    if recipe.plugin is None or _has_backbones_only(load_plugin(recipe.plugin)):
         return recipe.objective.build()
+    if recipe.objective != type(recipe).__dataclass_fields__["objective"].default:
+        raise ValueError("plugin and objective are both given, and only one can be learned; leave the other out")
     return load_objective(recipe.plugin, recipe.plugin_options or {})
 
 
@@ -37,7 +35,7 @@ def load_objective(path: Path, options: Mapping[str, Any]) -> Objective:
         FileNotFoundError: there is no such file.
         ValueError: running it fails, it has no such function, the options do not fit, or its result is no objective.
     """
-    make = _function(_run(path), path)
+    make = _function(load_plugin(path), path)
     signature = inspect.signature(make)
     try:
         signature.bind(**options)
@@ -66,7 +64,7 @@ def one_line_errors(plugin: Path | None) -> Iterator[None]:
             raise
         first_line = (str(error).splitlines() or [""])[0]
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{plugin}{_line_in(error, plugin)}: {kind}{first_line}") from error
+        raise ValueError(f"{plugin}{line_in(error, plugin)}: {kind}{first_line}") from error
 
 
 def keep_plugin(recipe: TrainableRecipe, out: Path) -> None:
@@ -85,35 +83,8 @@ def require_same_plugin(recipe: TrainableRecipe, out: Path) -> None:
         )
 
 
-def _run(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"no plugin {path}; expected a Python file with a function {FUNCTION}()")
-    name = f"basinet_plugin_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} is no Python file; expected a name that ends in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses and pickle look classes up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # any error of the plugin
-        del sys.modules[name]
-        where = _line_in(error, path)
-        raise ValueError(f"{path}{where}: {type(error).__name__}: {error}") from error
-    return module
-
-
-def _line_in(error: Exception, path: Path) -> str:
-    """Return the line of the file that an error comes from, as ``, line 3``."""
-    if isinstance(error, SyntaxError):
-        return "" if error.lineno is None else f", line {error.lineno}"
-    lines: list[int] = []
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == str(path):
-            lines.append(trace.tb_lineno)
-        trace = trace.tb_next
-    return f", line {lines[-1]}" if lines else ""
+def _has_backbones_only(module: ModuleType) -> bool:
+    return FUNCTION not in vars(module) and bool(backbones_in(module))
 
 
 def _function(module: ModuleType, path: Path) -> Callable[..., Any]:
