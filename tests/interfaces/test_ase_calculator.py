@@ -15,7 +15,7 @@ from ase.vibrations import Vibrations, VibrationsData
 
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
-from basinet.interfaces.ase import BasinetCalculator, OutsideScopeWarning
+from basinet.interfaces.ase import Calculator, OutsideScopeWarning
 from basinet.models.file import save_model
 from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model, build_model
@@ -56,7 +56,7 @@ def ethanol() -> Atoms:
 def test_energy_and_forces_are_those_of_the_model(ethanol: Atoms) -> None:
     model = some_model().double().eval()
     expected = model(collate([ETHANOL], dtype=torch.float64), ["energy", "forces"])
-    ethanol.calc = BasinetCalculator(model, precision="float64")
+    ethanol.calc = Calculator(model, precision="float64")
     assert ethanol.get_potential_energy() == pytest.approx(float(expected["energy"]), rel=1e-13)
     assert ethanol.get_potential_energy(force_consistent=True) == ethanol.get_potential_energy()
     np.testing.assert_allclose(ethanol.get_forces(), expected["forces"].numpy(), rtol=1e-9, atol=1e-10)
@@ -64,20 +64,20 @@ def test_energy_and_forces_are_those_of_the_model(ethanol: Atoms) -> None:
 
 def test_a_file_gives_the_calculator_of_its_model(tmp_path: Path, ethanol: Atoms) -> None:
     save_model(some_model(), tmp_path / "m.safetensors", CONFIG)
-    of_file = BasinetCalculator(tmp_path / "m.safetensors").get_potential_energy(ethanol)
-    assert of_file == BasinetCalculator(str(tmp_path / "m.safetensors")).get_potential_energy(ethanol)
-    assert of_file == BasinetCalculator(some_model()).get_potential_energy(ethanol)
+    of_file = Calculator(tmp_path / "m.safetensors").get_potential_energy(ethanol)
+    assert of_file == Calculator(str(tmp_path / "m.safetensors")).get_potential_energy(ethanol)
+    assert of_file == Calculator(some_model()).get_potential_energy(ethanol)
 
 
 def test_the_model_that_was_given_stays_as_it_is(ethanol: Atoms) -> None:
     model = some_model().train()
-    BasinetCalculator(model, precision="float64").get_potential_energy(ethanol)
+    Calculator(model, precision="float64").get_potential_energy(ethanol)
     assert model.training
     assert next(model.parameters()).dtype == torch.float32
 
 
 def test_both_precisions_agree_to_the_digits_of_the_lower(ethanol: Atoms) -> None:
-    single, double = (BasinetCalculator(some_model(), precision=p) for p in ("float32", "float64"))
+    single, double = (Calculator(some_model(), precision=p) for p in ("float32", "float64"))
     difference = np.abs(single.get_forces(ethanol) - double.get_forces(ethanol)).max()
     assert 0 < difference < 1e-4 * np.abs(double.get_forces(ethanol)).max()
 
@@ -86,7 +86,7 @@ def test_nothing_is_computed_twice_and_a_changed_charge_is_a_change(ethanol: Ato
     calls: list[int] = []
     model = some_model()
     model.register_forward_hook(lambda *_: calls.append(1))
-    ethanol.calc = BasinetCalculator(model)
+    ethanol.calc = Calculator(model)
     calls.clear()
     ethanol.calc.model.register_forward_hook(lambda *_: calls.append(1))
     ethanol.get_potential_energy()
@@ -108,7 +108,7 @@ def test_nothing_is_computed_twice_and_a_changed_charge_is_a_change(ethanol: Ato
 def test_a_charge_the_model_does_not_know_is_an_error_also_when_it_changes(ethanol: Atoms) -> None:
     model = some_model()
     model.scope = Scope(frozenset({1, 6, 8}), "", frozenset({0}), (1, 20))
-    ethanol.calc = BasinetCalculator(model)
+    ethanol.calc = Calculator(model)
     ethanol.get_potential_energy()
     ethanol.info["charge"] = 1
     with pytest.raises(OutsideScopeError, match=r"charge \+1, the model knows 0"):
@@ -122,8 +122,8 @@ def test_outside_of_its_scope_a_model_answers_only_if_asked_to_and_says_so(ethan
     model = some_model()
     model.scope = Scope(frozenset({1, 6}), "")
     with pytest.raises(OutsideScopeError, match="elements O, the model knows H C"):
-        BasinetCalculator(model).get_potential_energy(ethanol)
-    ethanol.calc = BasinetCalculator(model, outside_scope="warn")
+        Calculator(model).get_potential_energy(ethanol)
+    ethanol.calc = Calculator(model, outside_scope="warn")
     with pytest.warns(OutsideScopeWarning, match="C2H6O is outside of the scope: elements O"):
         ethanol.get_potential_energy()
     assert ethanol.calc.results["outside_scope"] == "elements O, the model knows H C"
@@ -131,7 +131,7 @@ def test_outside_of_its_scope_a_model_answers_only_if_asked_to_and_says_so(ethan
 
 def test_periodic_atoms_are_refused(ethanol: Atoms) -> None:
     ethanol.set_cell([10, 10, 10])
-    ethanol.calc = BasinetCalculator(some_model())
+    ethanol.calc = Calculator(some_model())
     ethanol.get_potential_energy()
     ethanol.pbc = True
     with pytest.raises(ValueError, match="are periodic .pbc., and basinet treats molecules only"):
@@ -139,7 +139,7 @@ def test_periodic_atoms_are_refused(ethanol: Atoms) -> None:
 
 
 def test_damaged_geometries_are_refused(ethanol: Atoms) -> None:
-    ethanol.calc = BasinetCalculator(some_model())
+    ethanol.calc = Calculator(some_model())
     ethanol.positions[0] = ethanol.positions[1]
     with pytest.raises(ValueError, match="atoms 0 and 1 are 0 Å apart"):
         ethanol.get_potential_energy()
@@ -147,11 +147,11 @@ def test_damaged_geometries_are_refused(ethanol: Atoms) -> None:
     with pytest.raises(ValueError, match="the position of atom 0 is not finite"):
         ethanol.get_potential_energy()
     with pytest.raises(ValueError, match="at least one atom"):
-        BasinetCalculator(some_model()).get_potential_energy(Atoms())
+        Calculator(some_model()).get_potential_energy(Atoms())
 
 
 def test_one_atom_has_an_energy_and_no_force() -> None:
-    atoms = Atoms("He", calculator=BasinetCalculator(some_model(), precision="float64"))
+    atoms = Atoms("He", calculator=Calculator(some_model(), precision="float64"))
     assert np.isfinite(atoms.get_potential_energy())
     np.testing.assert_array_equal(atoms.get_forces(), np.zeros((1, 3)))
     np.testing.assert_allclose(atoms.calc.get_hessian(atoms), np.zeros((3, 3)), atol=1e-12)
@@ -160,7 +160,7 @@ def test_one_atom_has_an_energy_and_no_force() -> None:
 def test_a_property_has_its_name(ethanol: Atoms) -> None:
     backbone = EquivariantTransformer(CONFIG)
     model = Model(backbone, {"gap": build_property_head(PropertyForm("sum", "eV"), backbone)})
-    calc = BasinetCalculator(model)
+    calc = Calculator(model)
     assert calc.implemented_properties == ["gap"]
     expected = model.eval()(collate([ETHANOL]), ["gap"])["gap"].detach()
     assert calc.get_property("gap", ethanol) == pytest.approx(float(expected))
@@ -172,15 +172,15 @@ def test_a_property_has_its_name(ethanol: Atoms) -> None:
 
 def test_a_model_of_noise_is_refused() -> None:
     with pytest.raises(ValueError, match="offers noise: no energy in eV and no property; fine-tune it first"):
-        BasinetCalculator(build_model(EquivariantTransformer(CONFIG), ["noise"]))
+        Calculator(build_model(EquivariantTransformer(CONFIG), ["noise"]))
 
 
 def test_several_models_are_an_ensemble(ethanol: Atoms) -> None:
     members = [some_model(seed) for seed in range(3)]
-    alone = [BasinetCalculator(m, precision="float64") for m in members]
+    alone = [Calculator(m, precision="float64") for m in members]
     energies = np.array([c.get_potential_energy(ethanol) for c in alone])
     forces = np.stack([c.get_forces(ethanol) for c in alone])
-    calc = BasinetCalculator(members, precision="float64")
+    calc = Calculator(members, precision="float64")
     assert calc.get_potential_energy(ethanol) == pytest.approx(energies.mean(), rel=1e-12)
     assert calc.results["energy_std"] == pytest.approx(energies.std(ddof=1), rel=1e-9)
     np.testing.assert_allclose(calc.get_forces(ethanol), forces.mean(0), rtol=1e-9, atol=1e-10)
@@ -195,7 +195,7 @@ def test_a_network_that_reads_bonds_perceives_them(ethanol: Atoms) -> None:
 
     torch.manual_seed(0)
     model = build_model(EGNN(EGNNConfig(n_features=8, n_layers=2)), ["energy"])
-    ethanol.calc = BasinetCalculator(model, precision="float64")
+    ethanol.calc = Calculator(model, precision="float64")
     before = ethanol.get_potential_energy()
     ethanol.rotate(30, "x")
     assert ethanol.get_potential_energy() == pytest.approx(before, rel=1e-12)
@@ -203,7 +203,7 @@ def test_a_network_that_reads_bonds_perceives_them(ethanol: Atoms) -> None:
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
 def test_a_copy_gives_the_same(ethanol: Atoms, copied: object) -> None:
-    calc = BasinetCalculator(some_model(), precision="float64")
+    calc = Calculator(some_model(), precision="float64")
     ethanol.calc = calc
     energy = ethanol.get_potential_energy()
     other = copied(calc)  # type: ignore[operator]
@@ -211,7 +211,7 @@ def test_a_copy_gives_the_same(ethanol: Atoms, copied: object) -> None:
 
 
 def test_the_hessian_is_the_finite_difference_of_the_forces(ethanol: Atoms) -> None:
-    ethanol.calc = BasinetCalculator(some_model(), precision="float64")
+    ethanol.calc = Calculator(some_model(), precision="float64")
     found = ethanol.calc.get_hessian(ethanol)
     step = 1e-4
     expected = np.zeros_like(found)
@@ -229,7 +229,7 @@ def test_the_hessian_is_the_finite_difference_of_the_forces(ethanol: Atoms) -> N
 
 def test_relaxed_molecules_vibrate_with_real_frequencies(tmp_path: Path, trained: Path) -> None:
     atoms = g2("H2O")
-    atoms.calc = BasinetCalculator(trained, precision="float64")
+    atoms.calc = Calculator(trained, precision="float64")
     LBFGS(atoms, logfile=None).run(fmax=1e-4, steps=200)
     assert np.abs(atoms.get_forces()).max() < 1e-4
     by_autograd = VibrationsData.from_2d(atoms, atoms.calc.get_hessian(atoms)).get_energies()
@@ -246,16 +246,16 @@ def test_relaxed_molecules_vibrate_with_real_frequencies(tmp_path: Path, trained
 def test_a_path_between_two_minima_has_a_top(trained: Path) -> None:
     """Ammonia turned inside out: the network sees the mirror image at the same energy, and a planar one between."""
     first = g2("NH3")
-    first.calc = BasinetCalculator(trained, precision="float64")
+    first.calc = Calculator(trained, precision="float64")
     LBFGS(first, logfile=None).run(fmax=0.01, steps=200)
     last = first.copy()
     last.positions[0, 2] = 2 * last.positions[1:, 2].mean() - last.positions[0, 2]
-    last.calc = BasinetCalculator(trained, precision="float64")
+    last.calc = Calculator(trained, precision="float64")
     images = [first, *(first.copy() for _ in range(3)), last]
     band = NEB(images, climb=True, k=0.5, method="improvedtangent")
     band.interpolate("linear")
     for image in images[1:-1]:
-        image.calc = BasinetCalculator(trained, precision="float64")
+        image.calc = Calculator(trained, precision="float64")
     LBFGS(band, logfile=None).run(fmax=0.05, steps=300)
     energies = np.array([image.get_potential_energy() for image in images])
     assert energies[0] == pytest.approx(energies[-1], abs=1e-6)

@@ -26,7 +26,7 @@ from sklearn.utils.estimator_checks import (
 
 from basinet.backbones.build import build_backbone
 from basinet.data.chemistry.compounds import ConformerTask, conformers
-from basinet.interfaces.sklearn import FailedMoleculesWarning, MoleculeEmbedder, PropertyRegressor
+from basinet.interfaces.sklearn import Embedder, FailedMoleculesWarning, Regressor
 from basinet.models.file import load_ensemble, load_model, save_model
 from basinet.models.model import build_model
 from basinet.models.scope import Scope
@@ -54,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_row_is_the_mean_over_conformers_of_what_the_model_embeds(model: Path) -> None:
-    found = MoleculeEmbedder(model, n_conformers=3).fit_transform(ALCOHOLS)
+    found = Embedder(model, n_conformers=3).fit_transform(ALCOHOLS)
     assert found.shape == (5, 8)
     assert found.dtype == np.float32
     network = load_model(model).model.eval()
@@ -66,7 +66,7 @@ def test_a_row_is_the_mean_over_conformers_of_what_the_model_embeds(model: Path)
 
 
 def test_a_compound_has_one_row_however_it_is_written_and_whatever_is_beside_it(model: Path) -> None:
-    embedder = MoleculeEmbedder(model).fit(ALCOHOLS)
+    embedder = Embedder(model).fit(ALCOHOLS)
     first = embedder.transform(["CCO", "OCC", "C(C)O", "CCCCO"])
     assert np.array_equal(first[0], first[1])
     assert np.array_equal(first[0], first[2])
@@ -76,14 +76,14 @@ def test_a_compound_has_one_row_however_it_is_written_and_whatever_is_beside_it(
 def test_molecules_that_fail_are_nan_with_a_reason(model: Path) -> None:
     rows = ["CCO", "C(((", None, "CCCl", "[NH4+]", float("nan"), "CC.O", "C" * 9]
     with pytest.warns(FailedMoleculesWarning, match=r"7 of 8 molecules failed, the first of them in row 1 \('C\(\(\('"):
-        embedder = MoleculeEmbedder(model).fit(rows)
+        embedder = Embedder(model).fit(rows)
         found = embedder.transform(rows)
     assert np.isfinite(found[0]).all()
     assert np.isnan(found[1:]).all()
     assert list(embedder.failures_) == [1, 2, 3, 4, 5, 6, 7]
     for row, words in {2: "no SMILES", 3: "elements Cl", 4: r"charge +1", 6: "more than one", 7: "29 atoms"}.items():
         assert words in embedder.failures_[row]
-    assert np.isfinite(MoleculeEmbedder(model, outside_scope="warn").fit_transform(["CCCl"])).all()
+    assert np.isfinite(Embedder(model, outside_scope="warn").fit_transform(["CCCl"])).all()
 
 
 @pytest.mark.parametrize(
@@ -96,21 +96,19 @@ def test_molecules_that_fail_are_nan_with_a_reason(model: Path) -> None:
 )
 def test_what_is_no_smiles_is_refused(model: Path, given, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        MoleculeEmbedder(model).fit(given)
+        Embedder(model).fit(given)
 
 
 def test_a_column_of_an_array_is_taken(model: Path) -> None:
     column = np.array(ALCOHOLS, dtype=object)[:, None]
-    assert np.array_equal(
-        MoleculeEmbedder(model).fit_transform(column), MoleculeEmbedder(model).fit_transform(ALCOHOLS)
-    )
+    assert np.array_equal(Embedder(model).fit_transform(column), Embedder(model).fit_transform(ALCOHOLS))
 
 
 def test_a_cache_saves_the_work_for_the_same_model_and_settings_only(model: Path, tmp_path: Path, monkeypatch) -> None:
     cache = tmp_path / "features.sqlite"
     rows = [*ALCOHOLS, "CCCl"]
     with pytest.warns(FailedMoleculesWarning):
-        first = MoleculeEmbedder(model, cache=cache).fit_transform(rows)
+        first = Embedder(model, cache=cache).fit_transform(rows)
     made: list[str] = []
     module = "basinet.interfaces.sklearn.embedder"
 
@@ -120,13 +118,13 @@ def test_a_cache_saves_the_work_for_the_same_model_and_settings_only(model: Path
 
     monkeypatch.setattr(f"{module}.records_of", counting)
     with pytest.warns(FailedMoleculesWarning):
-        again = MoleculeEmbedder(model, cache=cache).fit_transform(["OC", *rows[1:]])
+        again = Embedder(model, cache=cache).fit_transform(["OC", *rows[1:]])
     assert np.array_equal(first, again, equal_nan=True)
     assert made == []
     for changed in ({"n_conformers": 2}, {"pooling": "sum"}, {"seed": 1}, {"outside_scope": "warn"}):
         made.clear()
         with pytest.raises(KeyError):  # there are no records to put into the row
-            MoleculeEmbedder(model, cache=cache, **changed).fit_transform(["CO"])
+            Embedder(model, cache=cache, **changed).fit_transform(["CO"])
         assert made == ["CO"]
 
 
@@ -134,21 +132,21 @@ def test_a_file_that_is_no_cache_is_named(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, " * 100)
     with pytest.raises(ValueError, match=r"notes.txt is no cache of features .*; delete it"):
-        MoleculeEmbedder(model, cache=path).fit_transform(["CO"])
+        Embedder(model, cache=path).fit_transform(["CO"])
     assert path.read_text().startswith("not a database")
 
 
 def test_a_model_that_changed_since_fitting_is_noticed(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(model.read_bytes())
-    embedder = MoleculeEmbedder(path).fit(ALCOHOLS)
+    embedder = Embedder(path).fit(ALCOHOLS)
     save_model(build_model(build_backbone(TINY), ["energy"]), path, TINY)
     with pytest.raises(ValueError, match="is another file than when this was fitted"):
         embedder.transform(["CO"])
 
 
 def test_it_works_in_pipelines_clones_and_pickles(model: Path, tmp_path: Path) -> None:
-    pipeline = make_pipeline(MoleculeEmbedder(model, cache=tmp_path / "c.sqlite"), Ridge(alpha=1e-6))
+    pipeline = make_pipeline(Embedder(model, cache=tmp_path / "c.sqlite"), Ridge(alpha=1e-6))
     weights = [32.0, 46.1, 60.1, 62.1, 60.1]
     pipeline.fit(ALCOHOLS, weights)
     again = pickle.loads(pickle.dumps(pipeline))
@@ -157,7 +155,7 @@ def test_it_works_in_pipelines_clones_and_pickles(model: Path, tmp_path: Path) -
     assert list(pipeline[:-1].get_feature_names_out())[:2] == ["basinet0", "basinet1"]
 
 
-@pytest.mark.parametrize("of", [MoleculeEmbedder, PropertyRegressor])
+@pytest.mark.parametrize("of", [Embedder, Regressor])
 def test_the_checks_of_scikit_learn_that_apply_to_text_pass(model: Path, of: type) -> None:
     estimator = of(model)
     with pytest.warns(UserWarning, match="Can't test estimator"):  # the others feed tables of numbers
@@ -169,9 +167,9 @@ def test_the_checks_of_scikit_learn_that_apply_to_text_pass(model: Path, of: typ
 
 def test_nothing_is_transformed_before_fitting(model: Path) -> None:
     with pytest.raises(NotFittedError):
-        MoleculeEmbedder(model).transform(["CO"])
+        Embedder(model).transform(["CO"])
     with pytest.raises(NotFittedError):
-        PropertyRegressor(model).predict(["CO"])
+        Regressor(model).predict(["CO"])
 
 
 def chain(n: int) -> str:
@@ -181,7 +179,7 @@ def chain(n: int) -> str:
 def test_a_regressor_learns_predicts_and_is_saved(model: Path, tmp_path: Path) -> None:
     smiles = [chain(n) for n in range(1, 6)] * 2 + [chain(n)[::-1] for n in range(1, 6)] + ["nonsense"]
     numbers = [float(n) for n in range(1, 6)] * 3 + [0.0]
-    regressor = PropertyRegressor(
+    regressor = Regressor(
         model, n_conformers=1, ensemble=2, validation_fraction=0.2, readout="sum", training=training(n_steps=20)
     )
     with pytest.warns(FailedMoleculesWarning, match="1 of 16 molecules failed"):
@@ -203,7 +201,7 @@ def test_a_regressor_learns_predicts_and_is_saved(model: Path, tmp_path: Path) -
 def test_intervals_are_calibrated(model: Path) -> None:
     smiles = [head + "C" * n + tail for n in range(1, 5) for head in ("", "O", "N") for tail in ("", "O", "N")]
     smiles = sorted(set(smiles))
-    regressor = PropertyRegressor(
+    regressor = Regressor(
         model, n_conformers=1, validation_fraction=0.2, calibration_fraction=0.4, training=training(n_steps=2)
     ).fit(smiles, np.arange(len(smiles), dtype=float))
     narrow, wide = regressor.predict_interval(["CCO"], 0.2)[0], regressor.predict_interval(["CCO"], 0.7)[0]
@@ -217,4 +215,4 @@ def test_intervals_are_calibrated(model: Path) -> None:
 )
 def test_labels_that_do_not_fit_are_refused(model: Path, y: list[float], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        PropertyRegressor(model).fit(["CO", "CCO"], y)
+        Regressor(model).fit(["CO", "CCO"], y)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.interfaces.ase import BasinetCalculator
+from basinet.interfaces.ase import Calculator
 from basinet.interfaces.torchsim import adapter_of, torchsim_model
 from small_runs import tiny_model
 
@@ -68,7 +68,7 @@ def test_systems_have_the_energies_and_forces_of_the_calculator(as_object: bool)
     state = state_of("CH3CH2OH", "CO", "H2O")
     before = {key: value.clone() for key, value in state.items() if isinstance(value, Tensor)}
     found = adapted()(SimpleNamespace(**state) if as_object else state)
-    calc = BasinetCalculator(tiny_model(), precision="float64")
+    calc = Calculator(tiny_model(), precision="float64")
     assert found["energy"].shape == (3,)
     for place, name in enumerate(("CH3CH2OH", "CO", "H2O")):
         assert float(found["energy"][place]) == pytest.approx(calc.get_potential_energy(g2(name)), rel=1e-12)

@@ -2,24 +2,22 @@
 
 ::
 
-    atoms.calc = BasinetCalculator("model.safetensors", precision="float64")
+    atoms.calc = basinet.Calculator("model.safetensors", precision="float64")
     LBFGS(atoms).run(fmax=0.01)
 """
 
-import copy
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators import calculator as ase_calculator
 from jaxtyping import Float64
 
 from basinet.data.chemistry.perception import Perceiver
-from basinet.interfaces.potential import Precision, Source, load_potential
+from basinet.interfaces.models import Precision, Sources, load_potential, members_of
 from basinet.models.committee import Committee
 from basinet.models.derivatives import hessian
 from basinet.models.model import Model
@@ -36,7 +34,7 @@ class OutsideScopeWarning(UserWarning):
     """A molecule is unlike those a model was trained on; its answer is a guess."""
 
 
-class BasinetCalculator(Calculator):
+class Calculator(ase_calculator.Calculator):
     """Energy (eV) and forces (eV/Å) of a model, or its properties by name; ``get_hessian`` gives second derivatives.
 
     Of several models the mean is given, with ``energy_std`` and ``forces_std`` (one number an atom, eV/Å) among the
@@ -54,19 +52,19 @@ class BasinetCalculator(Calculator):
 
     def __init__(
         self,
-        model: Source | Sequence[Model | str | Path],
+        model: Sources,
         *,
         device: str = "cpu",
         precision: Precision = "float32",
         outside_scope: Literal["error", "warn"] = "error",
     ) -> None:
         super().__init__()
-        self.model = load_potential(copy.deepcopy(model), device, precision)
+        self.model = load_potential(model, device, precision)
         self.device = device
         self.precision: Precision = precision
         self.outside_scope: Literal["error", "warn"] = outside_scope
         self.implemented_properties = _names_of(self.model)
-        self._bonds = Perceiver() if any(m.backbone.needs_bonds for m in _members(self.model)) else None
+        self._bonds = Perceiver() if any(m.backbone.needs_bonds for m in members_of(self.model)) else None
         self._charge: int | None = None
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
@@ -78,7 +76,7 @@ class BasinetCalculator(Calculator):
         self,
         atoms: Atoms | None = None,
         properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
+        system_changes: Sequence[str] = ase_calculator.all_changes,
     ) -> None:
         """Compute energy and forces together, or all properties."""
         super().calculate(atoms, list(properties), list(system_changes))
@@ -99,7 +97,7 @@ class BasinetCalculator(Calculator):
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
             raise ValueError("no atoms to compute a Hessian of; give them")
-        members = _members(self.model)
+        members = members_of(self.model)
         if "energy" not in self.model.offers:
             raise ValueError(f"a Hessian is that of an energy, and the model offers {sorted(self.model.offers)}")
         molecule = Molecule.from_ase(atoms, labels={}, name="atoms")
@@ -120,10 +118,6 @@ class BasinetCalculator(Calculator):
         if self._bonds is not None:
             molecule = self._bonds.bonded(molecule)
         return collate([molecule], dtype=getattr(torch, self.precision)).to(self.device)
-
-
-def _members(model: Model | Committee) -> list[Model]:
-    return model.models if isinstance(model, Committee) else [model]
 
 
 def _names_of(model: Model | Committee) -> list[str]:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from basinet.interfaces.potential import Precision, load_potential
+from basinet.interfaces.models import Precision, load_potential
 from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
@@ -81,7 +81,7 @@ def _checked(potential: Model | Committee) -> Model | Committee:
         raise ValueError(f"TorchSim needs energies and forces, and the model offers {sorted(potential.offers)}")
     members = potential.models if isinstance(potential, Committee) else [potential]
     if any(member.backbone.needs_bonds for member in members):
-        raise ValueError("the model reads bonds, which a state of TorchSim does not have; use BasinetCalculator")
+        raise ValueError("the model reads bonds, which a state of TorchSim does not have; use basinet.Calculator")
     return potential
 
 

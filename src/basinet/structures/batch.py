@@ -44,6 +44,11 @@ class Batch:
     topology: BatchTopology | None = None
     """The bond graph; ``None`` if no molecule of the source has bonds on record."""
 
+    @classmethod
+    def from_molecules(cls, molecules: Sequence[Molecule], dtype: torch.dtype = torch.float32) -> "Batch":
+        """Lay molecules end to end; see :func:`collate`."""
+        return collate(molecules, dtype)
+
     @property
     def n_atoms(self) -> int:
         """Number of atoms in the batch."""

@@ -89,7 +89,7 @@ class Molecule:
             "atomic_numbers": atoms.numbers.astype(np.int64),
             "positions": np.array(atoms.positions, dtype=np.float64),
             "charge": charge_of(atoms, name),
-            "labels": labels_of(atoms, name),
+            "labels": {} if "labels" in fields else labels_of(atoms, name),
             "smiles": smiles_of(atoms),
         }
         return cls(**found | fields)

@@ -32,23 +32,30 @@ def evaluate_file(
         ValueError: there are no molecules, none has labels, or there are elements unknown to the model.
     """
     model = load_energy_or_property(model_file, device)
-    label = _property_of(model)
-    molecules, report = open_molecules(data, units.reading(property_columns(data, units, label)))
-    molecules = _with_bonds(molecules, model_file)
+    columns = property_columns(data, units, property_of(model))
+    molecules, report = open_molecules(data, units.reading(columns))
+    return errors_of_molecules(model, _with_bonds(molecules, model_file), str(data)), str(report)
+
+
+def errors_of_molecules(
+    model: Model | Committee, molecules: Iterable[Molecule], source: str
+) -> Errors | PropertyErrors:
+    """Return the errors of a model on labelled molecules of ``source``; raises as :func:`evaluate_file`."""
+    label = property_of(model)
     if label is not None:
-        errors = errors_of_property(model, label, _batches(model, molecules, device))
-        if not errors.n_labelled:
-            raise ValueError(f"{data}: none of its {errors.n_molecules} molecules has {label!r} to compare with")
-        return errors, str(report)
+        found = errors_of_property(model, label, _batches(model, molecules))
+        if not found.n_labelled:
+            raise ValueError(f"{source}: none of its {found.n_molecules} molecules has {label!r} to compare with")
+        return found
     errors = ForceEnergyErrors()
-    for batch in _batches(model, molecules, device):
+    for batch in _batches(model, molecules):
         errors.update(in_pieces(lambda part: model(part, ["energy", "forces"]), batch), batch)
     found = errors.compute()
     if not found.n_molecules:
-        raise ValueError(f"{data} holds no molecules")
+        raise ValueError(f"{source} holds no molecules")
     if not found.n_energies and not found.n_forces:
-        raise ValueError(f"{data}: none of its {found.n_molecules} molecules has an energy or forces to compare with")
-    return found, str(report)
+        raise ValueError(f"{source}: none of its {found.n_molecules} molecules has an energy or forces to compare with")
+    return found
 
 
 def errors_of(model: Model | Committee, batches: Iterable[Batch]) -> Errors:
@@ -100,7 +107,7 @@ def _with_bonds(molecules: Iterator[Molecule], model_file: Path) -> Iterator[Mol
     return with_perceived_bonds(molecules) if read_backbone(model_file).needs_bonds else molecules
 
 
-def _property_of(model: Model | Committee) -> str | None:
+def property_of(model: Model | Committee) -> str | None:
     """Return the property of a model; ``None`` if it has energies."""
     if "energy" in model.offers:
         return None
@@ -109,9 +116,10 @@ def _property_of(model: Model | Committee) -> str | None:
     return next(iter(model.properties))
 
 
-def _batches(model: Model | Committee, molecules: Iterable[Molecule], device: str) -> Iterator[Batch]:
+def _batches(model: Model | Committee, molecules: Iterable[Molecule]) -> Iterator[Batch]:
+    weight = next(model.parameters())
     for chunk in in_chunks(molecules):
-        batch = collate(chunk).to(device)
+        batch = collate(chunk, weight.dtype).to(weight.device)
         model.scope.check(batch)
         yield batch
 

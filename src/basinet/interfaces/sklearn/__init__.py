@@ -2,12 +2,12 @@
 
 ::
 
-    features = make_pipeline(MoleculeEmbedder("pretrained.safetensors", cache="features.sqlite"), RidgeCV())
+    features = make_pipeline(Embedder("pretrained.safetensors", cache="features.sqlite"), RidgeCV())
     cross_val_score(features, smiles, y)
 """
 
 from basinet.interfaces.sklearn.base import FailedMoleculesWarning
-from basinet.interfaces.sklearn.embedder import MoleculeEmbedder
-from basinet.interfaces.sklearn.regressor import PropertyRegressor
+from basinet.interfaces.sklearn.embedder import Embedder
+from basinet.interfaces.sklearn.regressor import Regressor
 
-__all__ = ["FailedMoleculesWarning", "MoleculeEmbedder", "PropertyRegressor"]
+__all__ = ["FailedMoleculesWarning", "Embedder", "Regressor"]

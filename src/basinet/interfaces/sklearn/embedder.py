@@ -24,8 +24,8 @@ from basinet.interfaces.sklearn.cache import FeatureCache, Kept
 from basinet.models.model import Model, Pooling
 
 
-class MoleculeEmbedder(TransformerMixin, OfSmiles):
-    """What a pre-trained network makes of molecules, as features that no rotation changes: its last layer's scalars.
+class Embedder(TransformerMixin, OfSmiles):
+    """Turn SMILES into features of a pre-trained network: the scalars of its last layer, which no rotation changes.
 
     Conformers are made from the canonical SMILES, so a compound has one row however it is written; see
     :meth:`basinet.models.model.Model.embed`. Fitting learns nothing.
@@ -65,7 +65,7 @@ class MoleculeEmbedder(TransformerMixin, OfSmiles):
         self.processes = processes
         self.device = device
 
-    def fit(self, X: Any, y: Any = None) -> "MoleculeEmbedder":  # noqa: N803
+    def fit(self, X: Any, y: Any = None) -> "Embedder":  # noqa: N803
         """Look at the model; nothing is learned from the molecules."""
         del y
         as_smiles(X)

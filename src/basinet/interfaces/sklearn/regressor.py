@@ -27,7 +27,7 @@ from basinet.training.fit import TrainingConfig
 TARGET = "target"
 
 
-class PropertyRegressor(RegressorMixin, OfSmiles):
+class Regressor(RegressorMixin, OfSmiles):
     """A network fine-tuned on SMILES and numbers, as ``basinet finetune table.csv`` does it.
 
     Args:
@@ -77,7 +77,7 @@ class PropertyRegressor(RegressorMixin, OfSmiles):
         self.processes = processes
         self.device = device
 
-    def fit(self, X: Any, y: Any) -> "PropertyRegressor":  # noqa: N803
+    def fit(self, X: Any, y: Any) -> "Regressor":  # noqa: N803
         """Train on compounds and their numbers; rows of one compound count as one, with their median.
 
         Raises:
