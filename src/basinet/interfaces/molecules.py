@@ -9,7 +9,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.formats import SUFFIXES
+from basinet.data.files.readers import SUFFIXES
 from basinet.data.reading import Reading, read_molecules
 from basinet.data.sources.names import dataset_named
 from basinet.data.store.store import MoleculeStore
