@@ -15,7 +15,8 @@ from ase import Atoms
 from ase.build import molecule as g2
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from basinet.cli.commands import ORDER
+from basinet.cli.entry import ORDER
+from basinet.cli.recipes import HELP
 from typed import Done, basinet
 
 TINY = ("model.n_features=8", "model.n_layers=1", "model.n_heads=2", "model.n_basis=8", "launch.accelerator=cpu")
@@ -83,21 +84,67 @@ def test_help_answers_without_loading_torch() -> None:
     assert done.returncode == 0, done.stderr
     listed = subprocess.run([sys.executable, "-m", "basinet", "--help"], capture_output=True, text=True, check=False)
     assert listed.returncode == 0, listed.stderr
-    assert [name for name in re.findall(r"^│ (\w+) ", listed.stdout, re.MULTILINE)] == ORDER
+    assert [name for name in re.findall(r"^│ ([\w-]+) ", listed.stdout, re.MULTILINE)] == ORDER
+
+
+RECIPE_COMMANDS = [("pretrain",), ("finetune",), ("compare",), ("data", "generate"), ("data", "build")]
+
+
+@pytest.mark.parametrize("command", RECIPE_COMMANDS, ids=" ".join)
+def test_help_of_a_recipe_fits_on_one_screen(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    done = basinet(*command, "--help")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 80, done.stdout
+    listed = HELP[command[-1]].common
+    assert len(listed) <= 12
+    for option in listed:
+        assert f"  {option}=" in done.stdout, option
 
 
 @pytest.mark.parametrize(
-    ("command", "option"),
-    [("pretrain", "objective.sigma"), ("finetune", "training.optimizer.learning_rate")],
+    ("command", "options"),
+    [
+        (("pretrain",), ("objective.sigma", "mixing_temperature")),
+        (("finetune",), ("training.optimizer.learning_rate", "units.bonds", "target")),
+        (("data", "generate"), ("frames_per_conformer",)),
+    ],
+    ids=["pretrain", "finetune", "generate"],
 )
-def test_help_of_a_command_lists_every_option_of_its_recipe(command: str, option: str) -> None:
-    done = basinet(command, "--help")
+def test_help_all_lists_every_option_of_a_recipe(command: tuple[str, ...], options: tuple[str, ...]) -> None:
+    done = basinet(*command, "--help-all")
     assert done.returncode == 0
-    assert option in done.stdout and "Largest learning rate" in done.stdout
+    for option in options:
+        assert f"  {option}=" in done.stdout, option
 
 
-def test_help_of_generate_lists_its_options() -> None:
-    assert "frames_per_conformer" in basinet("data", "generate", "--help").stdout
+def test_options_of_settings_are_listed_with_their_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = basinet("simulate", "--help").stdout
+    for text in ("--picoseconds", "--format", "--as-is", "Time step, fs.", "langevin|nve|nose-hoover", "0.5"):
+        assert text in shown, text
+    assert "--energy-unit" in basinet("data", "check", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (("simulte",), "simulate"),
+        (("simulate", "model", "molecules", "--tempertaure", "300"), "--temperature"),
+        (("evaluate", "model", "molecules", "--energy-unti", "Ha"), "--energy-unit"),
+    ],
+    ids=["command", "option of settings", "option of a file"],
+)
+def test_a_wrong_word_suggests_the_nearest(arguments: tuple[str, ...], nearest: str) -> None:
+    done = basinet(*arguments)
+    assert done.returncode == EXIT_USER
+    assert nearest in done.stderr, done.stderr
+
+
+def test_a_recipe_option_with_dashes_says_how_it_is_typed(data: Path, tmp_path: Path) -> None:
+    done = basinet("finetune", data, "--n-train", "5", "--out", tmp_path / "run")
+    one_line(done, "--n-train is an option of the recipe", "n_train=VALUE")
 
 
 def test_version_is_printed() -> None:
@@ -216,7 +263,7 @@ def test_pretraining_on_data_without_minima_says_so(data: Path, tmp_path: Path) 
     one_line(done, "is_equilibrium")
 
 
-def test_replay_of_a_run_that_did_not_fail_says_so(tuned: Path) -> None:
+def test_debug_step_of_a_run_that_did_not_fail_says_so(tuned: Path) -> None:
     one_line(basinet("debug-step", tuned), "no step of this run failed")
 
 

@@ -1,111 +1,141 @@
-"""What the commands show: progress bars, tables, one-line errors."""
+"""Show progress, tables and messages of the commands."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TextColumn
+from rich.table import Column, Table
 from rich.text import Text
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
+LINE_EVERY = 60.0
+"""Seconds between two progress lines in a file or a pipe."""
+RATE_OVER = 120.0
+"""Seconds over which the rate is measured, at least."""
 
-class Show(Protocol):
-    """Moves a progress bar."""
 
-    def __call__(self, done: int, total: int | None, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done; ``None`` if nobody knows how much there is to do."""
-        ...
+Show = Callable[..., None]
+"""Updates progress: ``show(done, total, note="")``; a total of ``None`` is not known."""
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Show]:
-    """Show one bar with rate and remaining time, moving to and fro until it knows how much there is to do.
+def progress(title: str, unit: str = "", clock: Callable[[], float] = monotonic) -> Iterator[Show]:
+    """Show what is done, the rate and the time left: on one line of a terminal, or a line a minute in a file or pipe.
 
-    Where the output is not a screen, print a line now and then.
+    Args:
+        title: of what is in progress.
+        unit: of what is counted, in the plural.
+        clock: returns seconds.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=28),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=None, note="", rate="")
-        lines = _Lines(title)
-        if not console.is_terminal:
-            console.print(title, markup=False, soft_wrap=True)
+    line = ProgressLine(title, unit, clock)
+    if not console.is_terminal:
+        yield from _printed(line, clock)
+        return
+    text = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    with Progress(SpinnerColumn(finished_text=" "), text, console=console) as display:
+        task = display.add_task(title, total=1, line=title)
 
         def show(done: int, total: int | None, note: str = "") -> None:
-            speed = next(t.speed for t in bar.tasks if t.id == task)
-            bar.update(task, completed=done, total=total, note=note, rate=f"{speed:.1f}/s" if speed else "")
-            if not console.is_terminal:
-                lines.show(done, total, note)
+            line.update(done, total, note)
+            display.update(task, line=str(line))
 
         yield show
+        display.update(task, completed=1, line=line.finished())
 
 
-SHOWN_EVERY = 600.0
-"""Seconds, at most, between two lines in a log file, if there is anything to say."""
+def _printed(line: "ProgressLine", clock: Callable[[], float]) -> Iterator[Show]:
+    say(line.title)
+    printed = clock()
+
+    def show(done: int, total: int | None, note: str = "") -> None:
+        nonlocal printed
+        line.update(done, total, note)
+        if clock() - printed >= LINE_EVERY:
+            printed = clock()
+            say(str(line))
+
+    yield show
+    say(line.finished())
 
 
-class _Lines:
-    """Progress for a log file: a line at every tenth and every ten minutes, with the time that is left.
+class ProgressLine:
+    """One line about a task: ``training  1,200/5,000  24.1 steps/s  2 min 38 s left  force MAE 45.1 meV/Å``."""
 
-    If the end is not known, a line whenever twice as much is done.
+    def __init__(self, title: str, unit: str, clock: Callable[[], float]) -> None:
+        self.title, self.unit, self.clock = title, unit, clock
+        self.begin = clock()
+        self.done: int | None = None
+        self.total: int | None = None
+        self.note = ""
+        # What was done at earlier times. The rate of a resumed task does not count what was done before it.
+        self.marks: deque[tuple[float, int]] = deque()
+
+    def update(self, done: int, total: int | None, note: str) -> None:
+        """Take what is done by now."""
+        if self.done is not None and done < self.done:
+            self.marks.clear()  # the next part of the task counts from the start
+        now = self.clock()
+        self.done, self.total, self.note = done, total, note
+        if not self.marks or now - self.marks[-1][0] >= 1:
+            self.marks.append((now, done))
+        while len(self.marks) > 2 and now - self.marks[1][0] > RATE_OVER:
+            self.marks.popleft()
+
+    @property
+    def rate(self) -> float:
+        """What is done in a second; 0 if it is not known yet."""
+        if self.done is None or not self.marks:
+            return 0.0
+        time, done = self.marks[0]
+        seconds = self.clock() - time
+        return (self.done - done) / seconds if seconds > 0 else 0.0
+
+    def __str__(self) -> str:
+        """Return the line."""
+        parts = [self.title, self._count()]
+        if (rate := self.rate) > 0 and self.done is not None:
+            parts.append(_rate(rate, self.unit))
+            if self.total is not None and self.total > self.done:
+                parts.append(f"{duration((self.total - self.done) / rate)} left")
+        return "  ".join(filter(None, [*parts, self.note]))
+
+    def finished(self) -> str:
+        """Return the line at the end, with the time it took."""
+        return "  ".join(filter(None, [self.title, self._count(), duration(self.clock() - self.begin), self.note]))
+
+    def _count(self) -> str:
+        if self.done is None:
+            return ""
+        return f"{self.done:,} {self.unit}".rstrip() if self.total is None else f"{self.done:,}/{self.total:,}"
+
+
+def _rate(per_second: float, unit: str) -> str:
+    for factor, time in ((1, "s"), (60, "min")):
+        if per_second * factor >= 1:
+            return f"{per_second * factor:,.3g} {unit}/{time}" if per_second < 1000 else f"{per_second:,.0f} {unit}/s"
+    return f"{per_second * 3600:.3g} {unit}/h"
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the two largest units.
+
+    >>> duration(9000.0), duration(158.2), duration(4.4)
+    ('2 h 30 min', '2 min 38 s', '4 s')
     """
-
-    def __init__(self, title: str) -> None:
-        self.title = title
-        self.tenth = -1
-        self.next = 1000
-        self.shown = monotonic()
-        self.first: tuple[float, float] | None = None
-
-    def show(self, done: int, total: int | None, note: str) -> None:
-        if total is None:
-            if done >= self.next:
-                self.next = 2 * done
-                console.print(f"{self.title} {done:g} {note}", soft_wrap=True)
-            return
-        now = monotonic()
-        self.first = self.first or (now, done)
-        tenth = int(10 * done / total) if total else 10
-        if tenth != self.tenth or now - self.shown >= SHOWN_EVERY:
-            self.tenth, self.shown = tenth, now
-            left = remaining(now - self.first[0], done - self.first[1], total - done)
-            console.print(f"{self.title} {done:g}/{total:g} {note}{left}", soft_wrap=True)
-
-
-def remaining(elapsed: float, done: float | int, left: float | int) -> str:
-    """Say how long the rest takes at the rate so far, or nothing if that is not known or under a minute.
-
-    >>> remaining(3600.0, 100, 250)
-    ', 2 h 30 min left'
-    """
-    if done <= 0 or (seconds := elapsed / done * left) < 60:
-        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f", {hours} h {minutes} min left" if hours else f", {minutes} min left"
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def say(line: str) -> None:
-    """Print one line of text as it is."""
+    """Print one line of text."""
     console.print(line, markup=False, soft_wrap=True)
 
 
@@ -131,7 +161,7 @@ VERDICT_STYLE = {"ok": "green", "warning": "yellow", "fault": "bold red", "not c
 
 
 def findings(title: str, rows: Iterable[tuple[str, str, str, str]]) -> None:
-    """Print checks with verdict, evidence and, on a line of its own, what to do."""
+    """Print checks with verdict, evidence and, on a line of its own, the remedy."""
     grid = Table(title=title, title_justify="left")
     grid.add_column("check")
     grid.add_column("verdict", no_wrap=True)

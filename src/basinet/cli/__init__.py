@@ -1,5 +1,5 @@
 """The command line."""
 
-from basinet.cli.commands import app, main
+from basinet.cli.entry import app, main
 
 __all__ = ["app", "main"]

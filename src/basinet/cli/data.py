@@ -1,34 +1,36 @@
-"""The commands that make molecular data and look at it."""
+"""The commands that make, fetch and examine molecular data."""
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from basinet.cli.arguments import (
-    BuildCommand,
-    DataFile,
-    EnergyKey,
-    EnergyUnit,
-    ForcesKey,
-    GenerateCommand,
-    LengthUnit,
-    RecipeArguments,
-)
-from basinet.cli.fetching import ensure_fetched, fetch_shown, show_fetched
-from basinet.terminal import findings, progress, say, table
+from basinet.cli.arguments import READING, DataFile
+from basinet.cli.recipes import RecipeArguments, RecipeCommand
+from basinet.cli.settings import command_with, from_options
+from basinet.terminal import Show, findings, progress, say, table
+
+if TYPE_CHECKING:
+    from basinet.data.sources.collection import PublicDataset
+    from basinet.data.sources.fetch import Fetched
 
 EXIT_FAULT = 1
 """Data with a fault."""
 
-data = typer.Typer(help="Make molecular data and look at it.", no_args_is_help=True)
+data = typer.Typer(help="Make, fetch and examine molecular data.", no_args_is_help=True)
 
 
-@data.command(cls=GenerateCommand)
+@data.command(cls=RecipeCommand)
 def generate(
-    out: Annotated[Path, typer.Argument(help="Store to make (or to resume).")],
-    options: Annotated[list[str] | None, typer.Argument(help="A recipe (*.yaml) and key=value options.")] = None,
-    shard: Annotated[str | None, typer.Option(help="Make the i-th of n parts only, as i/n; then data merge.")] = None,
+    out: Annotated[Path, typer.Argument(help="Store to make or to resume.")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="A recipe (*.yaml) and options as key=value.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Make part i of n only, as i/n; data merge joins the parts.")
+    ] = None,
 ) -> None:
     """Make labelled data from SMILES: conformers, minima and dynamics, with energies and forces."""
     from basinet.commands.recipe import load_recipe
@@ -41,15 +43,15 @@ def generate(
         raise ValueError(f"expected one store to make and key=value options, got also {given.data[0]}")
     config = load_recipe(GenerateConfig, given.recipe, given.overrides)
     part = None if shard is None else Part.parse(shard)
-    with progress("molecules") as show:
+    with progress("generating", "molecules") as show:
 
         def watch(p: Any) -> None:
-            show(p.done, p.total, f"{p.frames} frames, {p.failed} molecules failed")
+            show(p.done, p.total, f"{p.frames} frames  {p.failed} failed")
 
         store = run(config, out, watch, part)
     _show_store(out, store)
     if (out / SKIPPED_FILE).exists():
-        say(f"what was left out or failed is listed in {out / SKIPPED_FILE}")
+        say(f"molecules skipped or failed are listed in {out / SKIPPED_FILE}")
 
 
 @data.command()
@@ -64,17 +66,18 @@ def merge(
     if len(stores) < 2:
         raise ValueError(f"expected shards and then the store to make, got {' '.join(map(str, stores))}")
     *shards, out = stores
-    with progress("shards") as show:
+    with progress("merging", "shards") as show:
         store = run(shards, out, lambda done, total: show(done, total))
     _show_store(out, store)
 
 
-@data.command(cls=BuildCommand)
+@data.command(cls=RecipeCommand)
 def build(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="IN... OUT", help="Files and stores to read, the store to make (or to resume), key=value options."
+            metavar="IN... OUT KEY=VALUE...",
+            help="Files and stores to read, the store to make or to resume, and options as key=value.",
         ),
     ],
 ) -> None:
@@ -90,7 +93,7 @@ def build(
     *files, out = given.data
     recipe = load_recipe(BuildRecipe, given.recipe, given.overrides, data=list(map(str, files)))
     ensure_fetched(files)
-    with progress("molecules") as show:
+    with progress("reading", "molecules") as show:
         built = run(recipe, out, lambda done, name: show(done, None, name))
     _show_store(out, built.store)
     for report in built.reports:
@@ -132,27 +135,22 @@ def fetch(
     show_fetched(dataset, fetched)
 
 
-@data.command()
+@data.command(cls=command_with(READING))
 def info(
     store: DataFile,
-    energy_unit: EnergyUnit = None,
-    length_unit: LengthUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
     perceive_bonds: Annotated[
-        bool, typer.Option("--perceive-bonds/--file-bonds", help="Find bonds where there are none on record.")
+        bool, typer.Option("--perceive-bonds/--file-bonds", help="Perceive bonds where the data has none.")
     ] = False,
 ) -> None:
-    """Say what is in a store or a file, and whether its energies and forces fit each other."""
+    """Summarise a store or a file, and compare the units and signs of its energies and forces."""
     from basinet.data.chemistry import perception
-    from basinet.data.reading import Reading, load_store, locate
+    from basinet.data.reading import load_store, locate
 
     ensure_fetched([store])
-    reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
-    found, report = load_store(store, reading)
+    found, report = load_store(store, from_options(READING).reading())
     lines = [str(report)] if locate(store).is_file() else []
     if perceive_bonds:
-        with progress("bonds") as show:
+        with progress("perceiving bonds", "molecules") as show:
             found, bonds = perception.perceive_bonds(found, on_progress=show)
         lines.append(str(bonds))
     _show_store(store, found)
@@ -160,23 +158,17 @@ def info(
         say(line)
 
 
-@data.command()
+@data.command(cls=command_with(READING))
 def check(
     molecules: DataFile,
-    against: Annotated[Path | None, typer.Option(help="Other data that must not hold the same conformations.")] = None,
+    against: Annotated[Path | None, typer.Option(help="Other data that must not have conformations in common.")] = None,
     page: Annotated[Path | None, typer.Option(help="Page with figures to write: a .html file or a directory.")] = None,
-    energy_unit: EnergyUnit = None,
-    length_unit: LengthUnit = None,
-    energy_key: EnergyKey = None,
-    forces_key: ForcesKey = None,
 ) -> None:
     """Look for faults in data: units, signs, copies, outliers. Exit code 1 if there is a fault."""
     from basinet.commands.check import check_data
-    from basinet.data.reading import Reading
 
     ensure_fetched([molecules] if against is None else [molecules, against])
-    reading = Reading(energy_unit=energy_unit, length_unit=length_unit, energy_key=energy_key, forces_key=forces_key)
-    found = check_data(molecules, against, reading)
+    found = check_data(molecules, against, from_options(READING).reading())
     findings(str(molecules), ((f.check, f.verdict, f.evidence, f.fix) for f in found.findings))
     if page is not None:
         from basinet.evaluation.data_page import write_data_page
@@ -207,3 +199,46 @@ def _show_store(path: Path, store: Any) -> None:
         "fingerprint": store.fingerprint,
     }
     table(str(path), rows)
+
+
+def ensure_fetched(paths: Iterable[str | Path]) -> None:
+    """Fetch the public data sets among the paths that are not in the cache, and print their citations."""
+    from basinet.data.sources.fetch import is_finished, store_place
+    from basinet.data.sources.names import dataset_named
+
+    for path in paths:
+        dataset = dataset_named(str(path))
+        if dataset is not None and not is_finished(store_place(dataset)):
+            show_fetched(dataset, fetch_shown(dataset))
+
+
+def fetch_shown(dataset: "PublicDataset", out: Path | None = None, config: Any = None) -> "Fetched":
+    """Fetch a data set and show megabytes, then molecules."""
+    from basinet.data.sources.fetch import fetch
+
+    with ExitStack() as stack:
+        shown: dict[str, Show] = {}
+
+        def line(title: str, unit: str) -> Show:
+            if title not in shown:
+                shown.clear()
+                stack.close()
+                shown[title] = stack.enter_context(progress(title, unit))
+            return shown[title]
+
+        def show_bytes(done: int, total: int | None, name: str) -> None:
+            line(f"downloading {name}", "MB")(done // 10**6, None if total is None else max(total // 10**6, 1))
+
+        def show_molecules(done: int, name: str) -> None:
+            line(f"reading {name}", "molecules")(done, None)
+
+        return fetch(dataset, out, config, on_bytes=show_bytes, on_molecules=show_molecules)
+
+
+def show_fetched(dataset: "PublicDataset", fetched: "Fetched") -> None:
+    """Print what was read, notes, and the citation."""
+    for report in fetched.reports:
+        say(str(report))
+    for note in fetched.notes:
+        say(note)
+    say(f"{dataset.name} is in {fetched.path}; please cite {dataset.collection.citation}")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from basinet.cli.commands import app
+from basinet.cli import app
 from basinet.data.sources.catalogue import COLLECTIONS
 from basinet.data.sources.collection import PublicDataset
 from basinet.data.sources.fetch import fetch, store_place
