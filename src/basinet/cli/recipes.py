@@ -101,7 +101,7 @@ class RecipeCommand(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, and the options that most people use."""
-        own = [p for p in self.get_params(ctx) if p.name != "help"]
+        own: list[Any] = [p for p in self.get_params(ctx) if p.name != "help"]
         arguments = [_name(p) for p in own if p.param_type_name == "argument"]
         lines = [f"Usage: {ctx.command_path} {' '.join(arguments)} [OPTIONS]", "", *self._about(), ""]
         for parameter in own:

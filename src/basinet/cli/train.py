@@ -131,7 +131,7 @@ def compare(
     arguments: Annotated[
         list[str],
         typer.Argument(
-            metavar="DATA from=scratch,MODEL KEY=VALUE...",
+            metavar="DATA from=A,B KEY=VALUE...",
             help="A file of molecules or a store, the starts, and options as key=value.",
         ),
     ],
