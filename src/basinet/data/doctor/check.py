@@ -1,6 +1,6 @@
-r"""Do energies, forces and positions belong together? Found out from the data, before anything is trained on it.
+r"""Check that energies, forces and positions of data belong together.
 
-Between two frames of one molecule that lie close together, the energy must change by minus the work of the forces:
+Between two similar frames of one molecule the energy must change by minus the work of the forces:
 
 .. math:: E_2 - E_1 = -\tfrac12 (F_1 + F_2) \cdot (r_2 - r_1) + O(|r_2 - r_1|^3)
 
@@ -10,8 +10,8 @@ left side                  ``change``, eV
 right side                 ``work``, eV
 =========================  ==================================================================
 
-The slope of the left against the right side is 1 for sound data, -1 if gradients are called forces, and the ratio of
-two units if somebody converted one and not the other.
+The slope of the left against the right side is 1 for correct data, -1 if gradients are called forces, and the ratio of
+two units if only one of them was converted.
 """
 
 import math
@@ -32,18 +32,18 @@ from basinet.structures.geometry import kabsch
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL, MEV
 
 MAX_FRAMES = 3000
-"""Frames looked at; pairs are sought among all of them, so the cost grows with the square."""
+"""Largest number of frames; the cost grows with the square."""
 MAX_PAIRS, MIN_PAIRS = 100, 10
 MIN_CORRELATION = 0.85
 """On the eight molecules of rMD17 the slope is within 9% of 1 wherever the correlation is above this, even for 50
-random frames (18% on 3BPA); below it the frames are too far apart to say."""
+random frames (18% on 3BPA); below it the frames are too different to tell."""
 CLOSE = 0.1
-"""Å. Frames this close (rms) correlate above 0.96 on rMD17, so a low correlation there means wrong forces."""
+"""Rms displacement of similar frames, Å. On rMD17 they correlate above 0.96: a low correlation means wrong forces."""
 UNRELATED = 0.5
 NOISE = 1e-3
-"""eV. Pairs that change by less say nothing: the same frame twice, or one minimum found twice."""
+"""Smallest change of a pair that counts, eV; smaller ones are the same frame or minimum twice."""
 MAX_ATOMS = 48
-"""Atoms whose distances are compared to find close frames; more would only cost time."""
+"""Largest number of atoms whose distances are compared to find similar frames."""
 
 CAUSES = (
     (1 / KCAL_PER_MOL, "the energies are in kcal/mol but the forces in eV/Å"),
@@ -60,19 +60,19 @@ CAUSES = (
     (HARTREE / KCAL_PER_MOL, "the forces are in hartree/Å but the energies in kcal/mol"),
     (KCAL_PER_MOL / HARTREE, "the energies are in hartree but the forces in kcal/mol/Å"),
 )
-"""What a slope other than 1 points to."""
+"""Cause of a slope other than 1."""
 LENGTH_CAUSES = (
     (1 / BOHR, "the positions are in bohr"),
     (BOHR, "the positions were converted from bohr although they are in Å"),
     (10.0, "the positions were converted from nm although they are in Å"),
 )
-"""What a bond length other than the sum of covalent radii points to."""
+"""Cause of bond lengths other than the sum of covalent radii."""
 CAUSE_TOLERANCE = math.log(1.35)
 LENGTH_TOLERANCE = math.log(1.2)
 
 
 class FramePairs(NamedTuple):
-    """Frames of one compound that lie close together."""
+    """Pairs of similar frames of one compound."""
 
     change: Float64[np.ndarray, " n_pairs"]
     """Energy of the second frame minus that of the first, eV."""
@@ -84,29 +84,29 @@ class FramePairs(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyReport:
-    """What the data says about its own units and signs."""
+    """Consistency of energies, forces and positions."""
 
     verdict: Literal["consistent", "inconsistent", "not testable"]
     reason: str
-    """One line: the evidence, and the likely cause of a fault."""
+    """The evidence and the likely cause of a fault, in one line."""
     slope: float | None
-    """Energy change over minus the work of the forces; 1 for sound data, ``None`` if it could not be measured."""
+    """Energy change over minus the work of the forces; 1 for correct data, ``None`` if not measurable."""
     correlation: float | None
     n_pairs: int
     """Pairs of frames compared."""
     bond_ratio: float | None
     """Median distance to the nearest neighbour over the sum of covalent radii: about 1."""
     pairs: FramePairs | None = field(default=None, repr=False, compare=False)
-    """The pairs, for a figure."""
+    """Pairs, for a figure."""
 
     def __str__(self) -> str:
         return f"{self.verdict}: {self.reason}"
 
 
 def check_consistency(molecules: MoleculeStore | Sequence[Molecule]) -> ConsistencyReport:
-    """Return whether energies, forces and positions fit each other, and whether positions look like Å.
+    """Compare energies with forces, and distances with covalent radii.
 
-    A sample of large data is looked at, in runs of consecutive molecules because frames of one compound lie together.
+    Large data is sampled in runs of consecutive molecules, because frames of one compound are often adjacent.
     """
     sample = [molecules[i] for i in _sample(len(molecules))]
     ratio = bond_ratio(sample)
@@ -133,10 +133,10 @@ def check_consistency(molecules: MoleculeStore | Sequence[Molecule]) -> Consiste
 
 
 def require_consistent(molecules: MoleculeStore | Sequence[Molecule], name: str) -> ConsistencyReport:
-    """Return the report unless the data contradicts itself; ``name`` is what to call it in the error.
+    """Return the report of data that is consistent or cannot be tested; ``name`` is its name in the error.
 
     Raises:
-        ValueError: the data is inconsistent. Data that cannot be tested passes; the report says why.
+        ValueError: the data is inconsistent.
     """
     report = check_consistency(molecules)
     if report.verdict == "inconsistent":
@@ -187,7 +187,7 @@ def _close_pairs(molecules: Sequence[Molecule]) -> FramePairs:
 
 
 def _nearest_frames(frames: Sequence[Molecule]) -> set[tuple[float, int, int]]:
-    """Return each frame with the one most like it, by interatomic distances (no alignment needed)."""
+    """Return each frame with the most similar one, by interatomic distances, which need no alignment."""
     atoms = np.linspace(0, frames[0].n_atoms - 1, min(MAX_ATOMS, frames[0].n_atoms)).astype(np.int64)
     positions = np.stack([m.positions[atoms] for m in frames])
     first, second = np.triu_indices(len(atoms), k=1)
@@ -221,7 +221,7 @@ def _judge(
             f"compound; {MIN_PAIRS} pairs are needed"
         )
         return "not testable", reason, None, None
-    # Per Å, so that every pair counts the same and not the few that are far apart.
+    # Per Å, so that all pairs weigh the same, not mostly the few that are far apart.
     change, work = pairs.change / pairs.distance, pairs.work / pairs.distance
     sizes = math.sqrt(float(change @ change)), math.sqrt(float(work @ work))
     if min(sizes) == 0.0:
@@ -234,7 +234,7 @@ def _judge(
         if distance < CLOSE and abs(correlation) < UNRELATED:
             reason = f"the forces are not the gradient of these energies ({evidence}); do they belong to other frames?"
             return "inconsistent", reason, None, correlation
-        return "not testable", f"the frames are too far apart to compare ({evidence})", None, correlation
+        return "not testable", f"the frames are too different to compare ({evidence})", None, correlation
     slope = math.copysign(sizes[0] / sizes[1], correlation)  # symmetric in both errors, unlike least squares
     return *_explain(slope, evidence), slope, correlation
 
@@ -245,7 +245,7 @@ def _explain(slope: float, evidence: str) -> tuple[Literal["consistent", "incons
         if slope > 0:
             return "consistent", f"{found} ({evidence})"
         return "inconsistent", f"{found}: the forces have the wrong sign, they are gradients; negate them ({evidence})"
-    cause = _nearest_cause(abs(slope), CAUSES, CAUSE_TOLERANCE) or "their units do not fit each other"
+    cause = _nearest_cause(abs(slope), CAUSES, CAUSE_TOLERANCE) or "their units differ"
     sign = "" if slope > 0 else ", and the forces have the wrong sign"
     return "inconsistent", f"{found}, 1 expected: {cause}{sign}; convert them to eV and eV/Å ({evidence})"
 

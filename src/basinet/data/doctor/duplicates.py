@@ -1,12 +1,13 @@
-"""The same conformation twice, or nearly: within one store, or in two.
+"""Find equal and nearly equal conformations within one store or in two.
 
-Two conformations of the same atoms are compared by what no turning, shifting or reordering of atoms changes, first the
-distances from the centre, then all distances, each sorted for each element (or pair of elements). A mirror image counts
-as the same: it has the same energy.
+Conformations of the same atoms are compared by quantities that are invariant to rotation, translation and order of
+atoms: distances from the centre, then all distances, sorted for each element or pair of elements. A mirror image counts
+as equal: it has the same energy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -14,47 +15,48 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.spatial import KDTree
 
 from basinet.data.store.store import MoleculeStore
+from basinet.structures import Batch
 from basinet.structures.segment import sum_per_molecule
 
 EXACT = 2e-4
-"""Å. Copies differ by less: positions are float32, and files have four digits and more."""
+"""Largest difference of copies, Å: positions are float32, and files have at least four digits."""
 NEAR = 0.02
-"""Å. Conformations with all distances this close have energies that differ by some meV."""
+"""Largest difference of nearly equal conformations, Å; their energies differ by some meV."""
 SAMPLE = 200_000
-"""Molecules of a store that are compared; of more, a random part."""
+"""Largest number of molecules of a store that are compared; more are sampled."""
 MAX_ATOMS = 500
 BATCH = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """Molecules with a like conformation, each with the one most like it."""
+    """Molecules with a similar conformation, each with the most similar one."""
 
     rows: Int64[np.ndarray, " n_found"]
     """Molecules of the store."""
     partners: Int64[np.ndarray, " n_found"]
-    """Of the same store, or of the other one."""
+    """Most similar molecule, in the same store or the other one."""
     differences: Float64[np.ndarray, " n_found"]
-    """Å; the largest difference of two sorted distances, below ``NEAR``."""
+    """Largest difference of two sorted distances, Å; below ``NEAR``."""
     n_compared: int
     n_partners: int
-    """Molecules they were compared with."""
+    """Molecules compared with."""
 
     @property
     def n_exact(self) -> int:
-        """Molecules that are a copy of another one."""
+        """Number of copies."""
         return int((self.differences < EXACT).sum())
 
     @property
     def n_near(self) -> int:
-        """Molecules that are nearly the same as another one, and not a copy."""
+        """Number of nearly equal molecules that are no copies."""
         return len(self.rows) - self.n_exact
 
 
 def find_duplicates(store: MoleculeStore, other: MoleculeStore | None = None) -> Duplicates:
-    """Return the molecules of a store that have a like conformation in it, or in another store.
+    """Return the molecules of a store with a similar conformation in it, or in another store.
 
-    Stores of more than ``SAMPLE`` molecules are sampled, so the counts are then of the sample.
+    Stores of more than ``SAMPLE`` molecules are sampled; the counts are those of the sample.
     """
     mine = _sample(store)
     theirs = mine if other is None else _sample(other)
@@ -85,14 +87,16 @@ def _sample(store: MoleculeStore) -> Int64[np.ndarray, " n"]:
     return np.sort(np.random.default_rng(0).choice(usable, SAMPLE, replace=False))
 
 
+def formulas(batch: Batch) -> Int64[np.ndarray, " n_molecules"]:
+    """Return a number for the sum formula of each molecule, the same in all batches."""
+    weights = torch.from_numpy(np.random.default_rng(1).integers(1, 2**40, 128)).double()  # their sums are exact
+    return sum_per_molecule(weights[batch.atomic_numbers], batch).long().numpy()
+
+
 def _by_composition(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> dict[tuple[int, int], np.ndarray]:
     """Return the molecules of each sum formula."""
-    weight = np.random.default_rng(1).integers(1, 2**40, 128)  # sums of these tell sum formulas apart
-    keys = np.zeros(len(rows), dtype=np.int64)
-    for first in range(0, len(rows), BATCH):
-        batch = store.gather(rows[first : first + BATCH])
-        weights = batch.positions.new_tensor(weight, dtype=torch.float64)[batch.atomic_numbers]
-        keys[first : first + BATCH] = sum_per_molecule(weights, batch).numpy()
+    parts = [formulas(store.gather(rows[first : first + BATCH])) for first in range(0, len(rows), BATCH)]
+    keys = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
     order = np.argsort(keys, kind="stable")
     cuts = np.flatnonzero(np.diff(keys[order])) + 1
     sizes = store.atoms_per_molecule
@@ -107,7 +111,7 @@ def _nearest(
     *,
     same: bool,
 ) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"], Float64[np.ndarray, " k"]]:
-    """Return the members with a like candidate, that candidate, and how far they are from alike."""
+    """Return the members with a similar candidate, that candidate, and their difference."""
     tree = KDTree(_radii(other, candidates))
     mine = _radii(store, members)
     # Largest difference of the radii: atoms that all move by less than d have radii that differ by less than 2 d.
@@ -125,7 +129,7 @@ def _nearest(
 def _differences(
     store: MoleculeStore, rows: Int64[np.ndarray, " n"], other: MoleculeStore, partners: Int64[np.ndarray, " n"]
 ) -> Float64[np.ndarray, " n"]:
-    """Return the largest difference of sorted distances, pair by pair of molecules with the same atoms."""
+    """Return the largest difference of sorted distances of each pair of molecules with the same atoms."""
     parts = [np.zeros(0)]
     for first in range(0, len(rows), BATCH // 20):
         part = slice(first, first + BATCH // 20)
@@ -170,12 +174,8 @@ def _distances(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> Float32[n
 
 
 def _sorted_within(values: Float32[np.ndarray, "n m"], kinds: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "n m"]:
-    """Sort the columns of each kind row by row; columns of one kind are side by side."""
+    """Sort each row within the columns of each kind; columns of one kind are adjacent."""
     edges = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
-    for first, last in _spans(edges):
+    for first, last in pairwise(edges):
         values[:, first:last] = np.sort(values[:, first:last], axis=1)
     return values
-
-
-def _spans(edges: Sequence[int]) -> list[tuple[int, int]]:
-    return list(zip(edges[:-1], edges[1:], strict=True))

@@ -1,8 +1,8 @@
-"""What a check of data found: a verdict, the numbers behind it, and what to do."""
+"""Findings of checks of data: a verdict, the numbers behind it, and what to do."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -24,8 +24,34 @@ class Finding:
     """What to do, in one line; empty if there is nothing to do."""
 
 
+class Check(NamedTuple):
+    """Makes the findings of one check."""
+
+    name: str
+
+    def found(self, verdict: Verdict, evidence: str, fix: str = "") -> Finding:
+        """Return a finding."""
+        return Finding(check=self.name, verdict=verdict, evidence=evidence, fix=fix)
+
+    def ok(self, evidence: str) -> Finding:
+        """Return that there is nothing to do."""
+        return self.found("ok", evidence)
+
+    def not_checked(self, reason: str) -> Finding:
+        """Return that the data does not allow the check."""
+        return self.found("not checked", reason)
+
+    def warning(self, evidence: str, fix: str) -> Finding:
+        """Return something to know before training."""
+        return self.found("warning", evidence, fix)
+
+    def fault(self, evidence: str, fix: str) -> Finding:
+        """Return a reason not to train on the data as it is."""
+        return self.found("fault", evidence, fix)
+
+
 def first_of(bad: Bool[np.ndarray, " n"], rows: Int64[np.ndarray, " n"] | None = None) -> str:
-    """Name the first molecules that a check points to, by their index: ``molecules 3, 17, 20 ...``."""
+    """Name the first molecules of a finding by index: ``molecules 3, 17, 20 ...``."""
     found = np.flatnonzero(bad)
     named = found if rows is None else rows[found]
     more = " ..." if len(named) > N_NAMED else ""
@@ -33,6 +59,6 @@ def first_of(bad: Bool[np.ndarray, " n"], rows: Int64[np.ndarray, " n"] | None =
 
 
 def worst(findings: Sequence[Finding]) -> Verdict:
-    """Return ``fault`` if there is one, else ``warning`` if there is one, else ``ok``."""
+    """Return the worst verdict: ``fault``, ``warning`` or ``ok``."""
     verdicts = {finding.verdict for finding in findings}
     return "fault" if "fault" in verdicts else "warning" if "warning" in verdicts else "ok"

@@ -1,13 +1,13 @@
-r"""What two sets of data have in common: the same conformations, and the same compounds.
+r"""Find the conformations and compounds that two data sets share.
 
-A conformation is looked for by three numbers that no turning, shifting, mirroring or reordering of atoms changes, the
-weighted moments of the distances :math:`d_i` from the centre,
+A conformation is indexed by its sum formula and three numbers that are invariant to rotation, translation, reflection
+and order of atoms: the weighted moments of the distances :math:`d_i` from the centre,
 
 .. math:: m_k = \Big( \frac{\sum_i \sqrt{z_i}\, d_i^k}{\sum_i \sqrt{z_i}} \Big)^{1/k}, \qquad k = 1, 2, 3,
 
-on a grid, together with the sum formula. Numbers near the edge of a cell are looked for in the cells on both sides, so
-rounding hides nothing. What is found is compared in full: all distances, sorted for each pair of elements. The index
-of one set is 16 bytes a molecule; the other one is read in pieces.
+on a grid. Numbers near the edge of a cell are looked up in the cells on both sides, so rounding hides no copy.
+Candidates are compared by all distances, sorted for each pair of elements. The index of one set takes 16 bytes per
+molecule; the other set is read in chunks.
 """
 
 from collections import Counter
@@ -22,36 +22,36 @@ from jaxtyping import Float64, Int64
 
 from basinet.data.chemistry.conformers import GenerationError
 from basinet.data.chemistry.molecules import compound
-from basinet.data.doctor.duplicates import EXACT
+from basinet.data.doctor.duplicates import EXACT, formulas
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Batch
 from basinet.structures.segment import sum_per_molecule
 
 CELL = 1e-3
-"""Å. Of the grid."""
+"""Spacing of the grid, Å."""
 CHUNK = 20_000
-"""Molecules looked at at once."""
+"""Molecules read at once."""
 PAIRS = 2_000_000
 """Distances compared at once."""
 MAX_CANDIDATES = 8
-"""Molecules in one cell that are compared; more are alike anyhow, such as the frames of a diatomic."""
+"""Largest number of molecules compared in one cell; more are alike anyway, such as frames of a diatomic."""
 N_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaks:
-    """What is in two sets of data."""
+    """Conformations and compounds in both of two data sets."""
 
     rows: Int64[np.ndarray, " n_found"]
     """Molecules of the first set that are copies of one of the second, ascending."""
     partners: Int64[np.ndarray, " n_found"]
-    """One of the molecules each is a copy of."""
+    """A molecule of the second set that each is a copy of."""
     n_compared: int
     """Molecules of the first set with two atoms or more."""
     compounds: tuple[str, ...]
     """Compounds in both: SMILES without stereochemistry and isotopes."""
     n_compounds: int
-    """Compounds of the first set, as its SMILES tell them apart; 0 if it has none."""
+    """Different SMILES in the first set; 0 if it has none."""
     n_unnamed: tuple[int, int]
     """Molecules of each set without SMILES, whose compounds are not compared."""
 
@@ -77,14 +77,14 @@ def find_leaks(
     *,
     compounds: bool = True,
 ) -> Leaks:
-    """Return what two sets of data have in common.
+    """Return the conformations and compounds that two data sets share.
 
     Args:
         store: the first set.
-        other: the second set, of which an index is kept in memory.
-        rows: of the first set, those to look at; ``None``: all.
-        other_rows: of the second set.
-        compounds: whether to compare the compounds too.
+        other: the second set, whose index is kept in memory.
+        rows: molecules of the first set to compare; ``None``: all.
+        other_rows: molecules of the second set.
+        compounds: compare the compounds too.
     """
     rows = np.arange(len(store)) if rows is None else rows
     other_rows = np.arange(len(other)) if other_rows is None else other_rows
@@ -102,14 +102,14 @@ def find_leaks(
 
 
 class _Shapes(NamedTuple):
-    """What is looked for, of some molecules."""
+    """Keys of some molecules in the index."""
 
     rows: Int64[np.ndarray, " n"]
     formula: Int64[np.ndarray, " n"]
     moments: Float64[np.ndarray, "n 3"]
 
     def cells(self, shift: Sequence[float]) -> Int64[np.ndarray, " n"]:
-        """Return a number for the sum formula and the cell that the moments fall in after a shift, Å."""
+        """Return a hash of the sum formula and of the cell of the moments after a shift, Å."""
         key = self.formula.copy()
         for column in np.floor((self.moments + np.array(shift)) / CELL).astype(np.int64).T:
             key = (key ^ column) * 0x100000001B3  # wraps around, as a hash may
@@ -117,18 +117,12 @@ class _Shapes(NamedTuple):
 
 
 def _shapes(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> Iterator[_Shapes]:
-    """Yield what is looked for, of molecules of two atoms or more."""
+    """Yield the keys of molecules of two atoms or more."""
     for first in range(0, len(rows), CHUNK):
         chosen = rows[first : first + CHUNK]
         chosen = chosen[store.atom_counts(chosen) > 1]
         batch = store.gather(chosen)
         yield _Shapes(chosen, formulas(batch), _moments(batch))
-
-
-def formulas(batch: Batch) -> Int64[np.ndarray, " n_molecules"]:
-    """Return a number for the sum formula of each molecule."""
-    weights = torch.from_numpy(np.random.default_rng(1).integers(1, 2**40, 128)).double()  # whose sums are exact
-    return sum_per_molecule(weights[batch.atomic_numbers], batch).long().numpy()
 
 
 def _moments(batch: Batch) -> Float64[np.ndarray, "n_molecules 3"]:
@@ -144,7 +138,7 @@ def _moments(batch: Batch) -> Float64[np.ndarray, "n_molecules 3"]:
 def _copies(
     store: MoleculeStore, rows: Int64[np.ndarray, " n"], other: MoleculeStore, other_rows: Int64[np.ndarray, " m"]
 ) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"], int]:
-    """Return the molecules of the first set with a copy in the second, a copy of each, and how many were compared."""
+    """Return the molecules of the first set with a copy in the second, these copies, and the number compared."""
     empty = np.zeros(0, dtype=np.int64)
     index = [(shapes.cells((0.0, 0.0, 0.0)), shapes.rows) for shapes in _shapes(other, other_rows)]
     keys, places = (np.concatenate([empty, *parts]) for parts in zip(*index, strict=True)) if index else (empty, empty)
@@ -164,7 +158,7 @@ def _copies(
 
 
 def _candidates(shapes: _Shapes, keys: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, "n_candidates 2"]:
-    """Return pairs of a number of a molecule and a place in the sorted keys that may be alike."""
+    """Return pairs of a molecule and a place in the sorted keys that may be copies."""
     pairs = [np.zeros((0, 2), dtype=np.int64)]
     if not len(keys):
         return pairs[0]
@@ -215,7 +209,7 @@ class _Compound(NamedTuple):
 
 
 def _named(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> tuple[dict[str, _Compound], int]:
-    """Return the SMILES of a store with the sum formula of one of the molecules, and how many molecules have none."""
+    """Return the SMILES of a store with their sum formulas, and the number of molecules without SMILES."""
     is_chosen = np.zeros(len(store), dtype=bool)
     is_chosen[rows] = True
     first: dict[str, int] = {}
@@ -237,17 +231,14 @@ def _named(store: MoleculeStore, rows: Int64[np.ndarray, " n"]) -> tuple[dict[st
 
 
 def _common(mine: dict[str, _Compound], theirs: dict[str, _Compound]) -> list[str]:
-    """Return the compounds in both, canonical; only what has a sum formula of the other set is looked at by RDKit."""
+    """Return the canonical compounds in both; only those with a shared sum formula are canonicalised."""
     shared = {c.formula for c in mine.values()} & {c.formula for c in theirs.values()}
     names = [{known_compound(s) for s, c in named.items() if c.formula in shared} for named in (mine, theirs)]
     return sorted(names[0] & names[1])
 
 
 def canonical_names(stores: Sequence[MoleculeStore]) -> list[dict[str, str]]:
-    """Return, for each store, the canonical SMILES of those of its compounds that may be in another one.
-
-    Those whose sum formula is in no other store are left out.
-    """
+    """Return the canonical SMILES of the compounds of each store whose sum formula is in another store too."""
     if len(stores) < 2:
         return [{} for _ in stores]
     named = [_named(store, np.arange(len(store)))[0] for store in stores]
@@ -256,7 +247,7 @@ def canonical_names(stores: Sequence[MoleculeStore]) -> list[dict[str, str]]:
 
 
 def known_compound(smiles: str) -> str:
-    """Return the canonical SMILES of a compound, or what was given if that cannot be read."""
+    """Return the canonical SMILES of a compound, or ``smiles`` if it does not parse."""
     try:
         return compound(smiles)
     except GenerationError:

@@ -1,6 +1,6 @@
-"""One pass over a store: the numbers of each molecule that the checks of data look at, batch by batch.
+"""Collect the numbers of each molecule that the checks of data need, in one pass over a store.
 
-Memory is a few numbers a molecule, whatever the number of atoms.
+Memory is a few numbers per molecule.
 """
 
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from basinet.structures.segment import centre_per_molecule, sum_per_molecule
 BATCH_ATOMS = 50_000
 """Atoms read at once."""
 MAX_PAIRS = 400_000_000
-"""Pairs of atoms whose distances are computed; beyond, a random part of the molecules is looked at."""
+"""Largest number of pairs of atoms whose distances are computed; with more, molecules are sampled."""
 PAIRS_AT_ONCE = 4_000_000
 MAX_ATOMS = 2000
-"""Larger molecules are left out of what needs all distances."""
+"""Largest molecule whose distances are computed."""
 RATIO_EDGES = np.linspace(0.4, 2.4, 101)
 """Bins of the distance to the nearest neighbour over the sum of the covalent radii."""
 FORCE_EDGES = np.logspace(-5, 4, 91)
 """Bins of the length of a force, eV/Å."""
 MAX_BOND = 1.35
-"""Hydrogens farther from their neighbour than this many times the sum of covalent radii are not bonded."""
+"""Largest length of a bond of hydrogen over the sum of covalent radii."""
 
 
 @dataclass(kw_only=True)
@@ -35,12 +35,12 @@ class Spring:
     """Sums over bonds of hydrogen to one element: length r (Å), force on the hydrogen along the bond f (eV/Å)."""
 
     sums: Float64[np.ndarray, " 6"] = field(default_factory=lambda: np.zeros(6))
-    """1, r, f, r², r f, f²; r relative to ``origin``."""
+    """Sums of 1, r, f, r², r f, f²; r relative to ``origin``."""
     origin: float = 1.0
-    """Å; near the mean length, so that the sums of squares keep their digits."""
+    """Near the mean length, so that the sums of squares keep their digits, Å."""
 
     def add(self, r: Float64[np.ndarray, " n"], f: Float64[np.ndarray, " n"]) -> None:
-        """Count some bonds."""
+        """Add bonds."""
         x = r - self.origin
         self.sums += np.array([len(x), x.sum(), f.sum(), (x * x).sum(), (x * f).sum(), (f * f).sum()])
 
@@ -56,13 +56,13 @@ class Spring:
 
     @property
     def correlation(self) -> float:
-        """Of force and length: near -1 for bonds that pull back."""
+        """Correlation of force and length; near -1 for correct forces."""
         rr, rf, ff = self._moments()
         return float(rf / np.sqrt(rr * ff)) if rr > 0 and ff > 0 else 0.0
 
     @property
     def constant(self) -> float:
-        """Force constant, eV/Å²: the ratio of the two spreads, with the sign of the correlation turned round."""
+        """Force constant, eV/Å²: ratio of the two spreads, with minus the sign of the correlation."""
         rr, rf, ff = self._moments()
         return float(-np.sign(rf) * np.sqrt(ff / rr)) if rr > 0 else 0.0
 
@@ -75,40 +75,40 @@ class Spring:
 
 @dataclass(kw_only=True)
 class Scan:
-    """The numbers of all molecules. NaN where a molecule lacks the label, or was left out of a sample."""
+    """Numbers of all molecules; NaN where a label is missing or a molecule was not sampled."""
 
     n_atoms: Int64[np.ndarray, " n"]
     odd: Bool[np.ndarray, " n"]
-    """Whether the number of electrons is odd."""
+    """The number of electrons is odd."""
     charges: Int64[np.ndarray, " n"]
     not_finite: Bool[np.ndarray, " n"]
-    """A position, or a label that the molecule is said to have, is not a number."""
+    """A position or a label is not finite."""
     net_force: Float64[np.ndarray, " n"]
     """Size of the sum of the forces, eV/Å."""
     net_force_part: Float64[np.ndarray, " n"]
-    """The same over the sum of the sizes of the forces."""
+    """``net_force`` over the sum of the sizes of the forces."""
     torque_part: Float64[np.ndarray, " n"]
     """Size of the torque over the sum of size of force times distance from the centre."""
     max_force: Float64[np.ndarray, " n"]
-    """eV/Å."""
+    """Largest force, eV/Å."""
     mean_square_force: Float64[np.ndarray, " n"]
-    """eV²/Å², over atoms."""
+    """Mean over atoms, eV²/Å²."""
     closest: Float64[np.ndarray, " n"]
     """Smallest distance of two atoms over the sum of their covalent radii."""
     gap: Float64[np.ndarray, " n"]
-    """Å; the atoms fall into two groups that are this far apart: the longest edge of the shortest tree."""
+    """Widest gap between two groups of atoms, Å: longest edge of the minimum spanning tree."""
     geometry_rows: Int64[np.ndarray, " n_sampled"]
     """Molecules whose distances were computed."""
     nearest: Int64[np.ndarray, " 100"] = field(default_factory=lambda: np.zeros(100, dtype=np.int64))
-    """Atoms by ``RATIO_EDGES``."""
+    """Histogram of atoms over ``RATIO_EDGES``."""
     forces: Int64[np.ndarray, " 90"] = field(default_factory=lambda: np.zeros(90, dtype=np.int64))
-    """Atoms by ``FORCE_EDGES``."""
+    """Histogram of atoms over ``FORCE_EDGES``."""
     springs: dict[int, Spring] = field(default_factory=lambda: {z: Spring() for z in (6, 7, 8)})
-    """Bonds of hydrogen by the element of the other end, in molecules with forces that are not called minima."""
+    """Bonds of hydrogen by the other element, in molecules with forces that are not minima."""
 
 
 def scan(store: MoleculeStore) -> Scan:
-    """Look at every molecule of a store once; distances of atoms are computed for as many as ``MAX_PAIRS`` allow."""
+    """Return the numbers of every molecule; distances are computed for as many as ``MAX_PAIRS`` allows."""
     n, sizes = len(store), store.atoms_per_molecule
     rows = _geometry_sample(sizes)
     wanted = np.isin(np.arange(n), rows)
@@ -123,8 +123,8 @@ def scan(store: MoleculeStore) -> Scan:
         found.odd[part] = electrons % 2 == 1
         found.not_finite[part] = _not_finite(batch)
         if "forces" in batch.labels:
-            _look_at_forces(found, part, batch)
-        _look_at_distances(found, first, batch, wanted[part])
+            _add_forces(found, part, batch)
+        _add_distances(found, first, batch, wanted[part])
     return found
 
 
@@ -157,7 +157,7 @@ def _not_finite(batch: Batch) -> Bool[np.ndarray, " n"]:
     return bad.numpy()
 
 
-def _look_at_forces(found: Scan, part: slice, batch: Batch) -> None:
+def _add_forces(found: Scan, part: slice, batch: Batch) -> None:
     force = batch.labels["forces"].double()
     norm = force.norm(dim=-1)
     arm = centre_per_molecule(batch.positions.double(), batch)
@@ -179,8 +179,8 @@ def _look_at_forces(found: Scan, part: slice, batch: Batch) -> None:
     found.forces += np.histogram(shown.clip(FORCE_EDGES[0], 0.999 * FORCE_EDGES[-1]), FORCE_EDGES)[0]
 
 
-def _look_at_distances(found: Scan, first: int, batch: Batch, wanted: Bool[np.ndarray, " n"]) -> None:
-    """Compute all distances of the molecules wanted, those of equal size at once."""
+def _add_distances(found: Scan, first: int, batch: Batch, wanted: Bool[np.ndarray, " n"]) -> None:
+    """Compute all distances of the wanted molecules, those of equal size together."""
     sizes = batch.atoms_per_molecule.numpy()
     starts = np.cumsum(sizes) - sizes
     moving = (
