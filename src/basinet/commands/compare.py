@@ -1,4 +1,4 @@
-"""Which start is best on some data: fine-tunings with few and many labels, and from scratch, side by side."""
+"""Compare fine-tunings from several starts, with few and many labels."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ from basinet.commands.recipe import (
 from basinet.commands.run_directory import RESULTS_FILE
 from basinet.commands.side_by_side import Watch, run_side_by_side
 from basinet.commands.train.start import atoms_alone
-from basinet.config import dump_settings, settings
+from basinet.config import Count, dump_settings, settings
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.data.workers import available_cores
@@ -42,9 +42,9 @@ COMPARISON_FILE = "compare.json"
 STORE = "data"
 RUNS = "runs"
 MOST_TESTED = 2000
-"""Conformations of the test set, if nobody says how many."""
+"""Default limit of the test set, conformations."""
 MOST_VALIDATED = 100
-"""The same of the validation set."""
+"""Default limit of the validation set."""
 
 
 def _comma(value: Any) -> Any:
@@ -60,26 +60,26 @@ def _numbers(value: Any) -> Any:
 
 @settings
 class CompareRecipe:
-    """Fine-tune from several starts with several numbers of labels, and test all of them alike."""
+    """Fine-tune from several starts with several numbers of labels, and test all on the same molecules."""
 
     data: Path
     """A file of molecules or a store: labels to learn from and to test on."""
     start: Annotated[tuple[str, ...], BeforeValidator(_comma), Field(alias="from")]
-    """Two or more of: scratch, and model files; a list, or a,b. The others are compared with the first."""
+    """Two or more of scratch and model files, as a list or a,b; the others are compared with the first."""
     sizes: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = (50, 100, 200)
-    """Numbers of labels to train on; a list, or a,b."""
-    seeds: int = 3
-    """Repetitions with other labels and other fresh weights."""
-    n_validation: int | None = None
-    """Conformations that choose the best step of a run; null: a tenth, at most 100."""
-    n_test: int | None = None
-    """Conformations to test on, the same for all runs; null: what is left, at most 2,000."""
+    """Numbers of labels to train on, as a list or a,b."""
+    seeds: Count = 3
+    """Repetitions with other labels and initial weights."""
+    n_validation: Count | None = None
+    """Conformations for validation; null: a tenth, at most 100."""
+    n_test: Count | None = None
+    """Conformations for the test, the same for all runs; null: what is left, at most 2,000."""
     units: UnitsConfig = UnitsConfig()
     """Units and keys of a file."""
     model: BackboneConfig | None = None
     """The network from scratch; null: that of the first model file."""
     objective: ObjectiveConfig = EnergyForcesConfig()
-    """What to learn."""
+    """Objective."""
     training: TrainingConfig = TrainingConfig(
         n_steps=2000,
         batch_size=8,
@@ -87,24 +87,20 @@ class CompareRecipe:
         save_every=200,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=50, ema_decay=0.99),
     )
-    """How to learn it: as many steps at the same rate whatever the start and the number of labels."""
-    processes: int | None = None
-    """Runs beside each other, one core each; null: as many as there are cores."""
+    """Length, batches, optimiser, the same for all starts and numbers of labels."""
+    processes: Count | None = None
+    """Runs at a time, one core each; null: one for each core."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared."""
+        """Check starts and sizes."""
         if len(set(self.start)) != len(self.start) or len(self.start) < 2:
             raise ValueError(f"from needs two or more different starts, such as from=scratch,MODEL; got {self.start}")
         if not self.sizes or min(self.sizes) < 1 or list(self.sizes) != sorted(set(self.sizes)):
             raise ValueError(f"sizes must be rising numbers of labels, got {list(self.sizes)}")
-        for name in ("seeds", "n_validation", "n_test", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
 
 
 class Comparison(NamedTuple):
-    """What was found."""
+    """Result of a comparison."""
 
     curves: LearningCurves
     n_test: int
@@ -114,13 +110,13 @@ class Comparison(NamedTuple):
 def compare(
     recipe: CompareRecipe, out: Path, *, resume: bool = False, watch: Watch, say: Callable[[str], None]
 ) -> Comparison:
-    """Run every fine-tuning, one core each, and read their errors; all of it can be interrupted and gone on with.
+    """Run every fine-tuning, one core each, and read their errors; an interrupted comparison can be resumed.
 
     Args:
-        recipe: what to compare.
-        out: directory to make, or to resume; the runs are in it, and the data as a store.
-        resume: go on with what is in ``out``.
-        watch: called with steps done, of how many, and which runs are going on.
+        recipe: options of the comparison.
+        out: directory to make, or to resume; holds the runs, and the data as a store.
+        resume: continue the comparison in ``out``.
+        watch: called with steps done, of how many, and the names of the current runs.
         say: called with lines about what is being done.
 
     Raises:
@@ -157,7 +153,7 @@ def names_of(starts: Sequence[str]) -> list[str]:
 
 
 def _backbone_of(starts: Sequence[str]) -> BackboneConfig:
-    """Return the network of the first model file, so that scratch differs in nothing but its weights."""
+    """Return the network of the first model file, so that scratch differs in its weights only."""
     for start in starts:
         if start != SCRATCH:
             return read_backbone(Path(start))
@@ -170,20 +166,20 @@ def _begin(out: Path, recipe: CompareRecipe, resume: bool) -> None:
         if resume:
             raise ValueError(f"{out} holds no comparison to resume; leave --resume out to start one")
         if out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out} exists and is no comparison; choose another --out")
+            raise ValueError(f"{out} exists and is not a comparison; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
         save_recipe(recipe, path)
         return
     if not resume:
-        raise ValueError(f"{out} holds a comparison already; go on with it (--resume) or choose another --out")
+        raise ValueError(f"{out} holds a comparison already; resume it (--resume) or choose another --out")
     old, new = read_yaml(path), dump_settings(recipe)
     changed = [key for key in sorted(old.keys() | new.keys()) if key != "processes" and old.get(key) != new.get(key)]
     if changed:
-        raise ValueError(f"{out} was started with another {', '.join(changed)}; go on as it began, or choose another")
+        raise ValueError(f"{out} was started with another {', '.join(changed)}; restore it, or choose another --out")
 
 
 def _store(recipe: CompareRecipe, out: Path) -> MoleculeStore:
-    """Read the data once, for all runs."""
+    """Return the data as a store, read once for all runs."""
     if recipe.data.is_dir():
         return MoleculeStore.open(recipe.data)
     target = property_settings(recipe.objective)
@@ -217,7 +213,7 @@ def _usable(recipe: CompareRecipe, store: MoleculeStore) -> Int64[np.ndarray, " 
 def _splits(
     recipe: CompareRecipe, store: MoleculeStore, seed: int, n_validation: int, n_test: int, out: Path
 ) -> list[tuple[int, Path]]:
-    """Save the splits of a seed: one test set for all, and labels that are among those of every larger size."""
+    """Save the splits of a seed: one test set for all, and labels that are part of those of every larger size."""
     order = np.random.default_rng(0).permutation(_usable(recipe, store))
     test, rest = order[:n_test], order[n_test:]
     pool = np.random.default_rng([1, seed]).permutation(rest)
@@ -247,7 +243,7 @@ def _run_recipe(
 
 
 def _curves(recipe: CompareRecipe, out: Path) -> LearningCurves:
-    """Read the errors that the runs left."""
+    """Read the errors of the runs."""
     names = names_of(recipe.start)
     records = [
         [[_results(out / RUNS / f"{name}-{size}-seed{seed}") for seed in range(recipe.seeds)] for size in recipe.sizes]
@@ -260,7 +256,7 @@ def _curves(recipe: CompareRecipe, out: Path) -> LearningCurves:
 
 
 def _measure(record: Mapping[str, Any]) -> tuple[str, str, str, float]:
-    """Return the error that is compared: its key, what it is of, its unit and the factor to it."""
+    """Return the error to compare: its key, quantity, unit and the factor to the unit."""
     if "property" in record:
         reported = REPORTED[record["unit"]]
         return "mae", f"MAE of {record['property']}", reported, 1 / property_factor(reported)

@@ -1,22 +1,22 @@
-"""A recipe: everything that decides what a run does, in one YAML file and ``key=value`` overrides.
+"""Declare the recipes of training runs, and read recipes from YAML files and ``key=value`` overrides.
 
-Options are fields of frozen dataclasses beside what they build; this module reads them, strictly, and lists them for
-``--help``. A run is reproduced from the resolved recipe in its directory.
+Options are fields of frozen dataclasses; those of networks, objectives and training stand beside what they build. A run
+is reproduced from the resolved recipe in its directory.
 """
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from annotated_types import Ge, Gt, Lt
+from pydantic import AllowInfNan, BeforeValidator, Discriminator, Field, Tag
 
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.backbones.plugin import load_plugin
-from basinet.config import adapter, dump_settings, read_settings, settings
+from basinet.config import Count, NonNegative, Positive, adapter, dump_settings, read_settings, settings
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.sources.names import locate
 from basinet.files import write_text
@@ -27,6 +27,8 @@ from basinet.training.optim import OptimizerConfig
 from basinet.units import PROPERTY
 
 Recipe = TypeVar("Recipe")
+Temperature = Annotated[float, Ge(1), AllowInfNan(False)]
+Fraction = Annotated[float, Gt(0), Lt(1)]
 
 PLUGIN_FILE = "plugin.py"
 """Copy of the plugin in a run directory, as it was when the run began."""
@@ -38,53 +40,45 @@ SCRATCH = "scratch"
 
 @settings
 class LaunchConfig:
-    """Where a run runs."""
+    """Processes and kernels of a run."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one."""
-    devices: int = 1
-    """Processes on each machine, one device each. Several are started by basinet, torchrun or SLURM alike."""
-    nodes: int = 1
+    """Kind of device; auto: a GPU if there is one."""
+    devices: Count = 1
+    """Processes on each machine, one device each. They are started by basinet, torchrun or SLURM."""
+    nodes: Count = 1
     """Machines."""
-    threads: int | None = None
+    threads: Count | None = None
     """CPU threads of each process; null: as torch decides."""
     keep_memory: bool = False
-    """Whether freed memory stays in the process (Linux with glibc): fewer page faults, and memory stays at its peak."""
+    """Keep freed memory in the process (Linux with glibc): fewer page faults, and memory stays at its peak."""
     kernels: Literal["auto", "plain", "native", "triton"] = "auto"
-    """Of the edges of the Equivariant Transformer. native: C++ kernels for CPUs, two to three times as fast, compiled
-    in seconds. plain: PyTorch. triton: GPU kernels. Where a run cannot have those it asked for, it says so and goes on
-    as with plain. auto: native on a CPU with a C++ compiler."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
-        for name in ("devices", "nodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1 or null, got {self.threads}")
+    """Implementation of the messages of the Equivariant Transformer. plain: PyTorch. native: C++ kernels for CPUs, two
+    to three times as fast, compiled in seconds. triton: GPU kernels. auto: native on a CPU with a C++ compiler. Where
+    kernels are missing, the run says so and uses PyTorch."""
 
 
 @settings
 class UnitsConfig:
-    """What a file does not say about itself; a store says all of this."""
+    """Units and keys of a file; a store has its own."""
 
     energy_unit: str | None = None
-    """eV, meV, Ha, kcal/mol or kJ/mol; null: eV. Forces are in this per length unit."""
+    """Unit of energies: eV, meV, Ha, kcal/mol or kJ/mol; null: eV. Forces are in this per length unit."""
     length_unit: str | None = None
-    """Angstrom, bohr or nm; null: Angstrom."""
+    """Unit of positions: Angstrom, bohr or nm; null: Angstrom."""
     energy_key: str | None = None
-    """Where the energies are; null: REF_energy, the calculator's, energy, in this order."""
+    """Key of the energies; null: REF_energy, the calculator's, energy, in this order."""
     forces_key: str | None = None
-    """Where the forces are; null: REF_forces, the calculator's, forces, in this order."""
+    """Key of the forces; null: REF_forces, the calculator's, forces, in this order."""
     property_key: str | None = None
-    """Column of the property that is learned; null: the name of its label. An .npz has it as an array."""
+    """Column of the property, or array of an .npz; null: the name of its label."""
     property_unit: str | None = None
-    """Its unit in the file: an energy unit, D, e*bohr, bohr^2, bohr^3, cal/mol/K ..., or 1 for a number without one."""
+    """Unit of the property: an energy unit, D, e*bohr, bohr^2, bohr^3, cal/mol/K ..., or 1 for none."""
     level_of_theory: str = ""
-    """How the labels were computed; goes into the model."""
+    """Level of theory of the labels; recorded in the model."""
     bonds: Literal["auto", "file", "perceive"] = "auto"
-    """Of a file or a store. auto: where it has none and the run needs them, from the SMILES or the coordinates; file:
-    those it has; perceive: from the SMILES or the coordinates, whatever it has."""
+    """Source of bonds. auto: the file or store, or else the SMILES or the coordinates if the run needs bonds; file: the
+    file or store only; perceive: always the SMILES or the coordinates."""
 
     def reading(self, columns: Sequence[PropertyColumn] = ()) -> Reading:
         """Return the options for reading a file, with the columns of properties to read."""
@@ -127,22 +121,20 @@ class SourceConfig:
     path: Path
     """The store, or a file of molecules."""
     name: str | None = None
-    """What to call it in logs; null: the name of the file without its ending."""
-    weight: float | None = None
-    """How often its molecules are drawn, relative to the weights of the others; null: see mixing_temperature."""
+    """Name in logs; null: the name of the file without its ending."""
+    weight: Positive | None = None
+    """Frequency of its molecules relative to the weights of the others; null: see mixing_temperature."""
     is_equilibrium: bool | None = None
-    """Whether all its positions are minima; null: as the store says, and no in a file."""
+    """All its positions are minima; null: as the store says; false for a file."""
     level_of_theory: str | None = None
-    """Of its labels; null: as the store, or units, say."""
+    """Level of theory of its labels; null: that of the store or of units."""
     leave_out: tuple[str, ...] = ()
     """Labels not to use, such as energy."""
     units: UnitsConfig | None = None
     """Units and keys of a file; null: those of the recipe."""
 
     def __post_init__(self) -> None:
-        """Refuse weights and names that cannot be meant."""
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"weight must be positive and finite, got {self.weight}; leave the source out instead")
+        """Check the name."""
         if self.name is not None and (not self.name or "/" in self.name):
             raise ValueError(f"name must be a word without /, got {self.name!r}")
 
@@ -157,6 +149,13 @@ def _sources(value: Any) -> Any:
 
 
 Sources = Annotated[tuple[SourceConfig, ...], BeforeValidator(_sources)]
+
+
+def _check_sources(data: Path | tuple[SourceConfig, ...]) -> None:
+    if data == ():
+        raise ValueError("data is an empty list; expected a path, or a list of paths")
+
+
 Data = Annotated[Annotated[Path, Tag("one")] | Annotated[Sources, Tag("several")], Discriminator(_one_or_several)]
 """A path, or a list of paths and of groups of options with a path."""
 
@@ -168,74 +167,60 @@ class PretrainRecipe:
     data: Data
     """The store, or a file of molecules; or a list of them. In place of a path a list may have groups of options: path,
     name, weight, is_equilibrium, level_of_theory, leave_out, units."""
-    mixing_temperature: float = 2.0
-    """Of several sources: a molecule is drawn from one of n molecules with a probability proportional to n^(1/T). 1: as
-    if they were one; larger: small sources are drawn more often."""
+    mixing_temperature: Temperature = 2.0
+    """Temperature T of drawing from several sources: one of n molecules is drawn with a probability proportional to
+    n^(1/T). 1: as if they were one; larger: small sources are drawn more often."""
     units: UnitsConfig = UnitsConfig()
     """Units and keys of a file, or of all files."""
-    validation_fraction: float = 0.05
-    """Part of the compounds kept for validation."""
+    validation_fraction: Fraction = 0.05
+    """Fraction of the compounds kept for validation."""
     model: BackboneConfig = EquivariantTransformerConfig()
     """The network."""
     start: Annotated[Path | None, Field(alias="from")] = None
-    """A model file to go on from; null: fresh weights."""
+    """A model file to start from; null: fresh weights."""
     objective: ObjectiveConfig = ForceAndDenoiseConfig()
-    """What to learn."""
+    """Objective."""
     plugin: Path | None = None
-    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    """A Python file with a function objective() that returns the objective to learn. It is executed."""
     plugin_options: dict[str, Any] | None = None
     """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
-    """How to learn it."""
+    """Length, batches, optimiser."""
     launch: LaunchConfig = LaunchConfig()
-    """Where to run."""
+    """Processes and kernels."""
 
     def __post_init__(self) -> None:
-        """Refuse fractions outside 0 to 1, and properties."""
+        """Check the objective, the data and the plugin."""
         if property_settings(self.objective) is not None:
             raise ValueError("a property is learned by basinet finetune, with from=scratch if nothing came before")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
-        if not 1 <= self.mixing_temperature < math.inf:
-            raise ValueError(f"mixing_temperature must be at least 1 and finite, got {self.mixing_temperature}")
-        if self.data == ():
-            raise ValueError("data is an empty list; expected a path, or a list of paths")
+        _check_sources(self.data)
         _check_plugin(self.plugin, self.plugin_options)
 
 
 @settings
 class ReplayConfig:
-    """Minima beside the data of fine-tuning, so that a model keeps them. Their labels are not used."""
+    """Minima beside the data of fine-tuning, so that a model remembers them. Their labels are not used."""
 
     data: Data
     """The store, or a file of molecules; or a list of them, as for pre-training. Only minima are drawn."""
-    every: int = 1
+    every: Count = 1
     """Minima come with every n-th batch."""
-    batch_size: int = 8
-    """Minima that come, over all processes together."""
-    mixing_temperature: float = 2.0
-    """Of several sources, as for pre-training."""
-    zero_force: float = 0.1
+    batch_size: Count = 8
+    """Minima in such a batch, over all processes together."""
+    mixing_temperature: Temperature = 2.0
+    """Temperature of drawing from several sources, as for pre-training."""
+    zero_force: Positive = 0.1
     """Weight of the force predicted at the minima, where it must vanish."""
-    denoising: float = 0.0
-    """Weight of the force that pulls a noisy minimum back (ET-OREO); 0 leaves it out. For models pre-trained by it."""
-    sigma: float = 0.04
+    denoising: NonNegative = 0.0
+    """Weight of the force that pulls a noisy minimum back (ET-OREO), for models pre-trained by it; 0: left out."""
+    sigma: Positive = 0.04
     """Standard deviation of that noise, Å."""
-    temperature: float = 298.15
-    """K; the pull is kT/sigma² times the displacement."""
+    temperature: Positive = 298.15
+    """Temperature of that force, K; it is kT/sigma² times the displacement."""
 
     def __post_init__(self) -> None:
-        """Refuse counts, weights and noise that make no sense."""
-        for name in ("every", "batch_size", "mixing_temperature"):
-            if not 1 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("zero_force", "sigma", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if not 0 <= self.denoising < math.inf:
-            raise ValueError(f"denoising must not be negative, got {self.denoising}")
-        if self.data == ():
-            raise ValueError("data is an empty list; expected a path, or a list of paths")
+        """Check the data."""
+        _check_sources(self.data)
 
 
 @settings
@@ -251,41 +236,41 @@ class FinetuneRecipe:
     n_train: int | None = None
     """Conformations to train on; null: all that are left."""
     n_validation: int | None = None
-    """Conformations that choose the best step; null: a tenth, at least one."""
+    """Conformations for validation; null: a tenth, at least one."""
     n_test: int | None = None
     """Conformations to test on at the end; null: what is left, or a tenth if n_train is null too."""
     split_seed: int = 0
-    """Which conformations go where."""
+    """Seed of the random split."""
     split: Path | None = None
-    """A saved split instead of a random one, or the name of a published one for data in the order of its source:
-    qm9-110k, qm9-3d-emgp, md17-950, md17-9500, md17-mdsim, and those that come with a source (rmd17-01 ...)."""
+    """File of a saved split, or name of a published one for data in the order of its source (qm9-110k, qm9-3d-emgp,
+    md17-950, md17-9500, md17-mdsim, and those that come with a source: rmd17-01 ...); null: random."""
     model: BackboneConfig = EquivariantTransformerConfig()
     """The network, if it starts from scratch."""
     objective: ObjectiveConfig = EnergyForcesConfig()
-    """What to learn."""
+    """Objective."""
     plugin: Path | None = None
-    """A Python file with a function objective(), whose result is learned in place of the objective. It is run."""
+    """A Python file with a function objective() that returns the objective to learn. It is executed."""
     plugin_options: dict[str, Any] | None = None
     """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"
-    """Reference energies of the elements. fit: to what a loaded model leaves unexplained, or to the energies from
-    scratch; keep: those of the loaded model; isolated: energies of the data's molecules of one atom, which are never
-    trained on; or eV by element, {H: -13.6, C: -1029.9}."""
-    reference_ridge: float = 0.0
-    """Pulls what is fitted on top of a loaded model to zero, for few labels of the level it was trained on: the sum of
-    squares is paid at this rate. 0: the solution of least norm where the data leaves a choice."""
-    freeze: int | Literal["backbone"] = 0
-    """What keeps the loaded weights. n: the embedding and the first n layers; backbone: all but heads; 0: nothing."""
+    """Reference energies of the elements. fit: to the energies, or to the residuals of a loaded model; keep: those of
+    the loaded model; isolated: those of isolated atoms in the data, which are never trained on; or eV by element, as
+    {H: -13.6, C: -1029.9}."""
+    reference_ridge: NonNegative = 0.0
+    """Ridge penalty on the change of the reference energies of a loaded model, for few labels of the level it was
+    trained on. 0: the solution of least norm where the data leaves a choice."""
+    freeze: Annotated[int, Ge(0)] | Literal["backbone"] = 0
+    """Frozen part of the loaded model. n: the embedding and the first n layers; backbone: all but heads; 0: nothing."""
     noise_statistics: Literal["keep", "reset"] = "keep"
-    """Of the noise the loaded model has seen, if noise is learned further. Kept, as published, they divide smaller
-    noise by the old size: from 0.04 to 0.005 Å the loss of noise starts 64 times smaller. reset: forget them."""
+    """Statistics of the noise in the loaded model, if noise is learned further. keep, as published: smaller noise is
+    divided by the old size, so that from 0.04 to 0.005 Å the loss of noise starts 64 times smaller; reset: discard."""
     replay: ReplayConfig | None = None
     """Minima to train on beside the data; null: none."""
     select_by: Literal["loss", "stability"] = "loss"
-    """What makes the best step. loss: the lowest of validation; stability: the longest mean time for which short
-    dynamics keep molecules whole, ties broken by the loss."""
+    """Criterion for the best checkpoint. loss: the lowest validation loss; stability: the longest mean time for which
+    short dynamics keep molecules whole, ties broken by the loss."""
     stability: StabilityConfig = StabilityConfig()
-    """Those dynamics."""
+    """Dynamics of select_by=stability."""
     training: TrainingConfig = TrainingConfig(
         n_steps=2000,
         batch_size=8,
@@ -293,28 +278,23 @@ class FinetuneRecipe:
         save_every=200,
         optimizer=OptimizerConfig(learning_rate=5e-4, warmup_steps=50, ema_decay=0.99),
     )
-    """How to learn it."""
+    """Length, batches, optimiser."""
     launch: LaunchConfig = LaunchConfig()
-    """Where to run."""
+    """Processes and kernels."""
 
     def __post_init__(self) -> None:
-        """Refuse what only a loaded model has, and penalties below zero."""
+        """Check the options that depend on each other."""
         is_fresh = self.start == SCRATCH
         if is_fresh and (self.references == "keep" or self.reference_ridge or self.freeze):
             raise ValueError(
-                "references=keep, reference_ridge and freeze are for a loaded model; say which, with from=MODEL"
+                "references=keep, reference_ridge and freeze are for a loaded model; name it with from=MODEL"
             )
-        if self.reference_ridge < 0 or (self.reference_ridge and self.references != "fit"):
-            raise ValueError(
-                f"reference_ridge must not be negative and needs references=fit, got {self.reference_ridge} and "
-                f"{self.references}"
-            )
+        if self.reference_ridge and self.references != "fit":
+            raise ValueError(f"reference_ridge={self.reference_ridge} needs references=fit, got {self.references}")
         if property_settings(self.objective) is not None and self.references != "fit":
-            raise ValueError(f"references={self.references} is for energies; a property has a baseline, and its spread")
+            raise ValueError(f"references={self.references} is for energies; a property has objective.baseline")
         if property_settings(self.objective) is not None and self.select_by == "stability":
-            raise ValueError("select_by=stability is for energies and forces; nothing moves by a property")
-        if isinstance(self.freeze, int) and self.freeze < 0:
-            raise ValueError(f"freeze must be a number of layers, or backbone, got {self.freeze}")
+            raise ValueError("select_by=stability needs forces, and a property has none; leave it out")
         _check_plugin(self.plugin, self.plugin_options)
 
 

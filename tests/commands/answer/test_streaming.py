@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     with open(biggest, "ab") as file:
         file.write(b"half a row")  # what a kill in the middle of a write leaves
     said = run(tmp_path / "cut")
-    assert any(line.startswith("going on after 128") for line in said)
+    assert any(line.startswith("resuming after 128") for line in said)
     assert not list(tmp_path.glob("*.partial"))
     for path in tmp_path.glob("whole.*"):
         other = path.with_name(path.name.replace("whole", "cut"))
