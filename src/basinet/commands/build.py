@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.config import dump_settings, settings
 from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
-from basinet.data.files.build import Built, Input, OnProgress, write_store
+from basinet.data.files.build import Built, OnProgress, write_store
 from basinet.data.files.options import PropertyColumn, Reading, property_units
-from basinet.data.files.report import ReadReport
+from basinet.data.files.report import Opened, ReadReport
 from basinet.data.reading import locate, open_molecules
 from basinet.data.store.manifest import UNITS
 from basinet.data.store.store import MoleculeStore
@@ -71,7 +71,7 @@ def _column(text: str) -> PropertyColumn:
 class OpenedFile(NamedTuple):
     """One file or store, opened, with what a store of it must say."""
 
-    input: Input
+    input: Opened
     level_of_theory: str
     units: dict[str, str]
     """Of labels other than energies and forces."""
@@ -120,10 +120,10 @@ def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
     path = locate(path)
     if path.is_dir():
         manifest = MoleculeStore.open(path).manifest
-        molecules, report = open_molecules(path, Reading(skip_invalid=recipe.skip_invalid))
+        opened = open_molecules(path, Reading(skip_invalid=recipe.skip_invalid))
         units = {name: unit for name, unit in manifest.units.items() if name not in UNITS}
         identity = {"name": path.name, "fingerprint": manifest.fingerprint}
-        return OpenedFile(Input(path, molecules, report), manifest.level_of_theory, units, identity)
+        return OpenedFile(opened, manifest.level_of_theory, units, identity)
     given = recipe.units
     columns = recipe.columns(property_columns(path, given, given.property_key))
     reading = dataclasses.replace(
@@ -132,15 +132,15 @@ def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
         skip_invalid=recipe.skip_invalid,
         processes=recipe.processes or available_cores(),
     )
-    molecules, report = open_molecules(path, reading)
+    opened = open_molecules(path, reading)
     with open(path, "rb") as file:
         identity = {"name": path.name, "sha256": file_digest(file, "sha256").hexdigest()}
-    level = given.level_of_theory or report.level_of_theory
-    return OpenedFile(Input(path, molecules, report), level, property_units(columns), identity)
+    level = given.level_of_theory or opened.report.level_of_theory
+    return OpenedFile(opened, level, property_units(columns), identity)
 
 
 def _joint_level(opened: Sequence[OpenedFile]) -> str:
-    levels = {one.level_of_theory: one.input.path for one in opened}
+    levels = {one.level_of_theory: one.input.report.path for one in opened}
     if len(levels) > 1:
         found = ", ".join(f"{path}: {level or 'not on record'}" for level, path in levels.items())
         raise ValueError(
@@ -156,6 +156,6 @@ def _joint_units(opened: Sequence[OpenedFile]) -> dict[str, str]:
         for label, unit in source.units.items():
             if units.setdefault(label, unit) != unit:
                 raise ValueError(
-                    f"{source.input.path}: {label!r} is in {unit}, but in {units[label]} in an input before"
+                    f"{source.input.report.path}: {label!r} is in {unit}, but in {units[label]} in an input before"
                 )
     return units

@@ -439,7 +439,7 @@ def test_names_are_told_from_paths(tmp_path, monkeypatch):
     assert parse_name("rmd17:aspirin").name == "rmd17:aspirin"
     for path in ("qm9", "qm9.xyz", "./qm9:/x", "C:\\data", "/data/qm9:", "data/rmd17:aspirin", "file.xyz"):
         assert dataset_named(path) is None
-    with pytest.raises(ValueError, match=r"no part 'aspirn'; expected one of rmd17:aspirin"):
+    with pytest.raises(ValueError, match=r"no data set 'aspirn'; expected one of rmd17:aspirin"):
         dataset_named("rmd17:aspirn")
     with pytest.raises(ValueError, match=r"foo:bar: no such file, and no public data set is called foo; known are qm9"):
         open_molecules("foo:bar")

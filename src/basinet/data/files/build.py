@@ -2,12 +2,12 @@
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from basinet.data.files.report import ReadReport
+from basinet.data.files.report import Opened, ReadReport
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.files import replacing
@@ -24,14 +24,6 @@ OnProgress = Callable[[int, str], None]
 """Called with the number of molecules so far and the name of the input."""
 
 
-class Input(NamedTuple):
-    """An open file or store."""
-
-    path: Path
-    molecules: Iterator[Molecule]
-    report: ReadReport
-
-
 class Built(NamedTuple):
     """A store and the reports about its inputs."""
 
@@ -40,7 +32,7 @@ class Built(NamedTuple):
 
 
 def write_store(
-    inputs: Sequence[Input],
+    inputs: Sequence[Opened],
     out: Path,
     *,
     level_of_theory: str,
@@ -81,7 +73,7 @@ def write_store(
     return Built(store, tuple(i.report for i in inputs))
 
 
-def _write(inputs: Sequence[Input], writer: StoreWriter, limit: int | None, on_progress: OnProgress | None) -> None:
+def _write(inputs: Sequence[Opened], writer: StoreWriter, limit: int | None, on_progress: OnProgress | None) -> None:
     """Write the molecules that the store does not have yet; those before are read again and skipped."""
     there, skipped_before = writer.manifest.n_molecules, Counter(writer.manifest.skipped)
     shard: list[Molecule] = []
@@ -99,7 +91,7 @@ def _write(inputs: Sequence[Input], writer: StoreWriter, limit: int | None, on_p
         for molecule in islice(source.molecules, None if limit is None else limit - n_read):
             n_read += 1
             if on_progress is not None and n_read % SHOWN_EVERY == 0:
-                on_progress(n_read, source.path.name)
+                on_progress(n_read, Path(source.report.path).name)
             if n_read <= there:
                 continue
             shard.append(molecule)
@@ -111,12 +103,12 @@ def _write(inputs: Sequence[Input], writer: StoreWriter, limit: int | None, on_p
     flush()
 
 
-def _list_skipped(inputs: Sequence[Input], path: Path) -> None:
+def _list_skipped(inputs: Sequence[Opened], path: Path) -> None:
     """Write the list of records that gave no molecule, unless it is empty."""
     if not any(i.report.skipped for i in inputs):
         return
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(("input", "record", "status", "reason"))
-        for source in inputs:
-            rows.writerows((source.path, name, "skipped", reason) for name, reason in source.report.skipped_records)
+        for _, report in inputs:
+            rows.writerows((report.path, name, "skipped", reason) for name, reason in report.skipped_records)

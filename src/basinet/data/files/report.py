@@ -103,8 +103,11 @@ def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
     yield molecule
 
 
-Opened = tuple[Iterator[Molecule], ReadReport]
-"""Molecules still to be read, and the report that fills as they are."""
+class Opened(NamedTuple):
+    """An open file or store: molecules still to be read, and the report that fills as they are."""
+
+    molecules: Iterator[Molecule]
+    report: ReadReport
 
 
 def counted(molecules: Iterator[Molecule], report: ReadReport) -> Opened:
@@ -118,7 +121,7 @@ def counted(molecules: Iterator[Molecule], report: ReadReport) -> Opened:
             skipped = "".join(f"; {count} skipped ({reason})" for reason, count in report.skipped.items())
             raise ValueError(f"{report.path}: no molecules in it{skipped}")
 
-    return each(), report
+    return Opened(each(), report)
 
 
 def is_gradient(key: str) -> bool:

@@ -40,15 +40,18 @@ BENCHMARK_ACAC = {
 }
 
 
+def _file(*urls: str, name: str = "", checksum: str | None = None, n_bytes: int | None = None) -> RemoteFile:
+    """Return a file with the name at the end of its first address, or another name."""
+    return RemoteFile(name=name or urls[0].rpartition("/")[2], urls=urls, checksum=checksum, n_bytes=n_bytes)
+
+
 def _figshare(name: str, number: int, checksum: str, n_bytes: int, *mirrors: str) -> RemoteFile:
-    return RemoteFile(
-        name=name, urls=(*(f"{base}{number}" for base in FIGSHARE), *mirrors), checksum=checksum, n_bytes=n_bytes
-    )
+    return _file(*(f"{base}{number}" for base in FIGSHARE), *mirrors, name=name, checksum=checksum, n_bytes=n_bytes)
 
 
 def _gdml(file: str, level: str, n_molecules: int | None) -> Contents:
     return Contents(
-        files=(RemoteFile(name=file, urls=tuple(base + file for base in GDML)),),
+        files=(_file(*(base + file for base in GDML)),),
         read=as_they_are(Reading(energy_unit="kcal/mol", length_unit="Angstrom")),
         level_of_theory=level,
         n_molecules=n_molecules,
@@ -59,9 +62,7 @@ def _botnet(
     directory: str, level: str, joined: Sequence[str], alone: Sequence[str], drawn: DrawSplits
 ) -> dict[str, Contents]:
     """Return a benchmark of several joined files, and each file as a data set of its own."""
-    files = {
-        name: RemoteFile(name=f"{name}.xyz", urls=(f"{BOTNET}{directory}/{name}.xyz",)) for name in (*joined, *alone)
-    }
+    files = {name: _file(f"{BOTNET}{directory}/{name}.xyz") for name in (*joined, *alone)}
     whole = Contents(
         files=tuple(files[name] for name in joined), read=as_they_are(), level_of_theory=level, splits=drawn
     )
@@ -70,42 +71,29 @@ def _botnet(
 
 
 UNCHARACTERIZED = _figshare("uncharacterized.txt", 3195404, "md5:a361887bacb427b8a0ce7903d92a53b4", 486_752)
+QM9_XYZ = _figshare(
+    "dsgdb9nsd.xyz.tar.bz2",
+    3195389,
+    "md5:ad1ebd51ee7f5b3a6e32e974e5d54012",
+    86_144_227,
+    "https://paddle-org.bj.bcebos.com/paddlematerials/datasets/qm9/dsgdb9nsd.xyz.tar.bz2",
+)
+QM9_SDF = _file(
+    "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip",
+    "https://s3-us-west-1.amazonaws.com/deepchem.io/datasets/molnet_publish/qm9.zip",
+)
 QM9 = Collection(
     name="qm9",
     what="133,885 small molecules with 15 properties, less the 3,054 uncharacterised ones",
     contents={
-        "": Contents(
-            files=(
-                _figshare(
-                    "dsgdb9nsd.xyz.tar.bz2",
-                    3195389,
-                    "md5:ad1ebd51ee7f5b3a6e32e974e5d54012",
-                    86_144_227,
-                    "https://paddle-org.bj.bcebos.com/paddlematerials/datasets/qm9/dsgdb9nsd.xyz.tar.bz2",
-                ),
-                UNCHARACTERIZED,
-            ),
-            read=open_xyz_archive,
+        key: Contents(
+            files=(archive, UNCHARACTERIZED),
+            read=read,
             level_of_theory="B3LYP/6-31G(2df,p)",
             units=LABEL_UNITS,
             n_molecules=130_831,
-        ),
-        "sdf": Contents(
-            files=(
-                RemoteFile(
-                    name="qm9.zip",
-                    urls=(
-                        "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/molnet_publish/qm9.zip",
-                        "https://s3-us-west-1.amazonaws.com/deepchem.io/datasets/molnet_publish/qm9.zip",
-                    ),
-                ),
-                UNCHARACTERIZED,
-            ),
-            read=open_sdf_archive,
-            level_of_theory="B3LYP/6-31G(2df,p)",
-            units=LABEL_UNITS,
-            n_molecules=130_831,
-        ),
+        )
+        for key, archive, read in (("", QM9_XYZ, open_xyz_archive), ("sdf", QM9_SDF, open_sdf_archive))
     },
     units="Ha, D, bohr^2, bohr^3, cal/mol/K, Å",
     licence="CC0",
@@ -135,12 +123,10 @@ MD17 = Collection(
     splits=("md17-950", "md17-9500", "md17-mdsim"),
 )
 
-RMD17_ARCHIVE = RemoteFile(
+RMD17_ARCHIVE = _file(
+    "https://figshare.com/ndownloader/files/23950376",
+    "https://archive.materialscloud.org/record/file?filename=rmd17.tar.bz2&record_id=466",
     name="rmd17.tar.bz2",
-    urls=(
-        "https://figshare.com/ndownloader/files/23950376",
-        "https://archive.materialscloud.org/record/file?filename=rmd17.tar.bz2&record_id=466",
-    ),
 )
 RMD17 = Collection(
     name="rmd17",
@@ -185,12 +171,9 @@ ISO17 = Collection(
     contents={
         "": Contents(
             files=(
-                RemoteFile(
-                    name="iso17.tar.gz",
-                    urls=(
-                        "http://www.quantum-machine.org/datasets/iso17.tar.gz",
-                        "http://quantum-machine.org/datasets/iso17.tar.gz",
-                    ),
+                _file(
+                    "http://www.quantum-machine.org/datasets/iso17.tar.gz",
+                    "http://quantum-machine.org/datasets/iso17.tar.gz",
                 ),
             ),
             read=out_of_archive(
@@ -235,14 +218,7 @@ SPICE = Collection(
     what="conformations of drug-like molecules, peptides, dimers and ions, energies and gradients",
     contents={
         version: Contents(
-            files=(
-                RemoteFile(
-                    name=f"SPICE-{version}.hdf5",
-                    urls=(f"{ZENODO}{record}/files/SPICE-{version}.hdf5",),
-                    checksum=checksum,
-                    n_bytes=n_bytes,
-                ),
-            ),
+            files=(_file(f"{ZENODO}{record}/files/SPICE-{version}.hdf5", checksum=checksum, n_bytes=n_bytes),),
             read=as_they_are(),
             level_of_theory="wB97M-D3(BJ)/def2-TZVPPD",
         )
@@ -262,9 +238,8 @@ PCQM4MV2 = Collection(
     contents={
         "": Contents(
             files=(
-                RemoteFile(
-                    name="pcqm4m-v2-train.sdf.tar.gz",
-                    urls=("http://ogb-data.stanford.edu/data/lsc/pcqm4m-v2-train.sdf.tar.gz",),
+                _file(
+                    "http://ogb-data.stanford.edu/data/lsc/pcqm4m-v2-train.sdf.tar.gz",
                     checksum="md5:fd72bce606e7ddf36c2a832badeec6ab",
                 ),
             ),
@@ -278,18 +253,14 @@ PCQM4MV2 = Collection(
     citation="Hu et al., arXiv:2103.09430; Nakata & Shimazaki, J. Chem. Inf. Model. 57 (2017) 1300",
 )
 
-GEOM_ARCHIVE = RemoteFile(
+GEOM_ARCHIVE = _file(
+    "https://dataverse.harvard.edu/api/access/datafile/4327190",
     name="qm9_crude.msgpack.tar.gz",
-    urls=("https://dataverse.harvard.edu/api/access/datafile/4327190",),
     checksum="md5:aad0081ed5d9b8c93c2bd0235987573b",
     n_bytes=1_025_881_930,
 )
-GEOM_FILTER = RemoteFile(
-    name="filter_smiles.txt",
-    urls=(
-        "https://raw.githubusercontent.com/jiaor17/3D-EMGP/b7841da268bf0e62ef4aa3a624a4cd2cf2cc4865/data/"
-        "filter_smiles.txt",
-    ),
+GEOM_FILTER = _file(
+    "https://raw.githubusercontent.com/jiaor17/3D-EMGP/b7841da268bf0e62ef4aa3a624a4cd2cf2cc4865/data/filter_smiles.txt"
 )
 GEOM_QM9 = Collection(
     name="geom-qm9",
@@ -341,9 +312,8 @@ LBA = Collection(
     contents={
         identity: Contents(
             files=(
-                RemoteFile(
-                    name=f"LBA-split-by-sequence-identity-{identity}.tar.gz",
-                    urls=(f"https://zenodo.org/record/4914718/files/LBA-split-by-sequence-identity-{identity}.tar.gz",),
+                _file(
+                    f"https://zenodo.org/record/4914718/files/LBA-split-by-sequence-identity-{identity}.tar.gz",
                     checksum=checksum,
                 ),
             ),

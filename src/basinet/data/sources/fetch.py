@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from basinet.config import dump_settings
 from basinet.data.doctor.check import require_consistent
-from basinet.data.files.build import Input, OnProgress, write_store
+from basinet.data.files.build import OnProgress, write_store
 from basinet.data.files.report import ReadReport
 from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory, verify
 from basinet.data.sources.collection import FetchConfig, Files, PublicDataset, RemoteFile
@@ -109,7 +109,7 @@ def _build(dataset: PublicDataset, files: Files, path: Path, on_molecules: OnPro
     hashes = {file.name: verify(found, file, "the cache") for file, found in pairs}
     path.parent.mkdir(parents=True, exist_ok=True)
     store, reports = write_store(
-        [Input(Path(report.path), molecules, report) for molecules, report in opened],
+        opened,
         path,
         level_of_theory=contents.level_of_theory,
         source=f"{dataset.name} ({dataset.collection.citation})",
