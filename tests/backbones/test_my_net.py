@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from basinet.backbones import build
 from basinet.backbones.plugin import load_plugin
 from basinet.cli import app
-from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe, load_recipe
+from basinet.commands.train.pretrain import pretrain
 from basinet.models.file import load_model
 from basinet.testing import check_backbone
 from small_runs import frames, make_store, make_xyz

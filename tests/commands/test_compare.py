@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from basinet.commands import pretrain
 from basinet.commands.compare import CompareRecipe, compare, names_of
 from basinet.commands.recipe import load_recipe, read_yaml
+from basinet.commands.train.pretrain import pretrain
 from basinet.config import read_settings
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from basinet.commands import finetune, pretrain
 from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, TrainableRecipe, load_recipe
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.models.file import load_model
 from basinet.objectives.properties import NoisyNodesConfig
 from basinet.structures import Molecule

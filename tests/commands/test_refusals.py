@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from basinet.commands import evaluate_file, finetune, pretrain
+from basinet.commands.answer.evaluate import evaluate_file
 from basinet.commands.recipe import LaunchConfig, UnitsConfig
 from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model
 from basinet.objectives.methods import (

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from ase.build import molecule as g2
 
-from basinet.commands import finetune, pretrain
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.objectives.methods import ForceAndDenoiseConfig
 from small_runs import finetune_recipe, frames, make_store, make_xyz, pretrain_recipe, training, without_labels
 

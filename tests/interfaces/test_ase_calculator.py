@@ -39,7 +39,7 @@ def some_model(seed: int = 0) -> Model:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model that was trained on molecules of springs, and so has their minima."""
-    from basinet.commands import finetune
+    from basinet.commands.train.finetune import finetune
 
     directory = tmp_path_factory.mktemp("springs")
     data = make_xyz(directory / "data.xyz", frames(per_compound=30))

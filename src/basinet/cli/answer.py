@@ -29,8 +29,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Compare the energies and forces, or the property, of a model with the labels of a file."""
-    from basinet.commands import correlate_file, evaluate_file, write_correlation
-    from basinet.commands.answer.evaluate import describe_errors
+    from basinet.commands.answer.evaluate import describe_errors, evaluate_file
+    from basinet.commands.answer.force_correlation import correlate_file, write_correlation
 
     ensure_fetched([molecules])
     units = from_options(READING_PROPERTY)
@@ -82,7 +82,7 @@ def predict(
     To .csv: the columns of the table, the prediction with its interval, and a status, a row for each row. To .xyz: the
     molecules with their predictions. The same command resumes an interrupted run.
     """
-    from basinet.commands import predict_file, predict_table
+    from basinet.commands.answer.predict import predict_file, predict_table
     from basinet.data.files.table import is_table
 
     ensure_fetched([molecules])

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def pretrain(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     """Pre-train a model on many molecules."""
-    from basinet.commands import pretrain as run
     from basinet.commands.recipe import PretrainRecipe, load_recipe
+    from basinet.commands.train.pretrain import pretrain as run
 
     given = RecipeArguments.parse(arguments)
     recipe = load_recipe(PretrainRecipe, given.recipe, given.overrides, data=given.all_data)
@@ -38,9 +38,9 @@ def finetune(arguments: Arguments, out: Out, resume: Resume = False) -> None:
     With target=COLUMN the data is a table of SMILES, and that column is learned, as in:
     basinet finetune assay.csv target=pIC50 split=scaffold from=MODEL --out DIR
     """
-    from basinet.commands import finetune as run
     from basinet.commands.answer.evaluate import describe_errors
     from basinet.commands.recipe import FinetuneRecipe, load_recipe
+    from basinet.commands.train.finetune import finetune as run
 
     given = RecipeArguments.parse(arguments)
     if _is_assay(given):
@@ -167,7 +167,7 @@ def debug_step(
     run: Annotated[Path, typer.Argument(help="Directory of a run that stopped at a loss that is not finite.")],
 ) -> None:
     """Recompute the failed step of a run and name the molecules whose loss is not finite."""
-    from basinet.commands import debug_step as recompute
+    from basinet.commands.train.debug_step import debug_step as recompute
 
     found = recompute(run)
     say(f"step {found.step}: " + ", ".join(f"{key} {value:.4g}" for key, value in found.terms.items()))

@@ -16,7 +16,8 @@ from basinet.commands.answer.halving import Halving
 from basinet.commands.answer.load import in_pieces
 from basinet.commands.answer.predict import COVERAGE
 from basinet.commands.answer.records import Record
-from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy, silent
+from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
+from basinet.commands.progress import silent
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.data.chemistry.compounds import ConformerTask, conformers
 from basinet.data.chemistry.perception import with_perceived_bonds

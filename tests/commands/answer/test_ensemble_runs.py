@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from basinet.backbones.build import build_backbone
 from basinet.cli import app
-from basinet.commands import evaluate_file, predict_file
 from basinet.commands.answer.embed import embed_file
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.predict import predict_file
 from basinet.commands.ensemble import join_models
 from basinet.commands.recipe import UnitsConfig
 from basinet.commands.simulate.report import summarise

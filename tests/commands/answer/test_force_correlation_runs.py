@@ -10,9 +10,15 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.base import NodeFeatures
-from basinet.commands import correlate_file, evaluate_file, write_correlation
 from basinet.commands.answer import force_correlation as runs
-from basinet.commands.answer.force_correlation import BY_FORCE, FROM_MINIMUM, implied_forces
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.force_correlation import (
+    BY_FORCE,
+    FROM_MINIMUM,
+    correlate_file,
+    implied_forces,
+    write_correlation,
+)
 from basinet.commands.recipe import UnitsConfig
 from basinet.models.file import save_model
 from basinet.models.heads.noise import NoiseHead

@@ -14,10 +14,10 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from basinet.cli import app
-from basinet.commands import predict_file, predict_table
 from basinet.commands.answer import predict as predict_module
 from basinet.commands.answer.embed import embed_file, index_path
 from basinet.commands.answer.halving import Halving, OutOfMemoryError, is_out_of_memory
+from basinet.commands.answer.predict import predict_file, predict_table
 from basinet.commands.answer.records import TableOptions
 from basinet.commands.answer.stream import Journal
 from basinet.models.conformal import Calibration

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from basinet.commands import pretrain
 from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig, PretrainRecipe
+from basinet.commands.train.pretrain import pretrain
 from basinet.commands.train.validation import validation
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader

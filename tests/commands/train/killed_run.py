@@ -17,9 +17,9 @@ import torch
 
 import basinet.training.log as log
 import basinet.training.state as state
-from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE, RECIPE_FILE, environment
+from basinet.commands.train.pretrain import pretrain
 from basinet.files import read_torch
 from basinet.models.file import load_model
 from basinet.objectives.methods import ForceAndDenoiseConfig

@@ -9,9 +9,11 @@ import torch
 
 from basinet.backbones.build import build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.commands import debug_step, finetune, pretrain
 from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
 from basinet.commands.statistics import label_statistics, start_from_statistics
+from basinet.commands.train.debug_step import debug_step
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.splits import Split

@@ -10,10 +10,10 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 
-from basinet.commands import pretrain
 from basinet.commands.launch import launch
 from basinet.commands.recipe import LaunchConfig
 from basinet.commands.run_directory import LAST_FILE
+from basinet.commands.train.pretrain import pretrain
 from basinet.files import read_torch
 from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, largest_difference, make_store, read_lines

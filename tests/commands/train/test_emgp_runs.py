@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from basinet.backbones.egnn import EGNNConfig
-from basinet.commands import evaluate_file, finetune, predict_file, pretrain
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.predict import predict_file
 from basinet.commands.recipe import UnitsConfig
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.models.convert.emgp import EMGP_EGNN, read_emgp
 from basinet.models.file import load_model, save_model
 from basinet.models.heads.property import ENERGY, POOLED_ENERGY

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.commands import evaluate_file, finetune, predict_file, pretrain
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.predict import predict_file
 from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, SourceConfig, UnitsConfig, load_recipe
 from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE, RESULTS_FILE
+from basinet.commands.train.finetune import finetune
 from basinet.commands.train.mixture import read_data
+from basinet.commands.train.pretrain import pretrain
 from basinet.commands.train.start import refit_references
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split

@@ -9,8 +9,8 @@ from pathlib import Path
 import killed_run
 import pytest
 
-from basinet.commands import pretrain
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE
+from basinet.commands.train.pretrain import pretrain
 from basinet.files import read_torch
 from basinet.training.state import STATE_FILE
 from small_runs import differences, frames, make_store, read_lines

@@ -7,9 +7,9 @@ import signal
 import numpy as np
 import pytest
 
-from basinet.commands import pretrain
 from basinet.commands.recipe import SourceConfig, UnitsConfig
 from basinet.commands.run_directory import DATA_FILE, LAST_FILE, MODEL_FILE
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split

@@ -8,10 +8,10 @@ import torch
 import yaml
 from ase.data import atomic_masses
 
-from basinet.commands import pretrain
 from basinet.commands.recipe import PretrainRecipe, load_recipe
 from basinet.commands.run_directory import LAST_FILE
 from basinet.commands.train.plugin import PLUGIN_FILE, load_objective, objective_of
+from basinet.commands.train.pretrain import pretrain
 from basinet.config import dump_settings
 from basinet.models.file import load_model
 from basinet.objectives.methods import CoordinateDenoisingConfig

@@ -13,9 +13,13 @@ from typer.testing import CliRunner
 
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.cli import app
-from basinet.commands import debug_step, evaluate_file, finetune, predict_file, pretrain
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.predict import predict_file
 from basinet.commands.recipe import RECIPES, FinetuneRecipe, UnitsConfig, load_recipe
 from basinet.commands.run_directory import RESULTS_FILE
+from basinet.commands.train.debug_step import debug_step
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.evaluation.properties import PropertyErrors

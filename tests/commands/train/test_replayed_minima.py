@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.commands import finetune, pretrain
 from basinet.commands.recipe import FinetuneRecipe, ReplayConfig, SourceConfig, load_recipe
 from basinet.commands.run_directory import DATA_FILE, LAST_FILE
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.files import read_torch
 from basinet.models.file import load_model

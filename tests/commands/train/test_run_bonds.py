@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from basinet.backbones.egnn import EGNNConfig
-from basinet.commands import pretrain
 from basinet.commands.recipe import SourceConfig, UnitsConfig
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.chemistry.chemical_graph import perceive
 from basinet.objectives.methods import ForcesConfig, FradConfig, UnifiedConfig
 from small_runs import frames, make_store, pretrain_recipe, training

@@ -3,9 +3,11 @@
 import ase.io
 import pytest
 
-from basinet.commands import evaluate_file, finetune, predict_file
+from basinet.commands.answer.evaluate import evaluate_file
+from basinet.commands.answer.predict import predict_file
 from basinet.commands.build import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
+from basinet.commands.train.finetune import finetune
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.reading import load_store
 from basinet.models.file import save_model

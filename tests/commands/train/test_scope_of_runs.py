@@ -10,9 +10,10 @@ from ase.io import read
 from typer.testing import CliRunner
 
 from basinet.cli import app
-from basinet.commands import finetune, predict_file, predict_table
 from basinet.commands.answer.embed import embed_file, index_path
+from basinet.commands.answer.predict import predict_file, predict_table
 from basinet.commands.info import describe_model
+from basinet.commands.train.finetune import finetune
 from basinet.models.file import load_model
 from basinet.models.scope import OutsideScopeError
 from molecules import ETHANOL, WATER, molecule

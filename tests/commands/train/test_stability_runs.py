@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from basinet.commands import finetune
 from basinet.commands.recipe import FinetuneRecipe
 from basinet.commands.run_directory import MODEL_FILE
+from basinet.commands.train.finetune import finetune
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.files import read_torch

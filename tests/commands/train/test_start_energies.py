@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.commands import finetune, pretrain
 from basinet.commands.recipe import FinetuneRecipe, UnitsConfig
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.models.file import load_model

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from basinet.backbones.egnn import EGNNConfig
-from basinet.commands import evaluate_file, finetune, pretrain
+from basinet.commands.answer.evaluate import evaluate_file
 from basinet.commands.recipe import UnitsConfig
+from basinet.commands.train.finetune import finetune
+from basinet.commands.train.pretrain import pretrain
 from basinet.models.file import load_model
 from basinet.models.heads.noise_level import PooledNoiseLevelHead
 from basinet.models.heads.property import ENERGY
