@@ -17,7 +17,7 @@ from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.speed.products import linear
 from basinet.structures.batch import Batch
-from basinet.structures.blocks import count_hops
+from basinet.structures.blocks import hop_blocks
 from basinet.structures.molecule import N_ELEMENTS
 from basinet.structures.neighbors import Neighbors
 
@@ -141,7 +141,7 @@ def _graph(config: BondGraph | RadiusGraph, batch: Batch, neighbors: Neighbors) 
     distance = neighbors.distances[..., None]
     match config:
         case BondGraph():
-            hops = neighbors.of_blocks(count_hops(neighbors.bonded(), config.max_hops))
+            hops = neighbors.of_blocks(hop_blocks(batch, config.max_hops))
             codes, fade = F.one_hot(hops, config.max_hops + 1).to(distance.dtype), torch.ones_like(distance)
         case RadiusGraph():
             codes, fade = distance[..., :0], cosine_cutoff(distance, config.cutoff)

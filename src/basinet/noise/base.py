@@ -40,7 +40,8 @@ def perturb(perturbation: Perturbation, batch: Batch, generator: torch.Generator
     Raises:
         ValueError: one of them is wrong.
     """
-    name, found = type(perturbation).__name__, perturbation(batch, generator)
+    name = type(perturbation).__name__
+    found: object = perturbation(batch, generator)
     if not isinstance(found, Perturbed):
         raise ValueError(f"{name}() returned {type(found).__name__}, expected Perturbed(batch, target, scale, level)")
     if found.batch.n_atoms != batch.n_atoms:

@@ -1,4 +1,4 @@
-"""Isotropic Gaussian noise on every atom."""
+"""Add isotropic Gaussian noise to every atom."""
 
 import math
 
@@ -19,8 +19,8 @@ class CoordinateNoise(Perturbation):
     :math:`\sigma`            ``sigma``, Å
     ========================  =============================
 
-    The mean of the noise over a molecule is not removed, as in the published code: the part of it that is a rigid
-    motion cannot be predicted and leaves a loss of about two over the number of atoms.
+    As in the published code, the mean of the noise over a molecule is not removed: its rigid motion cannot be predicted
+    and leaves a loss of about two over the number of atoms.
     """
 
     def __init__(self, sigma: float) -> None:

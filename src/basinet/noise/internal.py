@@ -1,4 +1,4 @@
-"""Noise along the rotors of molecules, alone and followed by Gaussian noise (fractional denoising)."""
+"""Turn the rotors of molecules at random, alone or followed by Gaussian noise (fractional denoising)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,8 +19,8 @@ from basinet.structures.topology import WhichRotors
 class InternalNoise(ABC):
     """A random change of internal coordinates: a batch in, the batch moved along its bonds out.
 
-    It has no target. Any distribution will do here, because what a network recovers is the Gaussian noise that comes
-    after it: see :class:`HybridNoise`.
+    It has no target and may have any distribution: a network recovers the Gaussian noise that comes after it, see
+    :class:`HybridNoise`.
     """
 
     flags: frozenset[str] = frozenset()
@@ -48,7 +48,7 @@ class RotorNoise(InternalNoise):
     Args:
         sigma: standard deviation of each angle, rad.
         which: all rotors, or those of the molecule without its hydrogens, as the released code has them on MD17.
-        limit: the largest ``sigma`` accepted, rad. More is nearly always degrees passed by mistake.
+        limit: largest ``sigma`` accepted, rad; more is nearly always degrees passed by mistake.
 
     Raises:
         ValueError: ``sigma`` is not positive or above ``limit``.
@@ -96,12 +96,11 @@ class HybridNoise(Perturbation):
     :math:`\tau`              ``coordinate.sigma``, Å
     ========================  =========================================
 
-    The identity (Tweedie's formula) holds for any distribution of :math:`r'`. So the best prediction is a force whose
-    energy is soft along the rotors, where the molecules were moved, and stiff elsewhere. To denoise all of
-    :math:`r - \tilde r` would not be a force: its covariance depends on the molecule the network does not see.
+    The identity (Tweedie's formula) holds for any distribution of :math:`r'`, so the best prediction is a force whose
+    energy is soft along the rotors and stiff elsewhere. Denoising all of :math:`r - \tilde r` would not give a force:
+    its covariance depends on the clean molecule.
 
-    The Gaussian noise is drawn first: a molecule that the internal noise leaves alone gets exactly the sample that
-    ``coordinate`` alone would have drawn.
+    The Gaussian noise is drawn first, so a molecule without rotors gets the sample of ``coordinate`` alone.
 
     Args:
         chemical: the first step.
@@ -142,7 +141,7 @@ def require_rotors(batch: Batch) -> BatchTopology:
     """Return the bond graph of a batch whose rotors are all known.
 
     Raises:
-        ValueError: those of some molecules are not.
+        ValueError: rotors of some molecules are unknown.
     """
     topology = batch.topology
     unknown = batch.n_molecules if topology is None else int((~topology.has_rotors).sum())

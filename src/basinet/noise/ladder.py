@@ -1,4 +1,4 @@
-"""Noise of many sizes: the levels of a ladder, and how one is drawn for each molecule."""
+"""Define ladders of noise levels, of which one is drawn for each molecule."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 from basinet.structures.batch import Batch
 
 N_LEVELS = 50
-"""Levels of the published ladder of 3D-EMGP, and so classes of the head that tells them apart."""
+"""Levels of the published ladder of 3D-EMGP, and classes of the noise-level head."""
 
 
 class NoiseLadder:

@@ -1,4 +1,4 @@
-"""Noise on a ladder of sizes, and three ways back: through the space of Gram matrices, straight, and superposed."""
+"""Add noise on a ladder of sizes, with three ways back: by Gram matrices, straight, and superposed."""
 
 import torch
 from jaxtyping import Float
@@ -28,13 +28,12 @@ class RiemannianNoise(Perturbation):
     ==============  =======================================================
 
     It turns with the noisy molecule, does not change when the clean one is turned, mirrored or shifted, and has no net
-    force and no torque: like the gradient of an invariant energy, and unlike :math:`-\epsilon`. The denominator is what
-    the published code divides by; it depends on the noisy positions, so the target is not itself a gradient. The 4 is
-    the constant that goes with the steps below.
+    force and no torque: like the gradient of an invariant energy, and unlike :math:`-\epsilon`. The denominator is that
+    of the published code; it depends on the noisy positions, so the target is not itself a gradient.
 
     Positions are drawn by ``n_steps`` steps of Langevin dynamics from the clean ones, with steps
-    :math:`a_t = 2^{-t} \sigma^2`. The first step starts where the score vanishes, so that one step, the published
-    setting, is isotropic Gaussian noise of deviation :math:`\sigma`.
+    :math:`a_t = 2^{-t} \sigma^2`, to which the 4 belongs. The first step starts where the score vanishes, so one step,
+    the published setting, is isotropic Gaussian noise of deviation :math:`\sigma`.
 
     Args:
         ladder: sizes of the noise, one drawn for each molecule.
@@ -80,8 +79,8 @@ class LadderNoise(Perturbation):
 class SuperposedNoise(Perturbation):
     """Gaussian noise on a ladder of sizes, after which the noisy molecule is superposed on the clean one (Kabsch).
 
-    The target is what is left to go back, in units of sigma: no shift and no turn. The "kabsch" variant of 3D-EMGP;
-    there the superposition may mirror the molecule, here it may not.
+    The target is the rest of the way back, in units of sigma, without shift and rotation. The "kabsch" variant of
+    3D-EMGP; there the superposition may mirror the molecule, here it may not.
     """
 
     def __init__(self, ladder: NoiseLadder) -> None:

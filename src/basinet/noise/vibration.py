@@ -1,4 +1,4 @@
-"""Noise along bond lengths, angles and torsions."""
+"""Stretch bonds, bend angles and turn torsions at random."""
 
 import math
 from collections.abc import Iterator
@@ -27,12 +27,12 @@ class InternalScales:
     angle: float
     """Radians."""
     torsion: float
-    """Of bonds that are no rotors, radians."""
+    """Bonds that are not rotors, radians."""
     rotor: float
-    """Of rotors, radians."""
+    """Rotors, radians."""
     once_per_neighbour: bool
-    """Whether a torsion is turned by its angle once for each further neighbour of its second atom, and so
-    (neighbours - 1) times, as the released code does; otherwise once."""
+    """Turn a torsion once for each further neighbour of its second atom, (neighbours - 1) times, as the released code
+    does; otherwise once."""
 
     def __post_init__(self) -> None:
         """Refuse deviations that are not positive."""
@@ -48,7 +48,7 @@ AS_RELEASED = InternalScales(
     rotor=math.radians(1.0),
     once_per_neighbour=True,
 )
-"""What the released code of Frad does: angles and torsions in degrees, torsions (neighbours - 1) times."""
+"""The released code of Frad: angles and torsions in degrees, torsions (neighbours - 1) times."""
 
 IN_RADIANS = InternalScales(bond=0.058, angle=0.129, torsion=0.18, rotor=1.0, once_per_neighbour=False)
 """The same numbers read as radians, torsions turned once: rotors then take nearly any angle and atoms may clash."""
@@ -69,7 +69,7 @@ class VibrationRotationNoise(InternalNoise):
     As published, molecules without rotors stay as they are. Rings move as rigid bodies.
 
     Args:
-        scales: how much.
+        scales: standard deviations.
     """
 
     flags = frozenset({"has_rotors"})
@@ -201,7 +201,7 @@ class _Arms:
 
 
 def _rank(molecule: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return the place of each of the sorted entries within its molecule, from 0."""
+    """Return the number of each sorted entry within its molecule, from 0."""
     count = torch.bincount(molecule)
     return torch.arange(len(molecule), device=molecule.device) - (torch.cumsum(count, 0) - count)[molecule]
 

@@ -1,1 +1,1 @@
-"""What is compared with what: losses, and the published methods composed of them."""
+"""Losses, and the published methods composed of them."""

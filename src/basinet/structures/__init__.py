@@ -1,4 +1,4 @@
-"""What a molecule is: records, bond-graph facts, geometry, neighbours, segment sums."""
+"""Records of molecules, bond graphs, geometry, neighbours and sums per molecule."""
 
 from basinet.errors import StructureError
 from basinet.structures.batch import Batch

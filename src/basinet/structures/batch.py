@@ -1,4 +1,4 @@
-"""Many molecules in one record of tensors."""
+"""Hold many molecules in one record of tensors."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -121,7 +121,7 @@ class Batch:
         return self if bool(chosen.all()) else self.select(chosen.nonzero()[:, 0])
 
     def split(self, sizes: Sequence[int]) -> Iterator["Batch"]:
-        """Yield consecutive batches of ``sizes`` molecules, which are all there are; their tensors are views."""
+        """Yield consecutive batches of ``sizes`` molecules, which add up to all; their tensors are views."""
         atom_ends = torch.cat([self.molecule.new_zeros(1), torch.cumsum(self.atoms_per_molecule, 0)])
         ends = [0, *np.cumsum(sizes).tolist()]
         first_atoms = atom_ends[torch.tensor(ends)].tolist()

@@ -1,4 +1,4 @@
-"""The bond graph of a batch: its bonds, and its rotors with the atoms each one moves."""
+"""Hold the bond graph of a batch: its bonds, and its rotors with the atoms each one moves."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -49,16 +49,16 @@ class Rotors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchTopology:
-    """What a batch knows of bonds. A molecule without bonds on record is not one with zero bonds: see ``has_bonds``."""
+    """Bonds of a batch. A molecule without bonds on record is not one with zero bonds: see ``has_bonds``."""
 
     bonds: Int[Tensor, "n_bonds 2"]
     """Atoms in the batch, sorted by molecule; each bond once."""
     bond_orders: Float[Tensor, " n_bonds"]
     """1, 2, 3, 1.5 for aromatic; NaN where the source has none. float32 whatever the dtype of the positions."""
     has_bonds: Bool[Tensor, " n_molecules"]
-    """Whose bonds are known."""
+    """Molecules whose bonds are known."""
     has_rotors: Bool[Tensor, " n_molecules"]
-    """Whose bond orders, and so whose rotors, are known; a molecule may well have none."""
+    """Molecules whose bond orders, and so rotors, are known; some have no rotor."""
     rotors: Rotors
 
     def heavy_rotors(self, atomic_numbers: Int[Tensor, " n_atoms"]) -> Rotors:
@@ -138,9 +138,9 @@ class Runs(NamedTuple):
     rows: Int[Tensor, " n_rows"]
     """Row numbers, group after group."""
     place: Int[Tensor, " n_rows"]
-    """Which of the chosen groups each row belongs to."""
+    """Chosen group of each row."""
     shift: Int[Tensor, " n_chosen"]
-    """How far the rows of each chosen group move."""
+    """Shift of the rows of each chosen group."""
 
     @staticmethod
     def of(count: Int[Tensor, " n_groups"], chosen: Int[Tensor, " n_chosen"]) -> "Runs":

@@ -6,6 +6,9 @@ from torch import Tensor
 
 from basinet.structures.batch import Batch
 
+FEW_HOPS = 4
+"""Hops up to which no end is looked for: comparing tensors makes a GPU wait, which costs more than the product."""
+
 
 def place_in_molecule(batch: Batch) -> Int[Tensor, " n_atoms"]:
     """Return the number of each atom within its molecule, from 0: its row in a padded block."""
@@ -43,24 +46,12 @@ def hop_blocks(batch: Batch, max_hops: int) -> Int[Tensor, "n_molecules n_max n_
     Raises:
         ValueError: the bonds of a molecule are unknown.
     """
-    return _hops(adjacency_blocks(batch), max_hops, look=True)
-
-
-def count_hops(
-    bonded: Bool[Tensor, "n_molecules n_max n_max"], max_hops: int
-) -> Int[Tensor, "n_molecules n_max n_max"]:
-    """Return the number of bonds as :func:`hop_blocks` has it, by steps whose number does not depend on the bonds."""
-    return _hops(bonded, min(max_hops, bonded.shape[1] - 1), look=False)
-
-
-def _hops(bonded: Bool[Tensor, "n_molecules n_max n_max"], max_hops: int, *, look: bool) -> Tensor:
-    itself = torch.eye(bonded.shape[1], device=bonded.device).expand(bonded.shape)
-    step = bonded.float() + itself
-    reached = itself
-    hops = torch.zeros_like(step)
+    bonded = adjacency_blocks(batch).float()
+    reached = torch.eye(bonded.shape[1], device=bonded.device).expand(bonded.shape)
+    step, hops = bonded + reached, torch.zeros_like(bonded)
     for hop in range(1, max_hops + 1):
         further = (reached @ step).clamp(max=1)
-        if look and torch.equal(further, reached):  # every molecule has been crossed
+        if hop > FEW_HOPS and torch.equal(further, reached):  # every molecule has been crossed
             break
         hops += hop * (further - reached)
         reached = further

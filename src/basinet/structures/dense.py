@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from basinet.structures.batch import Batch
-from basinet.structures.blocks import adjacency_blocks
+from basinet.structures.blocks import place_in_molecule
 from basinet.structures.neighbors import Neighbors
 from basinet.structures.sparse import SparseNeighbors
 
@@ -28,9 +28,8 @@ class Padding:
         """Return the map of a batch."""
         count = batch.atoms_per_molecule
         n_max = int(count.max()) if batch.n_molecules else 0
-        first = torch.cumsum(count, 0) - count
-        within = torch.arange(batch.n_atoms, device=batch.molecule.device) - first[batch.molecule]
-        return Padding(batch.molecule * n_max + within, batch.n_molecules, n_max, batch.n_atoms == n_max * len(count))
+        slot = batch.molecule * n_max + place_in_molecule(batch)
+        return Padding(slot, batch.n_molecules, n_max, is_full=batch.n_atoms == n_max * len(count))
 
     def pad(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "n_molecules n_max *rest"]:
         """Lay atoms out in blocks, with zeros where a molecule has fewer than the largest."""
@@ -46,11 +45,11 @@ class Padding:
 
 
 class EdgeBlocks(NamedTuple):
-    """The dense layout, laid open."""
+    """Tensors of the dense layout, for kernels."""
 
     padding: Padding
     mask: Bool[Tensor, "n_molecules n_pairs"]
-    """Of :attr:`Neighbors.distances`: whether atoms are neighbours. In the last column, each is its own."""
+    """Pairs of :attr:`Neighbors.distances` that are neighbours; the last column, an atom and itself, is true."""
     unit: Float[Tensor, "n_molecules n_max 3 n_max"]
     """From receivers to senders."""
 
@@ -83,11 +82,11 @@ class DenseNeighbors(Neighbors):
         self.distances = torch.cat([distance, distance.new_zeros(len(distance), 1)], dim=1)
         self._mask = torch.cat([is_near, is_near.new_ones(len(is_near), 1)], dim=1)  # [B, P + 1]
         self._mask_without_self = torch.cat([is_near, is_near.new_zeros(len(is_near), 1)], dim=1)
-        self._unit = self._odd_to_edges(vector / distance[..., None])
+        self._unit = self._directed(vector / distance[..., None])
 
     @property
     def edge_blocks(self) -> EdgeBlocks:
-        """What kernels that compute whole blocks read."""
+        """Input of kernels that compute whole blocks."""
         return EdgeBlocks(self._padding, self._mask, self._unit)
 
     def of_receiver(self, x: Float[Tensor, " n_atoms *rest"]) -> Float[Tensor, "*edges_and_rest"]:
@@ -110,10 +109,6 @@ class DenseNeighbors(Neighbors):
         """Take the upper triangle of each block."""
         return torch.cat([x[:, self._first, self._second], x.new_zeros(len(x), 1)], dim=1)
 
-    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
-        """Return which atoms of each molecule are bonded."""
-        return adjacency_blocks(self._batch)
-
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         """Sum over senders."""
         return self._padding.unpad(messages.sum(2))
@@ -132,17 +127,15 @@ class DenseNeighbors(Neighbors):
         """Sum over senders as one small matrix product per receiver."""
         return self._padding.unpad(torch.matmul(self._unit, weights))
 
-    def as_list(self) -> "SparseNeighbors":
+    def as_list(self) -> SparseNeighbors:
         """Find the pairs again."""
         return SparseNeighbors(self._batch, self.cutoff)
 
     def _spread(self, table: Float[Tensor, "n_molecules n_rows n_features"]) -> Tensor:
         return spread(table, self._edge_to_pair, self._pair_to_edges)
 
-    def _odd_to_edges(
-        self, of_pairs: Float[Tensor, "n_molecules n_pairs 3"]
-    ) -> Float[Tensor, "n_molecules n_max 3 n_max"]:
-        """Return [molecule, receiver, xyz, sender] of a quantity that changes sign with the direction of the edge."""
+    def _directed(self, of_pairs: Float[Tensor, "n_molecules n_pairs 3"]) -> Float[Tensor, "n_molecules n_max 3 n_max"]:
+        """Bring a quantity that changes sign with the direction to edges [molecule, receiver, xyz, sender]."""
         n = self._n_max
         of_self = of_pairs.new_zeros(len(of_pairs), 1, 3)
         edges = self._spread(torch.cat([of_pairs, of_self], dim=1))
@@ -172,7 +165,7 @@ def spread(
 
 
 class _Spread(torch.autograd.Function):
-    """From the table of pairs to edges. Its derivative gathers where that of indexing would add, which is slower."""
+    """Gather edges from pairs. The derivative gathers too; that of indexing would add, which is slower."""
 
     @staticmethod
     def forward(ctx: Any, table: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:
@@ -185,7 +178,7 @@ class _Spread(torch.autograd.Function):
 
 
 class _Collect(torch.autograd.Function):
-    """The transpose of :class:`_Spread`: adds both directions of each pair, and all edges of an atom to itself."""
+    """Transpose of :class:`_Spread`: add both directions of each pair, and all edges of an atom to itself."""
 
     @staticmethod
     def forward(ctx: Any, edges: Tensor, edge_to_pair: Tensor, pair_to_edges: Tensor) -> Tensor:

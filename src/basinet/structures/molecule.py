@@ -1,4 +1,4 @@
-"""One conformation of one molecule, with its bonds, labels and flags."""
+"""Hold one conformation of one molecule, with its bonds, labels and flags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -11,7 +11,7 @@ to itself). The number of neighbours is not limited.
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Neighbors(ABC):
 
         Args:
             x: a function of :attr:`distances`.
-            self_edges: whether an atom is a neighbour of itself here; otherwise its own edge gets zero.
+            self_edges: ``False`` sets the edge of an atom to itself to zero.
         """
 
     @abstractmethod
@@ -56,14 +56,6 @@ class Neighbors(ABC):
 
         Args:
             x: padded blocks, as :mod:`basinet.structures.blocks` makes them.
-        """
-
-    @abstractmethod
-    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
-        """Return which atoms of each molecule are bonded, in padded blocks.
-
-        Raises:
-            ValueError: the bonds of a molecule are unknown.
         """
 
     @abstractmethod

@@ -1,9 +1,9 @@
-"""Pairs of atoms of one molecule."""
+"""Find pairs of atoms of one molecule."""
 
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from basinet.structures.batch import Batch
@@ -31,30 +31,23 @@ def all_pairs(batch: Batch) -> AtomPairs:
 def pairs_within(batch: Batch, cutoff: float | None) -> AtomPairs:
     """Return the pairs ``first < second`` of atoms of each molecule that are closer than ``cutoff`` Å (``None``: all).
 
-    They are found in chunks of atoms.
+    They are found in chunks of atoms, which bounds the memory.
     """
     positions = batch.positions.detach()
-    count = batch.atoms_per_molecule
-    last = torch.cumsum(count, 0)[batch.molecule] if batch.n_molecules else batch.molecule
+    last = torch.cumsum(batch.atoms_per_molecule, 0)[batch.molecule] if batch.n_molecules else batch.molecule
     atoms = torch.arange(batch.n_atoms, device=positions.device)
     n_candidates = last - atoms - 1
     chunk = torch.cumsum(n_candidates, 0) // PAIRS_PER_CHUNK
-    found: list[tuple[Tensor, Tensor]] = []
+    found: list[AtomPairs] = []
     for members in torch.split(atoms, torch.bincount(chunk).tolist()) if batch.n_atoms else []:
         repeats = n_candidates[members]
         first = torch.repeat_interleave(members, repeats)
         start = torch.repeat_interleave(torch.cumsum(repeats, 0) - repeats, repeats)
-        second = first + 1 + torch.arange(len(first), device=positions.device) - start
-        keep = _closer(positions, first, second, cutoff)
-        found.append((first[keep], second[keep]))
+        pairs = AtomPairs(first, first + 1 + torch.arange(len(first), device=positions.device) - start)
+        if cutoff is not None:
+            is_near = pairs.distances(positions) < cutoff
+            pairs = AtomPairs(pairs.first[is_near], pairs.second[is_near])
+        found.append(pairs)
     if not found:
         return AtomPairs(atoms, atoms)
-    return AtomPairs(torch.cat([f for f, _ in found]), torch.cat([s for _, s in found]))
-
-
-def _closer(
-    positions: Float[Tensor, "n_atoms 3"], first: Tensor, second: Tensor, cutoff: float | None
-) -> Bool[Tensor, " n_pairs"]:
-    if cutoff is None:
-        return torch.ones_like(first, dtype=torch.bool)
-    return torch.linalg.vector_norm(positions[second] - positions[first], dim=-1) < cutoff
+    return AtomPairs(torch.cat([p.first for p in found]), torch.cat([p.second for p in found]))

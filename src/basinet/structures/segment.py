@@ -1,4 +1,4 @@
-"""Sums, means and centres per molecule."""
+"""Compute sums, means and centres per molecule."""
 
 import torch
 from ase.data import atomic_masses

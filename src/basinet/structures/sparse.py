@@ -4,11 +4,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from basinet.structures.batch import Batch
-from basinet.structures.blocks import adjacency_blocks
 from basinet.structures.neighbors import Neighbors
 from basinet.structures.pairs import AtomPairs, pairs_within
 
@@ -17,7 +16,7 @@ CHUNKS_PER_THREAD = 4
 
 
 class PairList(NamedTuple):
-    """The sparse layout, laid open: pairs within the cutoff, each once, and how work on them may be cut.
+    """Pairs within the cutoff, each once, and chunks of them for several threads; for kernels.
 
     Chunk c has the pairs from ``pair_starts[c]`` on and the atoms from ``atom_starts[c]`` on; chunks share no atoms.
     """
@@ -34,7 +33,7 @@ class SparseNeighbors(Neighbors):
     Args:
         batch: molecules.
         cutoff: Å; ``None``: all pairs of a molecule.
-        pairs: those within the cutoff, if they are known.
+        pairs: pairs within the cutoff; ``None`` finds them.
     """
 
     def __init__(self, batch: Batch, cutoff: float | None, pairs: AtomPairs | None = None) -> None:
@@ -60,7 +59,7 @@ class SparseNeighbors(Neighbors):
 
     @cached_property
     def pair_list(self) -> PairList:
-        """What kernels that go through pairs read; cut between molecules where pairs are in their order."""
+        """Input of kernels over pairs, cut between molecules where the pairs are sorted by molecule."""
         first, second = (atoms.long().contiguous() for atoms in self._pairs)
         of_pairs, n_atoms = self._batch.molecule[first], self._batch.atoms_per_molecule
         n_chunks = min(CHUNKS_PER_THREAD * torch.get_num_threads(), self._batch.n_molecules)
@@ -106,10 +105,6 @@ class SparseNeighbors(Neighbors):
         molecule = self._batch.molecule[first]
         start = self._batch.first_atom[molecule]
         return torch.cat([x[molecule, first - start, second - start], x.new_zeros(1)])
-
-    def bonded(self) -> Bool[Tensor, "n_molecules n_max n_max"]:
-        """Return which atoms of each molecule are bonded."""
-        return adjacency_blocks(self._batch)
 
     def message_sum(self, messages: Float[Tensor, "*edges n_features"]) -> Float[Tensor, "n_atoms n_features"]:
         """Sum over senders by index."""
