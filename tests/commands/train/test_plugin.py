@@ -1,5 +1,6 @@
 """An objective of one's own in one file."""
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +127,16 @@ def objective():
 """
 
 
-@pytest.mark.parametrize("text", [MEAN, NOISE])
+def term_on_the_page() -> str:
+    """Return the term of ``docs/new-objective.md`` as a plugin."""
+    page = (EXAMPLE.parents[1] / "docs" / "new-objective.md").read_text()
+    shown = textwrap.dedent(page.split("  ```python\n")[1].split("  ```\n")[0])
+    head = "import torch\nfrom torch import Tensor\nfrom basinet.models.model import Model\n"
+    head += "from basinet.objectives.base import Term\nfrom basinet.structures import Batch\n"
+    return f"{head}{shown}\n\ndef objective():\n    return MeanForce()\n"
+
+
+@pytest.mark.parametrize("text", [MEAN, NOISE, term_on_the_page()], ids=["term", "noise", "page"])
 def test_a_plugin_that_keeps_the_contract_is_run(tmp_path, store, text):
     plugin = write(tmp_path / "mine.py", text)
     result = pretrain(pretrain_recipe(store, plugin=plugin, training=training(n_steps=2)), tmp_path / "run")
