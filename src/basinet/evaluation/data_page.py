@@ -1,4 +1,4 @@
-"""The page of the doctor of data: its findings, and figures of what they rest on."""
+"""Write the page of a data check: its findings, and figures of the data."""
 
 from pathlib import Path
 
@@ -16,22 +16,27 @@ from basinet.evaluation.plots import INK, NEUTRAL, finish_axis, new_figure
 from basinet.evaluation.report import Picture, Report, Section, Table
 
 EXPECTED = "#D55E00"
-"""Colour of what sound data would show."""
+"""Colour of values expected of sound data."""
 
 
 def write_data_page(diagnosis: Diagnosis, path: Path) -> Path:
     """Write the page to a file that ends in .html, or into a directory, and return the path of the HTML file."""
     report = Report(title=f"Check of {diagnosis.name}", lead=_lead(diagnosis))
-    rows = [[f.check, f.verdict, f.evidence, f.fix] for f in diagnosis.findings]
-    table = Table(header=["check", "verdict", "evidence", "what to do"], rows=rows)
-    report.add(Section(title="Findings", reading=_reading(diagnosis), tables=[table]))
+    report.add(Section(title="Findings", reading=_reading(diagnosis), tables=[findings_table(diagnosis)]))
     description = "Bond lengths, energy changes against work, forces, energies, sizes and elements of the data"
     picture = Picture(name="data", figure=doctor_figure(diagnosis), description=description)
     reading = (
-        "Sound data lies on the orange lines. The band of forces is where most of those of frames at 300 to 600 K are."
+        "Orange: nearest neighbours at the sum of covalent radii, energy changes at minus the work of the forces, "
+        "and forces of 1 to 3 eV/Å, the range of dynamics at 300 to 600 K."
     )
-    report.add(Section(title="What they rest on", reading=reading, pictures=[picture]))
+    report.add(Section(title="Figures", reading=reading, pictures=[picture]))
     return report.write_page(path) if path.suffix == ".html" else report.write(path)
+
+
+def findings_table(diagnosis: Diagnosis, folded: str = "") -> Table:
+    """Return the findings as a table."""
+    rows = [[f.check, f.verdict, f.evidence, f.fix] for f in diagnosis.findings]
+    return Table(header=["check", "verdict", "evidence", "remedy"], rows=rows, folded=folded)
 
 
 def doctor_figure(diagnosis: Diagnosis) -> Figure:
@@ -49,15 +54,16 @@ def doctor_figure(diagnosis: Diagnosis) -> Figure:
 
 def _lead(diagnosis: Diagnosis) -> str:
     counts = {v: sum(f.verdict == v for f in diagnosis.findings) for v in ("fault", "warning", "ok", "not checked")}
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    return f"{len(diagnosis.store):,} molecules. {len(diagnosis.findings)} checks: {said}."
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return f"{len(diagnosis.store):,} molecules. {len(diagnosis.findings)} checks: {verdicts}."
 
 
 def _reading(diagnosis: Diagnosis) -> str:
     faults = [f.check for f in diagnosis.findings if f.verdict == "fault"]
     if faults:
         return f"Do not train on this data as it is: {', '.join(faults)}."
-    return "Nothing speaks against training on this data. What could not be checked says why."
+    unchecked = sum(f.verdict == "not checked" for f in diagnosis.findings)
+    return "No check found a fault." + (f" {unchecked} could not be made; the evidence says why." if unchecked else "")
 
 
 def _lengths(axis: Axes, seen: Scan) -> None:
@@ -92,7 +98,7 @@ def _forces(axis: Axes, seen: Scan) -> None:
 
 
 def _energies(axis: Axes, found: EnergyFit | None) -> None:
-    finish_axis(axis, "energy beyond the fit of the elements\n(meV/atom)", "molecules", "Energies")
+    finish_axis(axis, "energy minus the fit by elements\n(meV/atom)", "molecules", "Energies")
     if found is None:
         _nothing(axis, "no energies")
         return

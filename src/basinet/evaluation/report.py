@@ -1,37 +1,18 @@
-"""A report in one HTML file: figures inside, nothing loaded from elsewhere, all text escaped.
-
-:class:`Report` knows sections, tables and figures; :func:`write_quickstart_report` says what the quickstart's contains.
-"""
+"""Write a report as one HTML file: figures inside, nothing loaded from elsewhere, all text escaped."""
 
 import base64
 import html
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
-from basinet.evaluation.metrics import Spread, over_seeds, to_unit
-from basinet.evaluation.plots import data_figure, dynamics_figure, learning_figure, parity_figure, training_figure
-from basinet.evaluation.results import (
-    STARTS,
-    DataSummary,
-    MDSeries,
-    Provenance,
-    QuickstartResults,
-    ResultRow,
-    Stage,
-    Start,
-    TrainingCurve,
-)
 from basinet.files import write_bytes
 
 FILE_NAME = "report.html"
 DPI = 150
-
 _LONG = 28
 """Characters; a longer text may be broken into lines."""
 _CSS = """
@@ -141,184 +122,6 @@ class Report:
             f"<title>{title}</title><style>{_CSS}</style></head>\n<body><h1>{title}</h1>"
             f'<p class="lead">{html.escape(self.lead)}</p>\n{body}<footer>{foot}</footer></body></html>\n'
         )
-
-
-def write_quickstart_report(directory: Path, results: QuickstartResults) -> Path:
-    """Write the report of a quickstart run into ``directory`` and return the path of its HTML file."""
-    report = Report(
-        title=f"{results.molecule}: pre-trained against from scratch",
-        lead=f"The pre-trained model first learned from {results.pretraining}. Both models are the same network, "
-        f"trained on the same labels of {results.molecule}; all errors are on other structures of it.",
-        footer=[_provenance_table(results.provenance), _stage_table(results.stages)],
-    )
-    if results.rows:
-        report.add(_learning_section(results.rows))
-    if results.parities:
-        report.add(_parity_section(results))
-    if results.dynamics:
-        report.add(_dynamics_section(results))
-    if results.curves:
-        report.add(_training_section(results.curves))
-    for number, data in enumerate(results.data, start=1):
-        report.add(_data_section(data, number))
-    return report.write(directory)
-
-
-def learning_reading(rows: Sequence[ResultRow]) -> str:
-    """Say in one sentence what pre-training changed at the smallest number of labels where both models were tested."""
-    both = [n for n in sorted({r.labels for r in rows}) if {r.start for r in rows if r.labels == n} == set(STARTS)]
-    if not both:
-        return "Only one of the two models was tested, so nothing can be compared."
-    scratch, trained = (_force_spread(rows, both[0], start) for start in STARTS)
-    change = 100 * (trained.mean / scratch.mean - 1)
-    verb = "lowers" if change < 0 else "raises"
-    seeds = "one seed, so its spread is not known" if scratch.n == 1 else f"means of {scratch.n} seeds"
-    return (
-        f"With {both[0]} labels, pre-training {verb} the force error from {scratch.mean:.3g} to {trained.mean:.3g} "
-        f"meV/Å ({change:+.0f} %; {seeds})."
-    )
-
-
-def dynamics_reading(series: Sequence[MDSeries]) -> str:
-    """Say how many replicas of each model stayed whole, and for how long the shortest lasted."""
-    parts: list[str] = []
-    for run in series:
-        shortest = "" if run.n_stable == run.n_replicas else f" (first broken after {_ps(run.stability_time.min())} ps)"
-        parts.append(f"{run.start}: {run.n_stable} of {run.n_replicas}{shortest}")
-    return f"Replicas that stayed whole for {_ps(max(run.duration for run in series))} ps - {'; '.join(parts)}."
-
-
-def _learning_section(rows: Sequence[ResultRow]) -> Section:
-    picture = Picture(
-        name="learning", figure=learning_figure(rows), description="Force error against the number of labels"
-    )
-    return Section(title="Test errors", reading=learning_reading(rows), pictures=[picture], tables=_error_tables(rows))
-
-
-def _error_tables(rows: Sequence[ResultRow]) -> list[Table]:
-    """Return the errors by label count and start, and if there are several seeds also those of every seed."""
-    ordered = sorted(rows, key=lambda row: (row.labels, STARTS.index(row.start), row.seed))
-    groups: dict[tuple[int, Start], list[ResultRow]] = {}
-    for row in ordered:
-        groups.setdefault((row.labels, row.start), []).append(row)
-    units = ["force MAE (meV/Å)", "force MAE (kcal/mol/Å)", "energy MAE (meV)"]
-    means = [[str(labels), start, str(len(group)), *_error_cells(group)] for (labels, start), group in groups.items()]
-    singles = [[str(row.labels), row.start, str(row.seed), *_error_cells([row])] for row in ordered]
-    caption = (
-        "Mean ± standard deviation over seeds. Force errors are per Cartesian component, energy errors per molecule."
-    )
-    tables = [Table(header=["labels", "start", "seeds", *units], rows=means, caption=caption)]
-    if len(singles) > len(means):
-        tables.append(Table(header=["labels", "start", "seed", *units], rows=singles, folded="Errors of every seed"))
-    return tables
-
-
-def _error_cells(rows: Sequence[ResultRow]) -> list[str]:
-    """Return force MAE in two units and energy MAE, over the seeds in ``rows``."""
-    forces, energies = [row.force_mae for row in rows], [row.energy_mae for row in rows]
-    columns = [(forces, "meV", 1), (forces, "kcal/mol", 3), (energies, "meV", 1)]
-    spreads = [(over_seeds([to_unit(x, unit) for x in values]), digits) for values, unit, digits in columns]
-    return [
-        f"{spread.mean:.{digits}f}" + (f" ± {spread.std:.{digits}f}" if spread.std is not None else "")
-        for spread, digits in spreads
-    ]
-
-
-def _parity_section(results: QuickstartResults) -> Section:
-    picture = Picture(
-        name="parity", figure=parity_figure(results.parities), description="Predictions against reference values"
-    )
-    return Section(
-        title="Predictions against the reference",
-        reading="Points on the line are perfect; energies are shown relative to the mean reference energy.",
-        pictures=[picture],
-    )
-
-
-def _dynamics_section(results: QuickstartResults) -> Section:
-    table = Table(
-        header=["start", "replicas", "stayed whole", "shortest (ps)", "mean (ps)", "energy drift (meV/atom/ps)"],
-        rows=[
-            [
-                run.start,
-                str(run.n_replicas),
-                str(run.n_stable),
-                _ps(run.stability_time.min()),
-                _ps(run.stability_time.mean()),
-                _drift(run),
-            ]
-            for run in results.dynamics
-        ],
-        caption="A replica is whole until a bond deviates by more than "
-        f"{results.dynamics[0].bond_tolerance} Å or a value is not finite. Drift: median size of the slope of the "
-        "total energy; with a thermostat it is heat and no error.",
-    )
-    picture = Picture(
-        name="dynamics",
-        figure=dynamics_figure(results.dynamics),
-        description="Total energy, temperature and bond deviation against time",
-    )
-    reading = f"{dynamics_reading(results.dynamics)} {results.dynamics_protocol}."
-    return Section(title="Molecular dynamics", reading=reading, pictures=[picture], tables=[table])
-
-
-def _training_section(curves: Sequence[TrainingCurve]) -> Section:
-    groups = {
-        "pretraining": [curve for curve in curves if curve.start is None],
-        "finetuning": [curve for curve in curves if curve.start is not None],
-    }
-    pictures = [
-        Picture(name=name, figure=training_figure(group), description=f"Loss and validation force error of {name}")
-        for name, group in groups.items()
-        if group
-    ]
-    reading = "Losses of pre-training and fine-tuning are of different objectives and cannot be compared."
-    return Section(title="Training", reading=reading, pictures=pictures)
-
-
-def _data_section(data: DataSummary, number: int) -> Section:
-    low, high = data.atoms_per_molecule.min(), data.atoms_per_molecule.max()
-    size = f"{low}" if low == high else f"{low} to {high}"
-    n_structures, n_atoms = len(data.atoms_per_molecule), len(data.atomic_numbers)
-    picture = Picture(name=f"data-{number}", figure=data_figure(data), description=f"What is in {data.name}")
-    facts = Table(header=["", data.name], rows=list(data.facts.items()))
-    return Section(
-        title=f"Data: {data.name}",
-        reading=f"{n_structures:,} structures of {size} atoms, {n_atoms:,} atoms in total.",
-        pictures=[picture],
-        tables=[facts] if data.facts else [],
-    )
-
-
-def _provenance_table(provenance: Provenance) -> Table:
-    versions = ", ".join(f"{name} {version}" for name, version in provenance.versions.items())
-    rows = [
-        ("command", provenance.command),
-        ("seed", str(provenance.seed)),
-        ("level of theory", provenance.level_of_theory),
-        ("device", provenance.device),
-        ("versions", versions),
-    ]
-    return Table(header=["to do it again", ""], rows=rows)
-
-
-def _stage_table(stages: Sequence[Stage]) -> Table:
-    total = Stage(name="total", seconds=math.fsum(stage.seconds for stage in stages))
-    rows = [[stage.name, f"{stage.seconds:.1f}"] for stage in [*stages, total]]
-    return Table(header=["stage", "wall time (s)"], rows=rows)
-
-
-def _force_spread(rows: Sequence[ResultRow], labels: int, start: Start) -> Spread:
-    return over_seeds([to_unit(r.force_mae, "meV") for r in rows if r.labels == labels and r.start == start])
-
-
-def _ps(femtoseconds: float) -> str:
-    return f"{femtoseconds / 1000:.3g}"
-
-
-def _drift(run: MDSeries) -> str:
-    known = run.energy_drift[np.isfinite(run.energy_drift)]
-    return f"{1000 * np.median(np.abs(known)):.3g}" if len(known) else "not known"
 
 
 def _section_html(section: Section, images: dict[str, bytes]) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from basinet.commands.recipe import read_yaml, save_recipe
 from basinet.config import dump_settings
-from basinet.evaluation.report import write_quickstart_report
-from basinet.evaluation.results import Stage
 from basinet.quickstart import present, stages
 from basinet.quickstart.config import QuickstartConfig
+from basinet.quickstart.report import write_quickstart_report
+from basinet.quickstart.results import Stage
 from basinet.terminal import say
 
 __all__ = ["QuickstartConfig", "quickstart"]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import settings
-from basinet.evaluation.results import Start
+from basinet.quickstart.results import Start
 
 
 @settings

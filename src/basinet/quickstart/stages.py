@@ -18,13 +18,13 @@ from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split, random_split
 from basinet.data.workers import available_cores, map_in_order
 from basinet.evaluation.metrics import Errors
-from basinet.evaluation.results import STARTS, MDSeries
 from basinet.md.bonds import BOND_TOLERANCE, reference_bonds
 from basinet.md.integrators import VelocityVerlet
 from basinet.md.observables import bond_deviation, energy_drift, stability_time
 from basinet.md.simulate import simulate
 from basinet.models.file import load_model
 from basinet.quickstart.config import Job, QuickstartConfig
+from basinet.quickstart.results import STARTS, MDSeries
 from basinet.structures.batch import Batch, collate
 from basinet.terminal import progress, say
 from basinet.training.fit import TrainingConfig

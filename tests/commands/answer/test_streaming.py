@@ -332,4 +332,4 @@ def test_the_commands_do_the_same(ensemble: Path, table: Path, tmp_path: Path) -
     wrong = CliRunner().invoke(
         app, ["predict", str(ensemble), str(table), str(tmp_path / "o.xyz"), "--coverage", "0.5"]
     )
-    assert "are for a table of predictions" in str(wrong.exception)
+    assert "are for a table (.csv)" in str(wrong.exception)

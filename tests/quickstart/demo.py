@@ -1,11 +1,13 @@
 """Results of a quickstart that never ran, with numbers of the size that a real one gives."""
 
 import numpy as np
+from ase.build import molecule as g2
 
+from basinet.data.doctor.doctor import Diagnosis, examine
+from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import Parity
-from basinet.evaluation.results import (
+from basinet.quickstart.results import (
     STARTS,
-    DataSummary,
     MDSeries,
     ModelParity,
     Provenance,
@@ -14,8 +16,8 @@ from basinet.evaluation.results import (
     Stage,
     Start,
     TrainingCurve,
-    energies_above_lowest,
 )
+from basinet.structures import Molecule
 
 FORCE_MAE: dict[Start, float] = {"scratch": 0.121, "pre-trained": 0.082}
 """eV/Å at 50 labels."""
@@ -27,7 +29,7 @@ def demo_results(seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (
         molecule="aspirin",
         pretraining="GFN2-xTB forces of 2,000 conformations of 200 small molecules",
         dynamics_protocol="Velocity Verlet, 0.5 fs, velocities of 500 K at the start",
-        data=[small_molecules(rng), one_molecule(rng)],
+        data=[small_molecules(rng), small_molecules(rng)],
         curves=[
             curve(rng, "pre-training", None, 1.0, 0.11),
             *[curve(rng, start, start, 0.5, FORCE_MAE[start]) for start in STARTS for _ in seeds],
@@ -52,35 +54,19 @@ def demo_results(seeds: tuple[int, ...] = (0, 1, 2), counts: tuple[int, ...] = (
     )
 
 
-def small_molecules(rng: np.random.Generator) -> DataSummary:
-    compounds = np.repeat(np.arange(200), 10)
-    sizes = np.repeat(rng.binomial(26, 0.55, size=200) + 3, 10).astype(np.int64)
-    energies = -sizes * 150.0 + sizes * rng.gamma(6.0, 0.012, size=2000)
-    return DataSummary(
-        name="small molecules",
-        atoms_per_molecule=sizes,
-        atomic_numbers=rng.choice(
-            np.array([1, 6, 7, 8, 9, 16], dtype=np.int64), size=int(sizes.sum()), p=[0.5, 0.34, 0.07, 0.07, 0.01, 0.01]
-        ),
-        force_norms=rng.chisquare(3, size=int(sizes.sum())) ** 0.5 * 0.8,
-        energies=energies_above_lowest(energies, sizes, compounds),
-        facts={
-            "source": "200 SMILES",
-            "level of theory": "GFN2-xTB",
-            "skipped": "3 molecules: conformer search failed",
-        },
-    )
-
-
-def one_molecule(rng: np.random.Generator) -> DataSummary:
-    numbers = np.array([6] * 9 + [1] * 8 + [8] * 4, dtype=np.int64)
-    return DataSummary(
-        name="aspirin",
-        atoms_per_molecule=np.full(500, 21, dtype=np.int64),
-        atomic_numbers=np.tile(numbers, 500),
-        force_norms=rng.chisquare(3, size=500 * 21) ** 0.5,
-        energies=rng.gamma(20, 0.003, size=500),
-    )
+def small_molecules(rng: np.random.Generator) -> Diagnosis:
+    """Return the checks of a few displaced molecules with forces."""
+    made = [
+        Molecule(
+            atomic_numbers=atoms.numbers.astype(np.int64),
+            positions=atoms.positions + 0.05 * rng.normal(size=atoms.positions.shape),
+            labels={"forces": rng.normal(size=atoms.positions.shape)},
+            smiles=name,
+        )
+        for name in ("CH4", "H2O", "CH3CH2OH")
+        for atoms in [g2(name)] * 4
+    ]
+    return examine(MoleculeStore.from_molecules(made), "small molecules")
 
 
 def curve(rng: np.random.Generator, name: str, start: Start | None, loss: float, final: float) -> TrainingCurve:

@@ -8,8 +8,8 @@ from demo import demo_results
 from matplotlib.figure import Figure
 
 from basinet.evaluation.metrics import Parity
-from basinet.evaluation.plots import data_figure, dynamics_figure, learning_figure, parity_figure, training_figure
-from basinet.evaluation.results import ModelParity, TrainingCurve, energies_above_lowest
+from basinet.quickstart.figures import dynamics_figure, learning_figure, parity_figure, training_figure
+from basinet.quickstart.results import ModelParity, TrainingCurve
 
 RESULTS = demo_results()
 
@@ -26,7 +26,6 @@ def labels(figure: Figure) -> list[str]:
 
 def figures(results: type(RESULTS) = RESULTS) -> Sequence[Figure]:
     return [
-        *[data_figure(data) for data in results.data],
         training_figure(results.curves),
         learning_figure(results.rows),
         parity_figure(results.parities),
@@ -45,9 +44,6 @@ def test_every_axis_of_every_figure_can_be_drawn_and_names_its_unit(
                 "",
                 "step",
                 "loss",
-                "atoms",
-                "structures",
-                "element",
                 "labelled structures for fine-tuning",
             )
             assert plain or text.endswith(")"), f"no unit in {text!r}"
@@ -87,18 +83,6 @@ def test_a_replica_that_fails_at_once_can_be_drawn() -> None:
     drawn(dynamics_figure([failed, series]))
 
 
-def test_data_without_labels_or_of_a_single_atom_can_be_drawn() -> None:
-    bare = replace(
-        RESULTS.data[0],
-        atoms_per_molecule=np.array([1]),
-        atomic_numbers=np.array([2]),
-        force_norms=None,
-        energies=np.zeros(1),
-    )
-    drawn(data_figure(bare))
-    assert len(data_figure(replace(bare, energies=None)).axes) == 2
-
-
 def test_a_model_without_energies_can_be_drawn() -> None:
     none = Parity(reference=np.empty(0), predicted=np.empty(0))
     drawn(parity_figure([ModelParity(start="scratch", energies=none, forces=RESULTS.parities[0].forces)]))
@@ -112,10 +96,3 @@ def test_a_history_is_read_from_records_that_have_a_loss_or_a_validation_error()
     assert (curve.validation_steps.tolist(), curve.force_maes.tolist()) == ([2.0], [0.2])
     with pytest.raises(ValueError, match=r"no record has 'los'; the 3 records have \['loss', 'mae', 'step', 'time'\]"):
         TrainingCurve.from_records("run", None, records, loss_key="los", force_mae_key="mae")
-
-
-def test_energies_are_measured_from_the_lowest_of_the_same_compound() -> None:
-    above = energies_above_lowest(
-        np.array([-10.0, -11.0, -100.0, -98.0]), np.array([2, 2, 4, 4]), np.array(["C", "C", "CC", "CC"])
-    )
-    assert above.tolist() == [0.5, 0.0, 0.0, 0.5]

@@ -1,35 +1,19 @@
-"""What an experiment hands to the plots and the report: plain records of numbers, in the units of the package."""
+"""Records of numbers for the figures and the report, in the units of the package."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64
 
+from basinet.data.doctor.doctor import Diagnosis
 from basinet.evaluation.metrics import Parity
 
 Start = Literal["scratch", "pre-trained"]
-"""Where the weights of a model came from before it saw the labels of the task."""
+"""Origin of the weights that a fine-tuning starts from."""
 STARTS: tuple[Start, ...] = get_args(Start)
 """Both starts, in the order of every table and legend."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataSummary:
-    """What a data set contains."""
-
-    name: str
-    atoms_per_molecule: Int64[np.ndarray, " n_molecules"]
-    atomic_numbers: Int64[np.ndarray, " n_atoms"]
-    """Of every atom of every molecule."""
-    force_norms: Float64[np.ndarray, " n_labelled_atoms"] | None = None
-    """Length of the force on each atom, eV/Å; ``None`` if the set has no forces."""
-    energies: Float64[np.ndarray, " n_labelled_molecules"] | None = None
-    """eV per atom above the lowest conformation of the same compound (:func:`energies_above_lowest`)."""
-    facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    """Rows of the table: source, level of theory, units, what was skipped and why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +106,7 @@ class MDSeries:
     energy_drift: Float64[np.ndarray, " n_replicas"]
     """Slope of the total energy, eV/atom/ps."""
     duration: float
-    """The length that was asked for, fs."""
+    """Length of the simulation, fs."""
     bond_tolerance: float
     """The deviation above which a bond counted as broken, Å."""
 
@@ -139,16 +123,15 @@ class MDSeries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """A part of the run and the time it took."""
+    """A part of the run and its wall time."""
 
     name: str
     seconds: float
-    """Wall time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What somebody needs to do it again."""
+    """Facts that reproduce a run."""
 
     command: str
     seed: int
@@ -163,38 +146,18 @@ class QuickstartResults:
     """Everything the quickstart report shows."""
 
     molecule: str
-    """What the models were fine-tuned on, as a person would call it."""
+    """Name of the molecule of the fine-tuning."""
     pretraining: str
-    """What the pre-trained model learned from, in a few words."""
+    """Data of the pre-training, in a few words."""
     dynamics_protocol: str
     """Integrator, time step, temperature."""
-    data: Sequence[DataSummary]
+    data: Sequence[Diagnosis]
     curves: Sequence[TrainingCurve]
     rows: Sequence[ResultRow]
     parities: Sequence[ModelParity]
     dynamics: Sequence[MDSeries]
     stages: Sequence[Stage]
     provenance: Provenance
-
-
-def energies_above_lowest(
-    energies: Float64[np.ndarray, " n_molecules"],
-    atoms_per_molecule: Int64[np.ndarray, " n_molecules"],
-    compounds: Shaped[np.ndarray, " n_molecules"],
-) -> Float64[np.ndarray, " n_molecules"]:
-    """Return the energy per atom (eV) above the lowest one of the same compound.
-
-    Total energies of different compounds differ by thousands of eV and cannot share an axis; these can.
-
-    Args:
-        energies: total energies, eV.
-        atoms_per_molecule: number of atoms.
-        compounds: anything that is equal for conformations of one compound: an index, a SMILES.
-    """
-    _, compound = np.unique(compounds, return_inverse=True)
-    lowest = np.full(compound.max(initial=-1) + 1, np.inf)
-    np.minimum.at(lowest, compound, energies)
-    return (energies - lowest[compound]) / atoms_per_molecule
 
 
 def _column(
