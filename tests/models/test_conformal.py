@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from basinet.models.committee import joined
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
-from basinet.models.ensemble import answers, joined
 from basinet.models.file import load_ensemble, load_model, save_model
 from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model
@@ -110,7 +110,7 @@ def test_answers_average_conformers_first_and_members_then() -> None:
 def test_an_ensemble_answers_with_the_mean_of_its_members() -> None:
     several = members(3)
     batch = collate([ETHANOL, WATER, METHANE])
-    found = answers(several, batch, "y", torch.tensor([0, 1, 1]), 2)
     each = torch.stack([m(batch, ["y"])["y"] for m in several]).detach()
+    found = joined(each, torch.tensor([0, 1, 1]), 2)
     assert found.value[0] == pytest.approx(float(each[:, 0].mean()))
     assert found.value[1] == pytest.approx(float(each[:, 1:].mean()))

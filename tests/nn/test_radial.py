@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from basinet.nn.linear import xavier
+from basinet.nn.modules import xavier
 from basinet.nn.radial import ExponentialNormalBasis, cosine_cutoff
 
 CUTOFF = 5.0

@@ -15,7 +15,7 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.models.model import build_model
-from basinet.nn.linear import xavier
+from basinet.nn.modules import xavier
 from basinet.speed import products
 from basinet.speed.products import Linear, linear, serves
 from basinet.structures.batch import collate
@@ -35,7 +35,7 @@ def all_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(products, "SMALL", 0)
-    monkeypatch.setattr(products, "is_served", lambda: True)
+    monkeypatch.setattr(products, "has_fast_onednn", lambda: True)
 
 
 class Operators(TorchDispatchMode):
@@ -169,7 +169,7 @@ def test_no_rows_one_row_and_a_vector(shape: tuple[int, ...], generator: torch.G
 
 
 def test_small_products_and_other_types_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "is_served", lambda: True)
+    monkeypatch.setattr(products, "has_fast_onednn", lambda: True)
     module, x = Linear(16, 16), torch.randn(16, 16)
     assert operators(lambda: module(x)).count(OPERATOR) == 0
     monkeypatch.setattr(products, "SMALL", 0)
@@ -179,7 +179,7 @@ def test_small_products_and_other_types_are_those_of_torch(monkeypatch: pytest.M
         assert operators(lambda: module(x)).count(OPERATOR) == 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert module(x).dtype == torch.bfloat16
-    monkeypatch.setattr(products, "is_served", lambda: False)
+    monkeypatch.setattr(products, "has_fast_onednn", lambda: False)
     assert operators(lambda: module(x)).count(OPERATOR) == 0
 
 
@@ -200,7 +200,7 @@ def test_other_ways_to_differentiate_are_those_of_torch(generator: torch.Generat
 
 
 def test_what_is_recorded_is_an_ordinary_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "is_served", lambda: True)
+    monkeypatch.setattr(products, "has_fast_onednn", lambda: True)
     monkeypatch.setattr(products, "SMALL", 0)
     recorded = torch.export.export(Linear(4, 4), (torch.randn(4, 4),))
     assert OPERATOR not in str(recorded.graph)
@@ -265,6 +265,6 @@ def test_a_system_that_does_not_describe_its_processor_is_not_served(
         monkeypatch.setattr(products, "PROCESSOR", tmp_path / "cpuinfo")
         if text is not None:
             (tmp_path / "cpuinfo").write_text(text)
-        products.is_served.cache_clear()
-        assert products.is_served() is expected
-    products.is_served.cache_clear()
+        products.has_fast_onednn.cache_clear()
+        assert products.has_fast_onednn() is expected
+    products.has_fast_onednn.cache_clear()

@@ -13,7 +13,7 @@ from basinet.commands.recipe import LaunchConfig
 FAULTS = """
 import json, resource, sys
 import torch
-from basinet.training.allocator import keep_freed_memory
+from basinet.commands.launch import keep_freed_memory
 
 kept = sys.argv[1] == "keep" and keep_freed_memory()
 found = []

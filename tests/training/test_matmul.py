@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from basinet.commands.train.finetune import finetune
-from basinet.training.fit import Progress
-from basinet.training.matmul import matmul_precision
+from basinet.training.fit import Progress, matmul_precision
 from small_runs import finetune_recipe, frames, make_store, training
 
 

@@ -90,7 +90,7 @@ class BackboneSettings(ABC):
 
     @property
     def needs_bonds(self) -> bool:
-        """Whether the backbone reads bonds."""
+        """True if the backbone reads bonds, and refuses molecules whose bonds are unknown."""
         return False
 
     @abstractmethod

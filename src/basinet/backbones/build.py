@@ -57,7 +57,7 @@ BackboneConfig = Annotated[
     WrapValidator(_read),
     PlainSerializer(dump_settings),
 ]
-"""Settings of any backbone, told apart by ``kind``."""
+"""Settings of any backbone; ``kind`` selects it."""
 
 
 def build_backbone(config: BackboneSettings) -> Backbone:

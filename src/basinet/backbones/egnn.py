@@ -1,4 +1,4 @@
-"""The E(n)-equivariant graph network (Satorras, Hoogeboom and Welling, ICML 2021), as 3D-EMGP uses it, and variants."""
+"""The E(n)-equivariant graph network (Satorras et al., ICML 2021) in the form of 3D-EMGP, and variants."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from basinet.backbones.base import Backbone, BackboneSettings, NodeFeatures
 from basinet.config import Count, Positive, settings
-from basinet.nn.linear import xavier
+from basinet.nn.modules import xavier
 from basinet.nn.radial import cosine_cutoff
 from basinet.nn.silu import silu
 from basinet.speed.products import linear
@@ -24,25 +24,25 @@ from basinet.structures.neighbors import Neighbors
 N_POWERS = 3
 """Columns for each element: 1, Z/100 and its square, as published."""
 COORDINATE_GAIN = 0.001
-"""Of the Xavier initialisation of the map that moves atoms, as published: they hardly move at first."""
+"""Gain of the initialisation of the map that moves atoms, as published: they hardly move at first."""
 
 
 @settings
 class BondGraph:
-    """All atoms of a molecule, told apart by the number of bonds between them (3D-EMGP); needs data with bonds."""
+    """All pairs of atoms of a molecule, classified by the number of bonds between them (3D-EMGP); needs bonds."""
 
     kind: Literal["bonds"] = "bonds"
-    """Which graph."""
+    """Name of the graph."""
     max_hops: Annotated[int, Ge(0)] = 3
-    """Numbers of bonds that are told apart; more bonds, or none at all between two atoms, are one more class."""
+    """Largest number of bonds with a class of its own; larger numbers and unconnected atoms share one more class."""
 
 
 @settings
 class RadiusGraph:
-    """The atoms within a radius, whatever their bonds; messages fade to nothing there, so that forces are smooth."""
+    """Atoms within a radius; messages fade to zero at the radius, so that forces are smooth."""
 
     kind: Literal["radius"] = "radius"
-    """Which graph."""
+    """Name of the graph."""
     cutoff: Positive = 5.0
     """Radius, Å."""
 
@@ -52,20 +52,20 @@ class EGNNConfig(BackboneSettings):
     """Size and variant of the EGNN; the defaults are those of 3D-EMGP."""
 
     kind: Literal["egnn"] = "egnn"
-    """Which backbone."""
+    """Name of the backbone."""
     n_features: Count = 128
     """Width of the scalar features."""
     n_layers: Count = 7
     """Message-passing layers."""
     graph: Annotated[BondGraph | RadiusGraph, Field(discriminator="kind")] = BondGraph()
-    """Who sends messages to whom."""
+    """Pairs of atoms that exchange messages."""
     coordinates: Literal["fixed", "moved"] = "fixed"
     """fixed: messages see the distances in the molecule, and the network is invariant (3D-EMGP); moved: every layer
     moves the atoms, messages see the moved distances, and how far each atom went is a vector feature (Satorras)."""
 
     @property
     def needs_bonds(self) -> bool:
-        """Whether the graph is made of bonds."""
+        """True if the graph is made of bonds."""
         return isinstance(self.graph, BondGraph)
 
     def build(self) -> "EGNN":
@@ -119,15 +119,15 @@ def element_features(atomic_numbers: Int[Tensor, " n_atoms"]) -> Float[Tensor, "
 
 
 class AtomState(NamedTuple):
-    """What a layer passes on."""
+    """State of the atoms between layers."""
 
     scalar: Float[Tensor, "n_atoms F"]
     displacement: Float[Tensor, "n_atoms 3"]
-    """How far the atoms were moved from their positions, Å."""
+    """Displacement from the input positions, Å."""
 
 
 class Graph(NamedTuple):
-    """What all layers know of the edges."""
+    """Features of the edges, the same for all layers."""
 
     positions: Float[Tensor, "n_atoms 3"]
     """Å."""

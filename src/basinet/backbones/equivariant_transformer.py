@@ -36,7 +36,7 @@ from basinet.backbones.transformer_kernels import (
 )
 from basinet.config import Count, Positive, settings
 from basinet.nn.equivariant import CompatibleWhitenedNorm, WhitenedNorm
-from basinet.nn.linear import xavier
+from basinet.nn.modules import xavier
 from basinet.nn.radial import ExponentialNormalBasis, RadialFeatures
 from basinet.nn.silu import silu
 from basinet.speed.edge_stage import EdgeOutputs

@@ -48,7 +48,7 @@ def _run(path: Path, name: str) -> ModuleType:
     sys.modules[name] = module  # where dataclasses and pickle look classes up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever somebody else's code raises
+    except Exception as error:  # any error of the plugin
         del sys.modules[name]
         raise ValueError(f"{path}{line_in(error, path)}: {type(error).__name__}: {error}") from error
     return module

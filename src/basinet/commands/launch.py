@@ -1,5 +1,6 @@
 """Start the processes of a run."""
 
+import ctypes
 import os
 from collections.abc import Sequence
 
@@ -9,7 +10,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from basinet.commands.recipe import LaunchConfig
-from basinet.training.allocator import keep_freed_memory
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""Options of glibc's ``mallopt``, as ``malloc.h`` numbers them."""
+TOP_PAD = 64 << 20
+"""Bytes requested from the system at once."""
+NO_LIMIT = 2**31 - 1
 
 
 def launch(config: LaunchConfig) -> Fabric:
@@ -49,3 +55,18 @@ def sum_over_processes(values: Sequence[float], fabric: Fabric) -> list[float]:
     if fabric.world_size > 1:
         torch.distributed.all_reduce(total)
     return total.tolist()
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc to keep freed blocks of any size for the next allocation, and return whether this is glibc.
+
+    By default blocks above 32 MB go back to the kernel when they are freed, and come back as zeroed pages, each with a
+    fault, in the next step. The memory of the process stays at its peak from here on.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(
+        mallopt(*option) == 1 for option in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, NO_LIMIT), (M_TOP_PAD, TOP_PAD))
+    )

@@ -26,9 +26,8 @@ from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
 from basinet.interfaces.models import Precision, Sources, load_potential, members_of, ready
 from basinet.interfaces.molecules import as_molecules, is_file
-from basinet.models.committee import Committee, mean_and_spread
+from basinet.models.committee import Committee, joined, mean_and_spread
 from basinet.models.conformal import Calibration
-from basinet.models.ensemble import joined
 from basinet.models.file import NOT_CALIBRATED, load_ensemble
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.structures import Batch, Molecule

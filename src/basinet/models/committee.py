@@ -1,9 +1,10 @@
-"""Several models of one thing: their mean, and how far they are apart."""
+"""Average the outputs of several models, and measure their spread."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from basinet.backbones.base import Layout
@@ -14,7 +15,7 @@ from basinet.structures.batch import Batch
 from basinet.structures.layouts import neighbors_of
 
 STD = "_std"
-"""What is put after the name of an output for the spread of the members."""
+"""Suffix of the name of an output for its standard deviation over members."""
 
 
 class Committee(nn.Module):
@@ -51,7 +52,7 @@ class Committee(nn.Module):
 
     @property
     def has_pooled_energy(self) -> bool:
-        """Whether the energy is that of 3D-EMGP: never, for that has no unit."""
+        """Always false: the energy of 3D-EMGP, which has no unit, is refused."""
         return False
 
     def forward(self, batch: Batch, outputs: Iterable[str], *, layout: Layout = neighbors_of) -> dict[str, Tensor]:
@@ -111,3 +112,31 @@ def _common_scope(scopes: Sequence[Scope]) -> Scope:
         frozenset.intersection(*charges) if charges else frozenset(),
         (max(low for low, _ in sizes), min(high for _, high in sizes)) if sizes else None,
     )
+
+
+class Answers(NamedTuple):
+    """Predictions of an ensemble for molecules."""
+
+    value: Float[Tensor, " n_molecules"]
+    """Mean over members, float64."""
+    deviation: Float[Tensor, " n_molecules"] | None
+    """Standard deviation over members; ``None`` for one member."""
+
+
+def joined(
+    values: Float[Tensor, "n_members n_conformers"], compound: Int64[Tensor, " n_conformers"], n_compounds: int
+) -> Answers:
+    """Return the mean over conformers and then members, and the deviation of the members (n - 1)."""
+    of_members = mean_over_conformers(values, compound, n_compounds)
+    mean = of_members.mean(0)
+    if len(values) == 1:
+        return Answers(mean, None)
+    return Answers(mean, of_members.std(0) if n_compounds else mean)  # torch warns of the deviation of nothing
+
+
+def mean_over_conformers(
+    values: Float[Tensor, "n_rows n_conformers"], compound: Int64[Tensor, " n_conformers"], n_compounds: int
+) -> Float[Tensor, "n_rows n_compounds"]:
+    """Return the mean over the conformers of each compound."""
+    count = torch.bincount(compound, minlength=n_compounds).to(values.dtype)
+    return values.new_zeros((len(values), n_compounds)).index_add(1, compound, values) / count

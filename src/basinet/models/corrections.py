@@ -1,4 +1,4 @@
-"""Energies of a closed form that are added to that of a network: repulsion of nuclei, dispersion."""
+"""Add energies of a closed form to that of a network: nuclear repulsion, dispersion."""
 
 from abc import ABC, abstractmethod
 from functools import cache
@@ -28,14 +28,14 @@ SCREENING = ((0.18175, 3.19980), (0.50986, 0.94229), (0.28022, 0.40290), (0.0281
 
 @settings
 class ZBLConfig:
-    """Screened repulsion of nuclei that come closer than they do in any molecule."""
+    """Screened repulsion of nuclei closer than in any molecule."""
 
     kind: Literal["zbl"] = "zbl"
-    """Which correction."""
+    """Name of the correction."""
     inner: float = 0.35
-    """The whole repulsion acts below this distance, in sums of two covalent radii."""
+    """Distance below which the repulsion acts in full, in sums of two covalent radii."""
     outer: float = 0.70
-    """There is none above this distance, in sums of two covalent radii. The shortest bonds (N2, CO, HF) are at 0.77."""
+    """Distance above which it vanishes, in sums of two covalent radii. The shortest bonds (N2, CO, HF) are at 0.77."""
 
     def __post_init__(self) -> None:
         """Refuse distances out of order."""
@@ -48,15 +48,15 @@ class D3Config:
     """Dispersion by DFT-D3 with the damping of Becke and Johnson."""
 
     kind: Literal["d3"] = "d3"
-    """Which correction."""
+    """Name of the correction."""
     functional: str = "pbe"
-    """Whose damping parameters: that of the labels, which must not have dispersion in them already."""
+    """Functional of the labels, which must not contain dispersion; its damping parameters are used."""
     three_body: bool = False
-    """Whether the three-body term of Axilrod, Teller and Muto is added, as in D3(BJ)-ATM."""
+    """Add the three-body term of Axilrod, Teller and Muto, as in D3(BJ)-ATM."""
 
 
 CorrectionConfig = Annotated[ZBLConfig | D3Config, Field(discriminator="kind")]
-"""Settings of any correction, told apart by ``kind``."""
+"""Settings of any correction; ``kind`` selects it."""
 
 
 class Correction(nn.Module, ABC):
@@ -65,7 +65,7 @@ class Correction(nn.Module, ABC):
     @property
     @abstractmethod
     def config(self) -> ZBLConfig | D3Config:
-        """What it was built from."""
+        """Its settings."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Float[Tensor, " n_molecules"]:
@@ -87,15 +87,15 @@ class ZBLRepulsion(Correction):
 
     @property
     def config(self) -> ZBLConfig:
-        """What it was built from."""
+        """Its settings."""
         return self._config
 
     def forward(self, batch: Batch) -> Float[Tensor, " n_molecules"]:
         """Return the energies."""
         radii = torch.as_tensor(covalent_radii, dtype=torch.float64, device=batch.positions.device)
         radius = radii[batch.atomic_numbers]
-        reach = 2 * float(radius.max()) * self._config.outer if batch.n_atoms else 0.0
-        pairs = pairs_within(batch, reach)
+        radius_of_pairs = 2 * float(radius.max()) * self._config.outer if batch.n_atoms else 0.0
+        pairs = pairs_within(batch, radius_of_pairs)
         distance = pairs.distances(batch.positions.double())
         scale = radius[pairs.first] + radius[pairs.second]
         charges = batch.atomic_numbers.double()
@@ -137,7 +137,7 @@ class D3Dispersion(Correction):
 
     @property
     def config(self) -> D3Config:
-        """What it was built from."""
+        """Its settings."""
         return self._config
 
     def forward(self, batch: Batch) -> Float[Tensor, " n_molecules"]:

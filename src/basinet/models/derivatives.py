@@ -1,4 +1,4 @@
-"""Second derivatives of the energy of one molecule."""
+"""Compute second derivatives of the energy of one molecule."""
 
 import torch
 from jaxtyping import Float

@@ -1,4 +1,4 @@
-"""The model file: safetensors with a JSON header. It explains itself and runs no code."""
+"""Save and load model files: safetensors with a JSON header, which run no code."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,15 @@ FORMAT_VERSION = 6
 calibration; up to 4: no corrections, charges and sizes; up to 5 (version 0.1): the energy was a head of its own kind,
 apart from its reference energies, and not a property."""
 MEMBER = "members."
-"""What the names of the weights of further members begin with, before their number."""
+"""Prefix of the weights of further members, before their number."""
 CALIBRATION = "calibration."
-"""What the names of scores begin with."""
+"""Prefix of the scores of a calibration."""
 NOT_CALIBRATED: Mapping[str, Calibration] = MappingProxyType({})
 UNITS = {"energy": "eV", "length": "Angstrom", "force": "eV/Angstrom"}
 
 
 class ModelFile(NamedTuple):
-    """A model as it was saved, with what was written beside it."""
+    """A saved model with its settings and metadata."""
 
     model: Model
     backbone: BackboneConfig
@@ -48,14 +48,14 @@ class ModelFile(NamedTuple):
 
 
 class EnsembleFile(NamedTuple):
-    """All that a model file holds: the members of an ensemble, and the calibration of its intervals."""
+    """Content of a model file: the members of an ensemble, and the calibration of its intervals."""
 
     members: tuple[Model, ...]
     """A plain model is one member."""
     backbone: BackboneConfig
     metadata: Mapping[str, Any]
     calibration: Mapping[str, Calibration]
-    """Of properties, by name; empty if there is none."""
+    """Calibration of each property, by name."""
 
 
 def save_model(
@@ -70,12 +70,12 @@ def save_model(
     """Write a model, all or nothing: a reader sees the old file or the new one, never a part.
 
     Args:
-        model: what to save.
-        path: where, by convention ``*.safetensors``.
-        backbone: the settings its backbone was built from.
-        metadata: anything JSON can hold that a reader of the file should know: recipe, metrics, data hashes.
-        further: other members of an ensemble: the same network with other weights.
-        calibration: of the intervals of properties, by name.
+        model: Model to save.
+        path: File to write, by convention ``*.safetensors``.
+        backbone: Settings of its backbone.
+        metadata: Anything JSON can hold: recipe, metrics, data hashes.
+        further: Other members of an ensemble: the same network with other weights.
+        calibration: Calibration of the intervals of properties, by name.
     """
     if any((m.head_kinds(), m.forms()) != (model.head_kinds(), model.forms()) for m in further):
         raise ValueError("the members of an ensemble must have the same heads")
@@ -108,7 +108,7 @@ def load_model(path: Path, plugin: Path | None = None) -> ModelFile:
     """Read a model file strictly: every tensor is used, none is missing. Of an ensemble, this is the first member.
 
     Args:
-        path: the model file.
+        path: Model file.
         plugin: Python file that defines its backbone, if that is not one of basinet's; it is run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A backbone with heads: from a batch to energies, forces and noise."""
+"""Define the model: a backbone with heads, from a batch to energies, forces and noise."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -34,7 +34,7 @@ HEADS = {"energy": PropertyHead, "noise": NoiseHead, "noise_level": NoiseLevelHe
 """Types of the heads with fixed names. Under any other name a model may have a :class:`PropertyHead`."""
 
 OUTPUTS = frozenset({"energy", "forces", "pooled_energy", "noise", "noise_level", "distance_score"})
-"""What a model can offer: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
+"""Outputs of models: ``energy`` [n_molecules] eV (float64), ``forces`` [n_atoms, 3] eV/Å, ``noise`` [n_atoms, 3]
 in units of the noise; of two batches (:meth:`Model.noise_level`) ``noise_level`` [n_molecules, n_levels]; of pairs of
 atoms (:meth:`Model.distance_score`) ``distance_score`` [n_pairs], in units of the noise; and
 ``pooled_energy`` [n_molecules] (float64), that of 3D-EMGP, which has no unit and is no sum over atoms: to ask for it
@@ -74,7 +74,7 @@ class Model(nn.Module):
 
     @property
     def offers(self) -> frozenset[str]:
-        """The outputs this model can be asked for."""
+        """Outputs of this model."""
         offered = frozenset(self.heads)
         if "energy" in offered:
             offered |= {"forces"}
@@ -109,7 +109,7 @@ class Model(nn.Module):
         if "noise_level" in wanted:
             raise ValueError("noise_level compares two batches; call model.noise_level(clean, noisy)")
         if "distance_score" in wanted:
-            raise ValueError("distance_score is asked of pairs; call model.distance_score(batch, pairs, distances)")
+            raise ValueError("distance_score needs pairs of atoms; call model.distance_score(batch, pairs, distances)")
         if "forces" not in wanted:
             return self._outputs(batch, wanted, layout)
         create_graph = self.training if create_graph is None else create_graph
@@ -165,7 +165,7 @@ class Model(nn.Module):
         *,
         layout: Layout = neighbors_of,
     ) -> Float[Tensor, " _ n_scalar"]:
-        """Return what the last layer says about molecules, or about each atom, in numbers that no rotation changes.
+        """Return rotation-invariant features of molecules, or of each atom, from the last layer.
 
         The scalar features of the backbone: unchanged too by reflection, translation, the order of atoms (of each
         atom: reordered with it) and what else is in the batch.
@@ -248,13 +248,13 @@ class Model(nn.Module):
         return self.energy_head().standard
 
     def property_head(self, name: str) -> PropertyHead:
-        """Return the head of a property, or say that there is none."""
+        """Return the head of a property."""
         if name not in self.properties:
             raise ValueError(f"the model has no property {name!r}; it offers {sorted(self.offers)}")
         return self.properties[name]
 
     def noise_head(self) -> NoiseHead:
-        """Return the head that predicts noise, or say that there is none."""
+        """Return the head that predicts noise."""
         if "noise" not in self.heads:
             raise ValueError(f"the model has no noise head; it offers {sorted(self.offers)}")
         head = self.heads["noise"]

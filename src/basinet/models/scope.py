@@ -1,4 +1,4 @@
-"""What a model was trained on, and what it may therefore be asked about."""
+"""Record what a model was trained on, and refuse molecules unlike that."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from basinet.structures.molecule import Molecule
 
 
 class Scope(NamedTuple):
-    """What a model was trained on, and so what it may be asked about."""
+    """Elements, charges, sizes and level of theory that a model was trained on."""
 
     elements: frozenset[int]
     """Atomic numbers; empty: any (nothing trained yet)."""
     level_of_theory: str
-    """Of the labels it was last trained on, as the data named it; "" if it has seen no labels."""
+    """Level of theory of the last training labels, as the data named it; "" without labels."""
     charges: frozenset[int] = frozenset()
     """Total charges, e; empty: unknown (nothing trained yet, or a file of a basinet that did not record them)."""
     sizes: tuple[int, int] | None = None
@@ -33,11 +33,11 @@ class Scope(NamedTuple):
             )
 
     def outside(self, atomic_numbers: Int64[np.ndarray, " n_atoms"], charge: int) -> list[str]:
-        """Return in what a molecule is unlike those the model was trained on, as a person reads it; empty: in nothing.
+        """Return the differences of a molecule from those the model was trained on, in words.
 
         Args:
-            atomic_numbers: of the molecule.
-            charge: in total, e.
+            atomic_numbers: Elements of the molecule.
+            charge: Total charge, e.
         """
         reasons: list[str] = []
         if found := self._unknown_elements(np.unique(atomic_numbers).tolist()):
@@ -73,14 +73,14 @@ class OutsideScopeError(ValueError):
     """A molecule is unlike those a model was trained on.
 
     Args:
-        name: of the molecule.
-        reasons: in what.
+        name: Name of the molecule.
+        reasons: Differences, from :meth:`Scope.outside`.
     """
 
     def __init__(self, name: str, reasons: list[str]) -> None:
         super().__init__(
-            f"{name} is outside of what the model was trained on: {'; '.join(reasons)}. Its answer would be a guess; "
-            'to have it all the same, with a warning, say so (--outside-scope warn; in Python outside_scope="warn")'
+            f"{name} is outside of what the model was trained on: {'; '.join(reasons)}. The prediction would be a "
+            'guess; to get it with a warning use --outside-scope warn (in Python outside_scope="warn")'
         )
         self.reasons = reasons
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from basinet.nn.linear import xavier
+from basinet.nn.modules import xavier
 from basinet.nn.silu import silu
 
 
@@ -88,7 +88,7 @@ class WhitenedNorm(nn.Module):
 class CompatibleWhitenedNorm(nn.Module):
     """The whitened norm exactly as released by Zaidi et al., for their weights: equivariant only to a few percent.
 
-    Kept apart from :class:`WhitenedNorm` so that nobody gets the defect without asking for it.
+    A class of its own, so that the defect has to be chosen.
     """
 
     EPSILON = 1e-5

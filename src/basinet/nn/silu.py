@@ -1,4 +1,4 @@
-r"""SiLU with its derivatives written out, for networks whose gradient is trained on.
+r"""Compute SiLU with its derivatives written out, to save memory when training on gradients.
 
 .. math::
     A = x \sigma(x), \qquad

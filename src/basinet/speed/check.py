@@ -1,4 +1,4 @@
-"""Whether an implementation of the edge stage computes the edge stage, on the device and in the precision at hand."""
+"""Measure the error of an implementation of the edge stage, on a device and in a precision."""
 
 from collections.abc import Callable, Iterable
 
@@ -12,7 +12,7 @@ from basinet.structures.sparse import PairList
 
 
 def random_inputs(n_molecules: int, n: int, n_features: int, generator: torch.Generator) -> EdgeInputs:
-    """Return inputs of the edge stage with nothing special about them, in float64."""
+    """Return random inputs of the edge stage, in float64."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -33,7 +33,7 @@ def all_pairs(n_molecules: int, n: int) -> PairList:
 
 
 def random_pair_inputs(pairs: PairList, n_atoms: int, n_features: int, generator: torch.Generator) -> PairInputs:
-    """Return inputs of the edge stage over pairs with nothing special about them, in float64."""
+    """Return random inputs of the edge stage over pairs, in float64."""
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -53,7 +53,7 @@ def largest_pair_error(
     n_heads: int,
     dtype: torch.dtype,
 ) -> float:
-    """Return how far messages over pairs and their derivatives are from those of autograd, in float64."""
+    """Return the largest relative error of messages over pairs and their derivatives against autograd in float64."""
     generator = torch.Generator().manual_seed(0)
     pairs = all_pairs(n_molecules, n)
     inputs, tangents = (random_pair_inputs(pairs, n_molecules * n, n_features, generator) for _ in range(2))
@@ -78,7 +78,7 @@ def largest_error(
     device: torch.device,
     dtype: torch.dtype,
 ) -> float:
-    """Return how far messages and their derivatives are from the formulas in float64 on the CPU.
+    """Return the largest relative error of messages and their derivatives against the formulas in float64 on the CPU.
 
     Each tensor relative to its largest value: of random inputs, the messages, their gradients, and the gradients of
     these.

@@ -1,7 +1,6 @@
-"""C++ that comes with basinet, compiled on the machine that runs it and for its processor.
+"""Compile C++ sources on the machine that runs them, for its processor.
 
-It is compiled when it is first wanted, in about a second, by g++ or clang++ (``CXX`` names another), and kept on the
-disk for the next time.
+g++ or clang++ (``CXX`` names another compiler) takes about a second at the first use; the result is cached on disk.
 """
 
 import ctypes
@@ -22,7 +21,7 @@ DIRECTORY_VARIABLE = "BASINET_KERNELS"
 OPTIONS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 SHARED = ("-fPIC", "-shared", "-fopenmp-simd")
 WIDE = "-mprefer-vector-width=512"
-"""Compilers choose half the width of AVX-512 unless told: for short loops between others."""
+"""Full width of AVX-512; by default compilers use half of it."""
 
 
 class NoCompilerError(RuntimeError):
@@ -37,7 +36,7 @@ def load(source: Path, names: Mapping[str, str]) -> ctypes.CDLL:
         names: to define for it, and as what.
 
     Raises:
-        NoCompilerError: there is none, or it fails; with what it says.
+        NoCompilerError: there is no compiler, or it fails; with its output.
     """
     compiler = find_compiler()
     options = (*_options(compiler), *(f"-D{name}={value}" for name, value in names.items()))
@@ -58,7 +57,7 @@ def find_compiler() -> str:
     """Return the command of the C++ compiler.
 
     Raises:
-        NoCompilerError: there is none.
+        NoCompilerError: there is no compiler.
     """
     chosen = os.environ.get("CXX")
     candidates = [chosen] if chosen else ["g++", "clang++"]
@@ -78,7 +77,7 @@ def cache_directory() -> Path:
 
 @cache
 def _target(compiler: str) -> str:
-    """Return what the compiler says of itself and of this processor, for which a file in the cache must be."""
+    """Return the compiler's macros for itself and this processor, a part of the key of the cache."""
     return _run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
 
 

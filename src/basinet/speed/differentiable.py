@@ -1,4 +1,4 @@
-"""The edge stage as a function that autograd differentiates twice, whoever computes it."""
+"""Make an implementation of the edge stage a function that autograd differentiates twice."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Inputs = TypeVar("Inputs", EdgeInputs, PairInputs)
 
 @dataclass(frozen=True)
 class EdgeStage(Generic[Inputs]):
-    """Who computes the edge stage and its derivatives, over blocks or a list of pairs.
+    """An implementation of the edge stage and its derivatives, over blocks or a list of pairs.
 
     See :mod:`basinet.speed.edge_stage` and :mod:`basinet.speed.pair_stage`.
     """
@@ -27,7 +27,7 @@ class EdgeStage(Generic[Inputs]):
 
 
 PLAIN = EdgeStage(plain.forward, plain.backward, plain.double_backward)
-"""The formulas as they stand, in PyTorch."""
+"""The formulas in PyTorch."""
 
 
 def differentiable(edge_stage: EdgeStage[Inputs], inputs: Inputs, n_heads: int) -> EdgeOutputs:
@@ -40,11 +40,11 @@ def differentiable(edge_stage: EdgeStage[Inputs], inputs: Inputs, n_heads: int) 
 
 
 class _Call(NamedTuple):
-    """What the functions below are called with beside tensors."""
+    """Arguments of the functions below that are not tensors."""
 
     edge_stage: EdgeStage[Any]
     group: Callable[..., Any]
-    """Of the inputs."""
+    """Type of the inputs."""
     n_heads: int
 
 

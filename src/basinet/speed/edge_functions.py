@@ -1,6 +1,6 @@
-"""What one edge adds, and where in memory it is: the functions that the kernels of the edge stage are made of.
+"""Compute the terms of one edge and their places in memory, for the Triton kernels of the edge stage.
 
-Tiles have the shapes [J, D] (partners, features of a head) and, of vectors, [J, 4, D]: powers of two are asked for, so
+Tiles have the shapes [J, D] (partners, features of a head) and, of vectors, [J, 4, D]: Triton needs powers of two, so
 vectors have a fourth component, zero. Those of a program's own atom have J = 1. The equations are those of
 :mod:`basinet.speed.edge_stage`; names that end in _t are the tangents, those with a tilde there.
 """

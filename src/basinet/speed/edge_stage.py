@@ -1,4 +1,4 @@
-r"""The edge stage of the Equivariant Transformer with its derivatives written out.
+r"""Compute the edge stage of the Equivariant Transformer, with its derivatives written out.
 
 Everything between the linear maps of a layer, on padded blocks: molecule b, receiver i, sender j, feature f of head h.
 
@@ -48,7 +48,7 @@ from torch import Tensor
 
 
 class EdgeInputs(NamedTuple):
-    """What the edge stage reads; also gradients of it."""
+    """Inputs of the edge stage, or gradients of them."""
 
     query: Float[Tensor, "B n F"]
     key: Float[Tensor, "B n F"]
@@ -60,7 +60,7 @@ class EdgeInputs(NamedTuple):
 
 
 class EdgeOutputs(NamedTuple):
-    """What the edge stage returns; also gradients of it."""
+    """Outputs of the edge stage, or gradients of them."""
 
     message: Float[Tensor, "B n F"]
     vector_message: Float[Tensor, "B n 3 F"]

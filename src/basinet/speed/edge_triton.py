@@ -1,4 +1,4 @@
-"""The edge stage in Triton: nothing that has the size of the edges is ever written, apart from ``unit``.
+"""Compute the edge stage in Triton, without writing tensors of the size of the edges other than ``unit``.
 
 The equations are those of :mod:`basinet.speed.edge_stage`, edge by edge. A program owns one atom i in one head of one
 molecule and goes through its partners j, a block at a time. It sees both directions of a pair, i receiving from j and j
@@ -37,7 +37,7 @@ TILE = 256
 """Partners times features that a program works on at once: the most that fits into registers (sm_80, float32)."""
 
 COMPILER_OPTIONS = {"enable_fp_fusion": True}
-"""Fused multiply-add: Triton is about to change its default, and says so unless told."""
+"""Fused multiply-add, set because Triton warns that its default will change."""
 
 RoomFor = Callable[[Sequence[Tensor], int], list[Tensor]]
 Finish = Callable[[list[Tensor]], list[Tensor]]

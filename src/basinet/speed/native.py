@@ -1,4 +1,4 @@
-"""Calls of the C++ kernels that go through a list of pairs."""
+"""Call the C++ kernels that go through a list of pairs."""
 
 import ctypes
 import sys
@@ -27,7 +27,7 @@ class Problem(ctypes.Structure):
 
 
 def n_parts(pairs: PairList, most: int) -> int:
-    """Return into how many parts features are cut, for as many tasks as there are threads."""
+    """Return the number of parts to cut features into, so that every thread has a task."""
     return min(most, -(-torch.get_num_threads() // max(1, len(pairs.pair_starts) - 1)))
 
 
@@ -40,11 +40,11 @@ def call(
     parts: int,
     strides: Sequence[int] = (),
 ) -> None:
-    """Call a kernel: of tensors that lie end to end, but for the rows of those that strides are given for.
+    """Call a kernel with contiguous tensors; those with strides given need contiguous rows only.
 
     Raises:
         TypeError: a tensor is not an ordinary one on a CPU.
-        RuntimeError: a graph is being recorded, which would know nothing of the call.
+        RuntimeError: a graph is being recorded, and it would not contain the call.
     """
     _require_ordinary(given)
     stride_array = (ctypes.c_int64 * len(strides))(*strides)
@@ -61,7 +61,7 @@ def library(name: str, dtype: torch.dtype, **sizes: int) -> ctypes.CDLL:
 
     Raises:
         NoCompilerError: they cannot be compiled here.
-        TypeError: there are none for the dtype.
+        TypeError: no kernels exist for the dtype.
     """
     if dtype not in REALS:
         raise TypeError(f"the C++ kernels are for float32 and float64, got {dtype}; use launch.kernels=plain")

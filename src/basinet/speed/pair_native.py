@@ -1,4 +1,4 @@
-"""The edge stage over a list of pairs by C++ kernels."""
+"""Compute the edge stage over a list of pairs by C++ kernels."""
 
 import ctypes
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from basinet.speed.pair_stage import PairInputs
 from basinet.structures.sparse import PairList
 
 STRIDED = (0, 1, 2, 4)
-"""The inputs whose rows need not lie end to end: query, key, scalar and directed come side by side from one product."""
+"""Inputs whose rows may have a stride: query, key, scalar and directed are slices of one matrix product."""
 
 
 def native(pairs: PairList) -> EdgeStage[PairInputs]:

@@ -1,4 +1,4 @@
-r"""The edge stage of the Equivariant Transformer over a list of pairs, for CPUs.
+r"""Compute the edge stage of the Equivariant Transformer over a list of pairs, for CPUs.
 
 The formulas are those of :mod:`basinet.speed.edge_stage`; what is passed differs. Atoms lie end to end, pairs are
 those within the cutoff, and filters come before their activation, :math:`f = c\, \mathrm{SiLU}(z)`, so that nothing of
@@ -18,7 +18,7 @@ from basinet.structures.sparse import PairList
 
 
 class PairInputs(NamedTuple):
-    """What the edge stage reads; also gradients of it."""
+    """Inputs of the edge stage, or gradients of them."""
 
     query: Float[Tensor, "n_atoms F"]
     key: Float[Tensor, "n_atoms F"]

@@ -1,4 +1,4 @@
-r"""A sum over the neighbours of each atom by C++ kernels, differentiable any number of times.
+r"""Sum over the neighbours of each atom by C++ kernels, differentiable any number of times.
 
 .. math::
     S(W, x)_i = \sum_{j} W_{ij} \odot x_j, \qquad P(a, b)_{ij} = a_i \odot b_j + a_j \odot b_i

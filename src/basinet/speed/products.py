@@ -1,7 +1,7 @@
-r"""Products of float32 matrices by oneDNN, on processors that torch's own library serves badly.
+r"""Multiply float32 matrices by oneDNN on processors where it is faster than torch's default.
 
 torch multiplies matrices with Intel's MKL, which leaves the AVX-512 units of other makers' processors idle. oneDNN,
-which is part of torch too, uses them: twice the speed, with the same rounding errors. Its operator knows no
+which is part of torch too, uses them: twice the speed, with the same rounding errors. Its operator has no
 derivatives; they are products of the same kind,
 
 .. math::
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 SMALL = 3_000_000
 """Multiplications. For fewer, the call costs what it saves: 2e6 without derivatives, 3e6 with second ones."""
 PROCESSOR = Path("/proc/cpuinfo")
-"""Where Linux describes the processor; elsewhere nothing is known of it."""
+"""Description of the processor on Linux."""
 
 
 class Linear(nn.Linear):
@@ -45,15 +45,15 @@ def linear(
 
 
 def serves(processor: str) -> bool:
-    """Return whether oneDNN is the faster one on a processor as Linux describes it: AVX-512, not made by Intel."""
+    """Return whether oneDNN is faster on a processor as Linux describes it: AVX-512, not made by Intel."""
     fields = [line.partition(":") for line in processor.splitlines()]
     found = {name.strip(): value.split() for name, _, value in reversed(fields)}
     return "avx512f" in found.get("flags", []) and found.get("vendor_id", ["GenuineIntel"]) != ["GenuineIntel"]
 
 
 @cache
-def is_served() -> bool:
-    """Return whether oneDNN is the faster one here; it depends on the machine alone, so that a run can be repeated."""
+def has_fast_onednn() -> bool:
+    """Return whether oneDNN is faster here; this depends on the machine alone, so that runs are reproducible."""
     return (
         torch.backends.mkl.is_available()
         and torch.backends.mkldnn.is_available()
@@ -63,11 +63,11 @@ def is_served() -> bool:
 
 
 def is_faster(rows: int, n_in: int, n_out: int) -> bool:
-    """Return whether oneDNN is the faster one for float32 matrices of such shapes on this CPU; not for vectors."""
+    """Return whether oneDNN is faster for float32 matrices of these shapes on this CPU."""
     return (
         rows * n_in * n_out >= SMALL
         and min(rows, n_in, n_out) > 1
-        and is_served()
+        and has_fast_onednn()
         and bool(torch.backends.mkldnn.enabled)
     )
 
@@ -85,7 +85,7 @@ def _is_taken(x: Tensor, weight: Tensor) -> bool:
 
 
 def _is_transformed() -> bool:
-    """Return whether ``torch.func`` or forward differentiation is at work; oneDNN's derivatives would be zero there."""
+    """Return whether ``torch.func`` or forward differentiation is active, where oneDNN has zero derivatives."""
     transformed = torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage]
     return transformed or forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
@@ -102,20 +102,20 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def product(
     x: Float[Tensor, "rows n_in"], weight: Float[Tensor, "n_out n_in"], bias: Float[Tensor, " n_out"] | None
 ) -> Float[Tensor, "rows n_out"]:
-    """Return what oneDNN makes of ``x @ weight.T + bias``, without derivatives."""
+    """Return ``x @ weight.T + bias`` by oneDNN, without derivatives."""
     return torch.ops.mkldnn._linear_pointwise(_dense(x), _dense(weight), bias, "none", [], "")
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    """Return a matrix whose rows or columns lie end to end in memory; oneDNN crawls through others."""
+    """Return a matrix with contiguous rows or columns; oneDNN is slow with others."""
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()
 
 
 class _Product(torch.autograd.Function):
     """The product and its gradient in x.
 
-    That in the weight is the business of ``nothing``, zeros that cost nothing, added in thought: autograd asks a node
-    of Python for all its gradients or for none, and forces need no gradient of a weight.
+    The gradient in the weight comes from ``nothing``, zeros that are never added: autograd computes all gradients of a
+    Python node or none, and forces need no gradient of a weight.
     """
 
     @staticmethod

@@ -1,42 +1,44 @@
 """Settings of training."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from basinet.config import settings, without_retired
-from basinet.training.matmul import MatmulPrecision
+from basinet.config import Count, settings, without_retired
 from basinet.training.optim import OptimizerConfig
+
+MatmulPrecision = Literal["highest", "high", "medium"]
+"""As torch names it: float32, TF32 or bfloat16 inside products of float32 matrices, where the hardware has them."""
 
 
 @settings
 class TrainingConfig:
-    """How long to train, how often to look, and what is random."""
+    """Length, batches, random seed, log and optimiser of a training run."""
 
-    n_steps: int = 1000
+    n_steps: Count = 1000
     """Optimiser steps."""
-    batch_size: int | None = 32
-    """Molecules in a batch, over all processes together; null: see batch_atoms."""
-    batch_atoms: int | None = None
-    """Atoms in a batch, over all processes together, in place of batch_size=null: batches of large molecules then hold
-    fewer of them. At most so many with one source of data, about as many with several."""
-    accumulate: int = 1
-    """Batches in a step: the gradient is that of all of them joined."""
+    batch_size: Count | None = 32
+    """Molecules in a batch, summed over processes; null: see batch_atoms."""
+    batch_atoms: Count | None = None
+    """Atoms in a batch, summed over processes, instead of batch_size (set that to null): at most this many with one
+    source of data, about as many with several."""
+    accumulate: Count = 1
+    """Batches whose gradients are accumulated in a step."""
     seed: int = 0
-    """Of the order of the data, the noise and fresh weights."""
-    validate_every: int = 100
+    """Seed for data order, noise and initial weights."""
+    validate_every: Count = 100
     """Steps between validations; the last step is always validated."""
-    log_every: int = 10
-    """Steps between lines of the log."""
-    save_every: int = 100
-    """Steps between saved states: what a killed run loses at most."""
+    log_every: Count = 10
+    """Steps between records in the log."""
+    save_every: Count = 100
+    """Steps between saved states."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser and learning rate."""
+    """Optimiser and learning-rate schedule."""
     matmul_precision: MatmulPrecision = "highest"
-    """Of products of float32 matrices. highest: float32; high: TF32 on GPUs that have it, 10 bits in place of 23;
-    medium: bfloat16, 7 bits. All else stays as it is. Compare the force error with that of highest before use."""
+    """Precision of float32 matrix products. highest: float32; high: TF32 on GPUs that have it, 10 bits instead of 23;
+    medium: bfloat16, 7 bits. Compare the force error with that of highest before use."""
     tensorboard: bool = False
-    """Whether to write TensorBoard events too."""
+    """Write TensorBoard events as well."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,15 +47,11 @@ class TrainingConfig:
         return without_retired(values, {"compile": ("auto", "never")}, why)
 
     def __post_init__(self) -> None:
-        """Refuse counts that make no sense."""
+        """Check that one size of the batch is given."""
         if self.batch_size is not None and self.batch_atoms is not None:
             raise ValueError(
-                f"batch_size is {self.batch_size} and batch_atoms {self.batch_atoms}, and only one can decide; for "
-                "batches of equal numbers of atoms say batch_size=null too"
+                f"batch_size is {self.batch_size} and batch_atoms is {self.batch_atoms}, expected one of them; for "
+                "batches of equal numbers of atoms set batch_size=null"
             )
         if self.batch_size is None and self.batch_atoms is None:
-            raise ValueError("batch_size is null, and batch_atoms too; give one of them")
-        counts = ("n_steps", "batch_size", "batch_atoms", "accumulate", "validate_every", "log_every", "save_every")
-        for name in counts:
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            raise ValueError("batch_size and batch_atoms are both null; set one of them")

@@ -1,4 +1,4 @@
-"""A loss that is not finite: stop, say where, and keep the batch so that it can be looked at again."""
+"""Stop a run at a loss that is not finite, and save the step for ``basinet debug-step``."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,17 +26,11 @@ class NonFiniteLossError(RunError):
 
 
 class BeforeStep:
-    """What a step changes before it can fail: the generator and the buffers of the model."""
+    """Copy of the generator and the buffers of the model, which a step changes before it can fail."""
 
     def __init__(self, model: Model, generator: torch.Generator) -> None:
         self.generator = generator.get_state()
         self.buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-
-    def restore(self, model: Model, generator: torch.Generator) -> None:
-        """Undo what the step changed."""
-        generator.set_state(self.generator)
-        for name, buffer in model.named_buffers():
-            buffer.copy_(self.buffers[name])
 
 
 def stop_for_failure(
@@ -86,7 +80,7 @@ class Failure(NamedTuple):
     """State of the noise generator before the step."""
     batches: list[Batch]
     sources: list[str]
-    """Where each batch came from; "" if there was one source only."""
+    """Source of each batch; "" if there was one only."""
 
 
 def load_failure(path: Path) -> Failure:

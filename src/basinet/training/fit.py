@@ -1,12 +1,13 @@
-"""The training loop, read from top to bottom.
+"""Run the training loop.
 
-data, forward, backward, reduce, clip, step, average, log, validate, save: in that order. Gradients of several processes
+Data, forward, backward, reduce, clip, step, average, log, validate, save, in that order. Gradients of several processes
 are added with one all-reduce of one flat vector, so that a step may hold any number of forward passes, double backward
 and unused heads; the loss of a step is that of its whole batch however it was cut up (see :class:`Objective`).
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,42 +20,41 @@ from basinet.data.stream.loader import Part, Stream
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, mean_terms, total_loss
 from basinet.structures.batch import Batch
-from basinet.training.config import TrainingConfig
+from basinet.training.config import MatmulPrecision, TrainingConfig
 from basinet.training.failure import BeforeStep, stop_for_failure
 from basinet.training.interrupt import InterruptedRunError, StopRequest, stop_on_signals
 from basinet.training.log import MetricsLog
-from basinet.training.matmul import matmul_precision
 from basinet.training.optim import Schedule, averaged, build_optimizer
 from basinet.training.state import STATE_FILE, TrainState
 
 NOISE_STREAM = 7919
-"""Separates the seeds of the noise of different processes."""
+"""Factor between the recipe's seed and the noise seeds of the processes."""
 
 
 class Progress(NamedTuple):
-    """What the loop tells whoever watches, after each step."""
+    """Progress of a run, reported after each step."""
 
     step: int
     n_steps: int
     loss: float
     validation: Mapping[str, float] | None
-    """Of this step, if it was validated."""
+    """Metrics of this step, if it was validated."""
 
 
 class FitResult(NamedTuple):
-    """Where a run ended."""
+    """Result of a run."""
 
     best: float
-    """Validation loss of the best step: the lowest, unless it was selected by another metric."""
+    """Validation loss of the best step."""
     best_step: int
     step: int
     seconds: float
 
 
 Validate = Callable[[Model], Mapping[str, float]]
-"""Returns metrics of a model; ``loss`` must be among them."""
+"""Return the metrics of a model, ``loss`` among them."""
 SaveBest = Callable[[Model, int, Mapping[str, float]], None]
-"""Keeps the model of the best step."""
+"""Save the model of the best step."""
 
 
 def fit(
@@ -74,22 +74,22 @@ def fit(
     """Train a model in place; afterwards it holds the averaged weights of the last step.
 
     Args:
-        model: on any device; moved to that of ``fabric``.
-        objective: what to minimise.
-        loader: batches of this process.
-        config: lengths and rates.
-        directory: of the run; receives ``metrics.jsonl`` and ``state.pt``.
-        validate: called with the averaged weights, in evaluation mode.
-        save_best: called with the averaged weights when they are the best so far.
-        select_by: the metric of which the highest value makes the best step, ties broken by the lowest ``loss``;
-            ``None``: the lowest ``loss``.
-        fabric: launched; gives device, rank and number of processes.
-        resume: go on from ``state.pt``, bit for bit as if the run had not stopped.
-        on_progress: called after each step.
+        model: Model to train, on any device; it is moved to that of ``fabric``.
+        objective: Loss to minimise.
+        loader: Batches of this process.
+        config: Settings.
+        directory: Run directory; receives ``metrics.jsonl`` and ``state.pt``.
+        validate: Called with the averaged weights, in evaluation mode.
+        save_best: Called with the averaged weights when they are the best so far.
+        select_by: Metric whose highest value makes the best step, ties broken by the lowest ``loss``; ``None``: the
+            lowest ``loss``.
+        fabric: Launched; gives device, rank and number of processes.
+        resume: Continue from ``state.pt``, bit for bit as if the run had not stopped.
+        on_progress: Called after each step.
 
     Raises:
         NonFiniteLossError: a loss or gradient is not finite; the step is saved for ``basinet debug-step``.
-        InterruptedRunError: asked to stop by a signal; the state is saved.
+        InterruptedRunError: stopped by a signal; the state is saved.
     """
     check_objective(model, objective)
     model.to(fabric.device)
@@ -109,6 +109,17 @@ def fit(
     return FitResult(run.state.best, run.state.best_step, run.state.step, time.monotonic() - start)
 
 
+@contextmanager
+def matmul_precision(precision: MatmulPrecision) -> Iterator[None]:
+    """Set the precision of float32 matrix products within the block, for the whole process."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def check_objective(model: Model, objective: Objective) -> None:
     """Raise a ``ValueError`` if the model does not offer what the objective requires."""
     missing = objective.requires - model.offers
@@ -120,7 +131,7 @@ def check_objective(model: Model, objective: Objective) -> None:
 
 
 class _Run:
-    """The parts of one run, so that each stage of a step is a method."""
+    """State of one run, with a method for each stage of a step."""
 
     def __init__(
         self,
@@ -159,7 +170,7 @@ class _Run:
         on_progress: Callable[[Progress], None] | None,
         request: StopRequest,
     ) -> None:
-        """Take the steps that are left."""
+        """Take the remaining steps."""
         state, config = self.state, self.config
         while state.step < config.n_steps:
             values = self._step()
@@ -241,7 +252,7 @@ class _Run:
         return float(norm)
 
     def _add_gradients(self) -> None:
-        """Add the gradients of all processes; a parameter that none of them used has none, as in one process."""
+        """Add the gradients of all processes; a parameter that no process used keeps none, as in one process."""
         used = [p.grad is not None for p in self.parameters]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = torch.cat([gradients[0].new_tensor(used), *(g.flatten() for g in gradients)])
@@ -320,7 +331,7 @@ class _Run:
         return bool(self._sum(torch.tensor(float(flag), device=self.fabric.device)) > 0)
 
     def _of_first_process(self, value: float) -> float:
-        """Return the value that process 0 has: what all decide on must not differ by the rounding of their devices."""
+        """Return the value of process 0, so that all processes decide alike despite rounding."""
         shared = torch.tensor(value, dtype=torch.float64, device=self.fabric.device)
         if self.fabric.world_size > 1:
             torch.distributed.broadcast(shared, src=0)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the current step, with its state saved."""
+"""Turn Ctrl-C and SIGTERM into a request to stop after the current step."""
 
 import signal
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from basinet.errors import RunError
 
 
 class InterruptedRunError(RunError):
-    """The run was asked to stop and has saved its state."""
+    """The run was stopped by a signal, and its state is saved."""
 
 
 class StopRequest:
-    """Whether the run has been asked to stop."""
+    """Flag that is set by the first signal."""
 
     def __init__(self) -> None:
         self.is_set = False

@@ -1,4 +1,4 @@
-"""Metrics of a run, one JSON object a line, and optionally TensorBoard."""
+"""Write the metrics of a run as JSON lines, and optionally to TensorBoard."""
 
 import json
 from collections.abc import Mapping
@@ -14,9 +14,9 @@ class MetricsLog:
     """``metrics.jsonl`` in the run directory: appended line by line, cut back when a run resumes.
 
     Args:
-        directory: of the run.
-        resume_step: lines of later steps are dropped: they will be written again.
-        tensorboard: also write TensorBoard events (needs the extra of that name).
+        directory: Run directory.
+        resume_step: Step to resume from; records of later steps are dropped.
+        tensorboard: Write TensorBoard events as well (needs the extra of that name).
     """
 
     def __init__(self, directory: Path, *, resume_step: int, tensorboard: bool) -> None:

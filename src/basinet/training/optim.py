@@ -1,52 +1,40 @@
-"""The optimiser, its learning rate, and the averaged weights."""
+"""Build the optimiser, the learning-rate schedule and the averaged weights."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge, Gt, Lt
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
-from basinet.config import settings
+from basinet.config import Positive, settings
 
 
 @settings
 class OptimizerConfig:
     """AdamW with gradient clipping and a learning-rate schedule."""
 
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     """Largest learning rate."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, Ge(0)] = 100
     """Steps over which the learning rate rises linearly."""
     schedule: Literal["cosine", "plateau", "constant"] = "cosine"
-    """After the warm-up: fall to zero along a cosine, fall whenever the validation loss stalls, or stay."""
-    plateau_factor: float = 0.8
-    """What a stall multiplies the learning rate by."""
+    """Learning rate after the warm-up: a cosine to zero, a drop whenever the validation loss stalls, or constant."""
+    plateau_factor: Annotated[float, Gt(0), Lt(1)] = 0.8
+    """Factor of the learning rate at a stall."""
     plateau_patience: int = 15
-    """Validations without improvement that make a stall."""
+    """Validations without improvement before a stall."""
     minimum_learning_rate: float = 1e-7
-    """A plateau schedule stops falling here."""
-    clip_norm: float | None = 10.0
+    """Lower limit of the learning rate of a plateau schedule."""
+    clip_norm: Annotated[float, Gt(0)] | None = 10.0
     """Largest norm of the gradient; null: no clipping."""
-    ema_decay: float | None = 0.995
-    """Decay of the averaged weights, which are the ones validated and saved; null: no averaging."""
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        if self.learning_rate <= 0:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
-        if not 0 < self.plateau_factor < 1:
-            raise ValueError(f"plateau_factor must be between 0 and 1, got {self.plateau_factor}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm must be positive or null, got {self.clip_norm}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must be between 0 and 1, or null, got {self.ema_decay}")
+    ema_decay: Annotated[float, Gt(0), Lt(1)] | None = 0.995
+    """Decay of the averaged weights, which are validated and saved; null: no averaging."""
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> AdamW:
@@ -59,9 +47,9 @@ class Schedule:
     """The learning rate as a function of the step and, for ``plateau``, of the validation losses.
 
     Args:
-        optimizer: whose learning rate is set.
-        config: which schedule.
-        n_steps: length of the run; the cosine reaches zero there.
+        optimizer: Optimiser whose learning rate is set.
+        config: Settings.
+        n_steps: Length of the run, where the cosine reaches zero.
     """
 
     def __init__(self, optimizer: AdamW, config: OptimizerConfig, n_steps: int) -> None:
@@ -95,16 +83,16 @@ class Schedule:
             self._by_step.step()
 
     def after_validation(self, loss: float) -> None:
-        """Take a validation loss into account."""
+        """Lower the learning rate if the validation loss stalls."""
         if self._config.schedule == "plateau" and self._step >= self._config.warmup_steps:
             self._by_loss.step(loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that decides the learning rates to come."""
+        """Return the state of the schedule."""
         return {"step": self._step, "by_step": self._by_step.state_dict(), "by_loss": self._by_loss.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Restore the state of the schedule."""
         self._step = state["step"]
         self._by_step.load_state_dict(state["by_step"])
         self._by_loss.load_state_dict(state["by_loss"])

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on exactly where it stopped, in one file that is replaced all or nothing."""
+"""Save and load the state of a run, so that it resumes bit for bit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ AVERAGED = "module."
 
 
 class TrainState:
-    """The moving parts of a run.
+    """State of a run: weights, optimiser, place in the data, random generators.
 
     The file holds tensors and plain values only and is read with ``weights_only``: it runs no code.
     """
@@ -41,15 +41,15 @@ class TrainState:
         self.best = float("inf")
         """Loss of the best step so far."""
         self.best_selected = float("-inf")
-        """What the best step was chosen by, if not by its loss; higher is better."""
+        """Metric of the best step, if it is not selected by loss; higher is better."""
         self.best_step = 0
 
     def save(self, path: Path, generators: list[torch.Tensor]) -> None:
         """Write the state.
 
         Args:
-            path: of the file.
-            generators: state of the noise generator of every process.
+            path: File to write.
+            generators: State of the noise generator of every process.
         """
         state = {
             "step": self.step,
@@ -66,7 +66,7 @@ class TrainState:
         write_torch(path, state)
 
     def load(self, path: Path, rank: int, world_size: int, device: torch.device) -> None:
-        """Go on from a saved state.
+        """Load a saved state.
 
         Raises:
             ValueError: the state does not fit this run.
@@ -87,7 +87,7 @@ class TrainState:
         self.loader.load_state_dict(state["loader"])
         self.generator.set_state(state["generators"][rank].cpu())
         self.step, self.best, self.best_step = state["step"], state["best"], state["best_step"]
-        # Files of a basinet that knew only losses have none.
+        # Files of early versions, which selected by loss alone, have none.
         self.best_selected = state.get("best_selected", 0.0 if self.best_step else float("-inf"))
 
 

@@ -35,8 +35,8 @@ def test_a_run_without_a_gpu_says_once_that_it_goes_on_without_and_is_the_same(t
         recipe = finetune_recipe(store, training=training(n_steps=3), launch=launch)
         losses.append(finetune(recipe, tmp_path / asked, say=said.append).fit.best)
     assert [line for line in said if "kernels" in line] == [
-        "no Triton kernels for the edges of the network: they need a CUDA device, and the network is on cpu; going on "
-        "as with launch.kernels=plain"
+        "no Triton kernels for the edges of the network: they need a CUDA device, and the network is on cpu; PyTorch "
+        "computes them"
     ]
     assert losses[0] == losses[1]
 
@@ -69,9 +69,7 @@ def test_without_a_compiler_a_run_says_what_is_missing_and_goes_on(monkeypatch: 
     said: list[str] = []
     backbone = EquivariantTransformer(dataclasses.replace(TINY, n_features=10))
     kernels.use_kernels(backbone, ON_CPU, torch.device("cpu"), said.append)
-    assert said == [
-        "no C++ kernels for the edges of the network: there is no C++ compiler; going on as with launch.kernels=plain"
-    ]
+    assert said == ["no C++ kernels for the edges of the network: there is no C++ compiler; PyTorch computes them"]
     assert backbone.implementation.kind == "plain"
 
 
@@ -92,8 +90,8 @@ def test_native_kernels_are_not_for_gpus() -> None:
     launch = LaunchConfig(kernels="native")
     kernels.use_kernels(EquivariantTransformer(TINY), launch, torch.device("cuda"), said.append)
     assert said == [
-        "no C++ kernels for the edges of the network: they need a CPU, and the network is on cuda; going on as with "
-        "launch.kernels=plain"
+        "no C++ kernels for the edges of the network: they need a CPU, and the network is on cuda; PyTorch "
+        "computes them"
     ]
 
 
@@ -107,10 +105,7 @@ def test_another_network_has_no_kernels() -> None:
     said: list[str] = []
     backbone = EGNN(EGNNConfig(n_features=8, n_layers=1))
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
-    assert said == [
-        "no Triton kernels for the edges of the network: EGNN has no such kernels; going on as with "
-        "launch.kernels=plain"
-    ]
+    assert said == ["no Triton kernels for the edges of the network: EGNN has no such kernels; PyTorch computes them"]
 
 
 def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +116,7 @@ def test_where_triton_is_missing_it_is_said_how_to_install_it(monkeypatch: pytes
     kernels.use_kernels(backbone, ASKED, torch.device("cuda"), said.append)
     assert said == [
         'no Triton kernels for the edges of the network: Triton is not installed (pip install "basinet[triton]"); '
-        "going on as with launch.kernels=plain"
+        "PyTorch computes them"
     ]
     assert backbone.implementation.kind == "plain"
 

@@ -30,7 +30,7 @@ from basinet.data.files.extxyz import frame_text
 from basinet.data.files.table import column_names, is_table
 from basinet.data.reading import AS_WRITTEN, Reading
 from basinet.files import replacing
-from basinet.models.ensemble import joined
+from basinet.models.committee import joined
 from basinet.models.model import Model
 from basinet.structures import Molecule
 from basinet.structures.batch import collate, unbatch

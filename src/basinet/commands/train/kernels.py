@@ -10,7 +10,7 @@ NAMES = {"native": "C++ kernels", "triton": "Triton kernels"}
 
 
 def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, say: Say) -> None:
-    """Use the kernels that a run asked for, or say why it goes on in PyTorch.
+    """Use the kernels that a recipe names, or report why PyTorch is used instead.
 
     Raises:
         RunError: the kernels give wrong results on this device.
@@ -24,4 +24,4 @@ def use_kernels(backbone: Backbone, launch: LaunchConfig, device: torch.device, 
     if missing is None:
         say(f"{NAMES[kind]} for the edges of the network")
     else:
-        say(f"no {NAMES[kind]} for the edges of the network: {missing}; going on as with launch.kernels=plain")
+        say(f"no {NAMES[kind]} for the edges of the network: {missing}; PyTorch computes them")

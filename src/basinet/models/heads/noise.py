@@ -7,7 +7,7 @@ from torch import Tensor
 
 from basinet.backbones.base import NodeFeatures
 from basinet.models.heads.base import GatedOutputs, Head
-from basinet.nn.exact import ExactBuffers
+from basinet.nn.modules import ExactBuffers
 from basinet.structures.batch import Batch
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from basinet.backbones.base import Backbone, NodeFeatures
 from basinet.models.heads.base import GatedOutputs, Head, two_layers
 from basinet.nn.equivariant import safe_norm
-from basinet.nn.exact import ExactBuffers
+from basinet.nn.modules import ExactBuffers
 from basinet.structures.batch import Batch
 from basinet.structures.molecule import N_ELEMENTS
 from basinet.structures.segment import from_centre_of_mass, mean_per_molecule, sum_per_molecule
