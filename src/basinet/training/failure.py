@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from basinet.config import read_settings
 from basinet.errors import RunError
 from basinet.files import read_torch, write_torch
 from basinet.models.heads.base import HeadKind
@@ -88,8 +89,10 @@ def load_failure(path: Path) -> Failure:
     saved = read_torch(path)
     batches = [_batch(b) for b in saved["batches"]]
     properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
-    first = saved["step"], *current_heads(saved["heads"], properties), current_weights(saved["model"])
-    return Failure(*first, saved["generator"], batches, saved["sources"])
+    kinds, forms = current_heads(saved["heads"], properties)
+    heads: dict[str, HeadKind] = read_settings(dict[str, HeadKind], kinds, f"{path}: heads")
+    weights = current_weights(saved["model"])
+    return Failure(saved["step"], heads, forms, weights, saved["generator"], batches, saved["sources"])
 
 
 def _plain(batch: Batch) -> dict[str, Any]:
