@@ -1,6 +1,7 @@
 """Shared by all tests; it also puts this directory on the path, so that every test can import ``molecules``."""
 
 import os
+import signal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from basinet.backbones.equivariant_transformer import EquivariantTransformerConf
 from basinet.models.model import Model, build_model
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in the background; children too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU
 

@@ -1,4 +1,4 @@
-"""The units of basinet, and the only place where a unit is converted.
+"""Units, and their conversion, which is done nowhere else.
 
 Inside the package: energy eV, length Å, time fs, mass amu, charge e, temperature K, force eV/Å, angle radians; and so
 dipole moment e Å, polarisability Å³, electronic spatial extent Å², heat capacity eV/K.

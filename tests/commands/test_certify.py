@@ -77,11 +77,12 @@ def test_own_molecules_are_those_the_model_knows(tmp_path: Path) -> None:
 def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
     """The second member is too far off in float32; the first alone passes."""
     members = [load_model(model_file(tmp_path / f"{i}.safetensors")).model for i in range(3)]
+    write_extxyz(tmp_path / "water.xyz", [(WATER, {})])
     with torch.no_grad():
         members[1].energy_scale.scale.mul_(1000)
     file = tmp_path / "three.safetensors"
     save_model(members[0], file, SOUND, further=members[1:])
-    limits = ["precision=1e-4"]
+    limits = ["precision=1e-4", "--molecules", str(tmp_path / "water.xyz")]
     assert run(str(tmp_path / "0.safetensors"), *limits)[0] == 0
     code, output = run(str(file), *limits)
     assert code == 1

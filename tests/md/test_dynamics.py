@@ -72,18 +72,18 @@ def test_the_numbers_are_normal_and_independent() -> None:
 
 @pytest.mark.parametrize("kind", INTEGRATORS)
 def test_a_network_moves_a_batch_as_its_replicas_one_by_one(kind: str) -> None:
-    """To 1e-5 Å over 100 steps, random forces included."""
+    """To 1e-5 Å over 40 steps, random forces included."""
     potential = model_potential(tiny_model().double())
-    molecules = [ETHANOL, *(m for m in SMALL if m.name in ("CH4", "H2O")), ETHANOL]
-    together = begin(potential, molecules, INTEGRATORS[kind])
-    together.run(100)
+    molecules = [ETHANOL, *(m for m in SMALL if m.name == "H2O"), ETHANOL]
+    together = begin(potential, molecules, INTEGRATORS[kind], record_every=40)
+    together.run(40)
     batch, seeds = together.state.batch, replica_seeds(0, len(molecules))
     for i, molecule in enumerate(molecules):
         one = collate([molecule], torch.float64)
         alone = Dynamics(
-            potential, start(potential, one, INTEGRATORS[kind], 300.0, [seeds[i]]), INTEGRATORS[kind], record_every=5
+            potential, start(potential, one, INTEGRATORS[kind], 300.0, [seeds[i]]), INTEGRATORS[kind], record_every=40
         )
-        alone.run(100)
+        alone.run(40)
         assert torch.allclose(alone.state.batch.positions, batch.positions[batch.molecule == i], atol=1e-5, rtol=0)
     first, last = batch.positions[batch.molecule == 0], batch.positions[batch.molecule == len(molecules) - 1]
     assert (first - last).abs().max() > 0.01, "control: two replicas of one molecule go different ways"

@@ -1,1 +1,1 @@
-"""basinet inside other programs: ASE, scikit-learn."""
+"""Use basinet from Python, ASE, scikit-learn and TorchSim; :mod:`basinet` has the public names."""

@@ -1,4 +1,4 @@
-"""Models as calculators of ASE: optimisers, dynamics, vibrations, reaction paths.
+"""Use a model as a calculator of ASE: optimisers, dynamics, vibrations, reaction paths.
 
 ::
 
@@ -27,27 +27,36 @@ from basinet.structures.batch import Batch, collate
 from basinet.structures.molecule import Molecule
 
 CHARGE = "charge"
-"""What a changed charge is called among the changes of a system."""
+"""Name of the charge among the changes of a system."""
 
 
 class OutsideScopeWarning(UserWarning):
-    """A molecule is unlike those a model was trained on; its answer is a guess."""
+    """A molecule is unlike those in training, so its energy is a guess."""
 
 
 class Calculator(ase_calculator.Calculator):
-    """Energy (eV) and forces (eV/Å) of a model, or its properties by name; ``get_hessian`` gives second derivatives.
+    """ASE calculator: energy (eV) and forces (eV/Å) of a model, or its properties by name.
 
-    Of several models the mean is given, with ``energy_std`` and ``forces_std`` (one number an atom, eV/Å) among the
-    results. The charge of a molecule is ``atoms.info["charge"]``, or the sum of the initial charges: the network does
-    not see it, but a model is only asked about charges that it was trained on. Where a network reads bonds, they are
-    perceived from the first geometry and kept as long as they fit.
+    An ensemble returns the mean, with ``energy_std`` and ``forces_std`` (one number for each atom, eV/Å) among the
+    results. The charge is ``atoms.info["charge"]``, or the sum of the initial charges: the network does not use it,
+    but charges that were not in training are outside of the scope. Bonds, for networks that read them, are perceived
+    from the first geometry and kept as long as they fit.
 
     Args:
-        model: a model, the file of one, or several.
-        device: ``cpu``, ``cuda`` ...
-        precision: ``float64`` for vibrations and tight optimisations; a model that is given is converted in a copy.
-        outside_scope: what to do with a molecule unlike those in training: refuse it, or answer, warn, and keep the
-            reasons in ``results["outside_scope"]``.
+        model: a model file, a model, or several of them, which are an ensemble. A model is copied.
+        device: ``"cpu"`` or ``"cuda"``.
+        precision: ``"float64"`` for vibrations and tight optimisations.
+        outside_scope: ``"error"`` refuses molecules unlike those in training; ``"warn"`` computes, warns, and keeps
+            the reasons in ``results["outside_scope"]``.
+
+    Raises:
+        ValueError: the model has neither an energy in eV nor a property, or there is no such device; in a calculation,
+            the atoms are periodic or outside of the scope.
+
+    Example:
+        >>> atoms.calc = Calculator("model.safetensors")  # doctest: +SKIP
+        >>> atoms.get_potential_energy()  # doctest: +SKIP
+        -2080.1
     """
 
     def __init__(
@@ -93,20 +102,24 @@ class Calculator(ase_calculator.Calculator):
             self.results["outside_scope"] = outside
 
     def get_hessian(self, atoms: Atoms | None = None) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
-        """Return the second derivatives of the energy, eV/Å²; ``VibrationsData.from_2d`` takes them."""
+        """Return the second derivatives of the energy, eV/Å², as ``VibrationsData.from_2d`` takes them.
+
+        Raises:
+            ValueError: there are no atoms, or the model has no energy.
+        """
         atoms = self.atoms if atoms is None else atoms
         if atoms is None:
-            raise ValueError("no atoms to compute a Hessian of; give them")
+            raise ValueError("there are no atoms to differentiate the energy of; call get_hessian(atoms)")
         members = members_of(self.model)
         if "energy" not in self.model.offers:
-            raise ValueError(f"a Hessian is that of an energy, and the model offers {sorted(self.model.offers)}")
+            raise ValueError(f"a Hessian needs an energy, and the model offers {sorted(self.model.offers)}")
         molecule = Molecule.from_ase(atoms, labels={}, name="atoms")
         self._outside(molecule)
         batch = self._batch(molecule)
         return torch.stack([hessian(member, batch) for member in members]).mean(0).cpu().numpy()
 
     def _outside(self, molecule: Molecule) -> str:
-        """Return in what a molecule is unlike those in training, having warned of it; or refuse it."""
+        """Return how a molecule differs from those in training, with a warning or an error."""
         reasons = self.model.scope.outside(molecule.atomic_numbers, molecule.charge)
         if reasons and self.outside_scope == "error":
             raise OutsideScopeError(molecule.formula, reasons)
@@ -127,6 +140,6 @@ def _names_of(model: Model | Committee) -> list[str]:
 
 
 def _plain(name: str, value: torch.Tensor) -> float | np.ndarray:
-    """Return the number of a molecule as a float, rows of its atoms as an array."""
+    """Return a number of a molecule as a float, rows of its atoms as an array."""
     array = value.detach().double().cpu().numpy()
     return array if name.startswith("forces") else float(array[0])

@@ -1,4 +1,4 @@
-"""Models for TorchSim (``torch-sim-atomistic``, Python 3.12 or later): its batched optimisers and dynamics.
+"""Use a model in TorchSim (``torch-sim-atomistic``, Python 3.12 or later): batched optimisers and dynamics.
 
 ::
 
@@ -7,29 +7,34 @@
     ts.integrate(atoms, model, integrator=ts.Integrator.nvt_langevin, n_steps=1000, temperature=300, timestep=0.0005)
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from basinet.interfaces.models import Precision, load_potential
+from basinet.interfaces.models import Precision, Sources, load_potential, members_of
 from basinet.models.committee import Committee
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 
 
-def torchsim_model(
-    model: Model | str | Path | Sequence[Model | str | Path], *, device: str = "cpu", precision: Precision = "float32"
-) -> Any:
-    """Return a model as a ``torch_sim.models.interface.ModelInterface``: energies (eV) and forces (eV/Å), no stress.
+def torchsim_model(model: Sources, *, device: str = "cpu", precision: Precision = "float32") -> Any:
+    """Return a model for TorchSim: energies (eV) and forces (eV/Å), no stress.
 
-    Charges are not part of a state of TorchSim, and systems are taken as neutral.
+    States of TorchSim have no charges; systems are taken as neutral.
+
+    Args:
+        model: a model file, a model, or several of them, which are an ensemble.
+        device: ``"cpu"`` or ``"cuda"``.
+        precision: precision of the network.
+
+    Returns:
+        A ``torch_sim.models.interface.ModelInterface``.
 
     Raises:
         ImportError: TorchSim is missing.
+        ValueError: the model has no energy in eV, or reads bonds.
     """
     try:
         from torch_sim.models.interface import ModelInterface  # pyright: ignore[reportMissingImports]
@@ -39,7 +44,7 @@ def torchsim_model(
 
 
 def adapter_of(interface: Any) -> Any:
-    """Return a class that has TorchSim's interface, which exists only where TorchSim does."""
+    """Return the class of models for an interface of TorchSim, which may not be installed."""
 
     class BasinetTorchSimModel(interface):
         """Energies and forces of the systems of a state."""
@@ -79,8 +84,7 @@ def batch_of_systems(
 def _checked(potential: Model | Committee) -> Model | Committee:
     if "energy" not in potential.offers:
         raise ValueError(f"TorchSim needs energies and forces, and the model offers {sorted(potential.offers)}")
-    members = potential.models if isinstance(potential, Committee) else [potential]
-    if any(member.backbone.needs_bonds for member in members):
+    if any(member.backbone.needs_bonds for member in members_of(potential)):
         raise ValueError("the model reads bonds, which a state of TorchSim does not have; use basinet.Calculator")
     return potential
 
@@ -90,8 +94,8 @@ def _is_periodic(pbc: Any) -> bool:
 
 
 def _require_scope(potential: Model | Committee, batch: Batch) -> None:
-    """Refuse systems unlike those in training; their elements and sizes never change in a simulation."""
+    """Raise a ``ValueError`` if a system is unlike those in training."""
     numbers = torch.split(batch.atomic_numbers.cpu(), batch.atoms_per_molecule.tolist())
     for place, of_system in enumerate(numbers):
         if reasons := potential.scope.outside(of_system.numpy(), 0):
-            raise ValueError(f"system {place} is outside of what the model was trained on: {'; '.join(reasons)}")
+            raise ValueError(f"system {place} is unlike the molecules in training: {'; '.join(reasons)}")

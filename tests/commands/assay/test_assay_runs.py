@@ -20,6 +20,9 @@ from small_runs import ON_CPU, TINY, differences, training
 ALCOHOLS = [f"{'C' * a}{tail}" for a in range(1, 9) for tail in ("O", "N", "C=O", "C#N", "OC", "Cc1ccccc1", "C1CC1")]
 
 
+LEARNING = training(n_steps=120, batch_size=8, validate_every=40, save_every=60)
+
+
 def write_table(path: Path, smiles: list[str], extra: str = "") -> Path:
     """Write a table of a number that grows with the molecule."""
     lines = [f"{i},{s},{len(s) + s.count('O') * 3}" for i, s in enumerate(smiles)]
@@ -32,7 +35,7 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def recipe(data: Path, **changes: Any) -> AssayRecipe:
-    given = {"target": "p IC50", "split": "random", "model": TINY, "training": training(n_steps=30, batch_size=8)}
+    given = {"target": "p IC50", "split": "random", "model": TINY, "training": training(n_steps=4, batch_size=8)}
     given |= {"launch": ON_CPU, "conformers": 2, "processes": 1, "baselines": False}
     return AssayRecipe(data=data, **given | changes)
 
@@ -50,7 +53,7 @@ def data(directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def done(data: Path, directory: Path) -> tuple[AssayResult, list[str]]:
     said: list[str] = []
-    wanted = recipe(data, ensemble=2, coverage=0.5, baselines=True, training=training(n_steps=120, batch_size=8))
+    wanted = recipe(data, ensemble=2, coverage=0.5, baselines=True, training=LEARNING)
     return finetune_assay(wanted, directory / "run", say=said.append), said
 
 
@@ -94,14 +97,14 @@ def test_the_model_holds_its_members_and_intervals(done: Any) -> None:
 
 
 def test_an_interrupted_run_goes_on_to_the_same_model(data: Path, directory: Path) -> None:
-    wanted = recipe(data, ensemble=2)
+    wanted = recipe(data, ensemble=2, training=training(n_steps=6, batch_size=8))
 
     class GoneError(Exception):
         pass
 
     def stop_in_second(number: int) -> Any:
         def watch(progress: Any) -> None:
-            if number == 1 and progress.step == 15:
+            if number == 1 and progress.step == 4:
                 raise GoneError
 
         return watch
@@ -188,7 +191,7 @@ def test_any_column_gives_a_name(target: str, label: str) -> None:
 
 
 def test_the_command_does_the_same(data: Path, directory: Path) -> None:
-    small = ["model.n_features=8", "model.n_layers=1", "model.n_heads=2", "training.n_steps=5", "conformers=1"]
+    small = ["model.n_features=8", "model.n_layers=1", "model.n_heads=2", "training.n_steps=2", "conformers=1"]
     small += ["launch.accelerator=cpu", "processes=1", "split=random", "smiles=Smiles", "target=p IC50"]
     ran = CliRunner().invoke(app, ["finetune", str(data), *small, "--out", str(directory / "typed")])
     assert ran.exit_code == 0, ran.output

@@ -1,4 +1,4 @@
-"""Models inside scikit-learn: SMILES in, features or a property out.
+"""Use models in scikit-learn: features or a property from SMILES.
 
 ::
 

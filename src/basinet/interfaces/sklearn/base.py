@@ -1,4 +1,4 @@
-"""What both estimators share: SMILES of any container in, rows that fail told apart."""
+"""Read SMILES for the estimators, and report rows that failed."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,14 +20,14 @@ except ModuleNotFoundError as missing:
 
 
 class FailedMoleculesWarning(UserWarning):
-    """Some molecules have no features or no prediction; their rows are NaN."""
+    """Some molecules have no features or prediction; their rows are NaN."""
 
 
 class OfSmiles(BaseEstimator):
-    """What takes SMILES: a list, a column of a table, an array of text; anything missing is a row that fails."""
+    """Base of estimators that take SMILES: a list, a column of a table, or an array; a missing entry fails its row."""
 
     failures_: dict[int, str]
-    """Why rows of the last call are NaN, by their number."""
+    """Reasons for rows of NaN in the last call, by row."""
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -38,7 +38,7 @@ class OfSmiles(BaseEstimator):
         return tags
 
     def note(self, failures: dict[int, str], smiles: Sequence[str]) -> None:
-        """Keep why rows failed, and warn if some did."""
+        """Keep the reasons for rows that failed, and warn of them."""
         self.failures_ = failures
         if failures:
             row, reason = next(iter(failures.items()))
@@ -51,7 +51,7 @@ class OfSmiles(BaseEstimator):
 
 
 def as_smiles(given: Any) -> list[str]:
-    """Return SMILES as a list of text, a missing one as an empty text.
+    """Return SMILES as a list; a missing one is "".
 
     Args:
         given: a sequence of text, an array, or one column of a table.
@@ -79,7 +79,7 @@ def as_smiles(given: Any) -> list[str]:
 def records_of(
     smiles: Sequence[str], n_conformers: int, seed: int, fragments: Fragments, processes: int | None
 ) -> Iterator[Record]:
-    """Yield a record for each SMILES, with its conformers or the reason why there are none."""
+    """Yield a record of each SMILES, with its conformers or the reason for having none."""
     tasks = (ConformerTask(text, n_conformers, seed, fragments) for text in smiles)
     for number, (text, found) in enumerate(zip(smiles, conformer_sets(tasks, processes), strict=True)):
         failed = isinstance(found, str)
@@ -87,9 +87,9 @@ def records_of(
 
 
 def refusal(record: Record, scope: Scope, policy: OutsidePolicy) -> str:
-    """Return why a record is not computed; empty if it is."""
+    """Return the reason for not computing a record; "" if there is none."""
     return record.reason or (outside(scope, record) if policy == "error" else "")
 
 
 def quiet(line: str) -> None:
-    """Batches that are cut in half are no news here."""
+    """Do not report batches that are cut in half."""

@@ -1,4 +1,4 @@
-"""Rows of features kept in one file, so that what was computed once is not computed again."""
+"""Keep rows of features in a file, so that nothing is computed twice."""
 
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 Kept = Float32[np.ndarray, "_"] | str
-"""The features of a compound, or why there are none."""
+"""Features of a compound, or the reason for having none."""
 PATIENCE = 60.0
 """Seconds to wait for another process that writes."""
 
@@ -18,17 +18,17 @@ class FeatureCache:
     """Features by key, in an SQLite file that several processes may share.
 
     Args:
-        path: of the file; made when something is first kept.
+        path: the file; made when something is first kept.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def find(self, keys: Iterable[str]) -> dict[str, Kept]:
-        """Return what is kept under some of the keys.
+        """Return the entries of some keys; missing keys are left out.
 
         Raises:
-            ValueError: the file is none of ours.
+            ValueError: the file is not a cache.
         """
         if not self.path.exists():
             return {}
@@ -56,6 +56,6 @@ class FeatureCache:
         except sqlite3.DatabaseError as error:
             file.close()
             raise ValueError(
-                f"{self.path} is no cache of features ({error}); delete it, or give another place as cache="
+                f"{self.path} is not a cache of features ({error}); delete it, or give another path as cache="
             ) from error
         return file

@@ -1,4 +1,4 @@
-"""Features of molecules from a pre-trained network."""
+"""Compute features of SMILES with a pre-trained network."""
 
 import json
 from collections.abc import Sequence
@@ -32,14 +32,14 @@ class Embedder(TransformerMixin, OfSmiles):
 
     Args:
         model: a model file; of an ensemble, the first member.
-        n_conformers: made of each compound; the mean of their features is taken.
-        pooling: of the atoms of a conformer.
-        seed: of the conformers.
-        fragments: SMILES of several molecules fail, or stand for the largest.
-        outside_scope: molecules unlike those in training fail, or have features all the same.
-        cache: a file that keeps the rows of compounds, by canonical SMILES, model and settings; none without it.
-        processes: that make conformers; ``None``: one for each core.
-        device: cpu or cuda.
+        n_conformers: conformers of each compound; the result is the mean of their features.
+        pooling: how atoms become a conformer, ``"mean"`` or ``"sum"``.
+        seed: seed for the conformers.
+        fragments: ``"refuse"`` fails SMILES of several molecules; ``"largest"`` takes the largest.
+        outside_scope: ``"error"`` fails molecules unlike those in training; ``"warn"`` computes them.
+        cache: file that keeps the rows of compounds, by canonical SMILES, model and settings; ``None``: no cache.
+        processes: processes that make conformers; ``None``: one for each core.
+        device: ``"cpu"`` or ``"cuda"``.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Embedder(TransformerMixin, OfSmiles):
         self.device = device
 
     def fit(self, X: Any, y: Any = None) -> "Embedder":  # noqa: N803
-        """Look at the model; nothing is learned from the molecules."""
+        """Read the model; nothing is learned from the molecules."""
         del y
         as_smiles(X)
         self.model_hash_ = file_hash(Path(self.model))
@@ -96,7 +96,7 @@ class Embedder(TransformerMixin, OfSmiles):
         return np.array([f"basinet{i}" for i in range(self.n_features_out_)], dtype=object)
 
     def _compounds(self, smiles: Sequence[str]) -> tuple[dict[int, str], dict[int, str]]:
-        """Return the canonical SMILES of the rows that have one, and why the others have none."""
+        """Return the canonical SMILES of rows, and the reasons for rows that have none."""
         compounds: dict[int, str] = {}
         failures: dict[int, str] = {}
         for number, text in enumerate(smiles):
@@ -107,7 +107,7 @@ class Embedder(TransformerMixin, OfSmiles):
         return compounds, failures
 
     def _rows(self, compounds: Sequence[str]) -> dict[str, Kept]:
-        """Return the features of compounds, from the cache as far as they are there."""
+        """Return the features of compounds, from the cache where they are there."""
         if file_hash(Path(self.model)) != self.model_hash_:
             raise ValueError(f"{self.model} is another file than when this was fitted; fit again")
         keys = {compound: self._key(compound) for compound in compounds}

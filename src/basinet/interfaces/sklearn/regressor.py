@@ -1,4 +1,4 @@
-"""A network that learns a property of molecules from SMILES and numbers."""
+"""Train a network on SMILES and numbers."""
 
 import csv
 import tempfile
@@ -28,22 +28,22 @@ TARGET = "target"
 
 
 class Regressor(RegressorMixin, OfSmiles):
-    """A network fine-tuned on SMILES and numbers, as ``basinet finetune table.csv`` does it.
+    """Fine-tune a network on SMILES and numbers, as ``basinet finetune table.csv`` does.
 
     Args:
         model: a model file to start from, or scratch.
-        n_conformers: made of each compound, at most; all are trained on, and predictions are their mean.
-        ensemble: networks that are trained; their spread is the standard deviation of a prediction.
+        n_conformers: largest number of conformers of a compound; all are trained on, and predictions are their mean.
+        ensemble: number of networks; their spread is the standard deviation of a prediction.
         validation_fraction: part of the compounds that chooses the best step.
         calibration_fraction: part of the compounds that calibrates intervals; 0: none.
-        freeze: n: embedding and first n layers keep their weights; backbone: all but the head; 0: nothing.
-        readout: from atoms to molecule: mean for what does not grow with the molecule, sum for what does.
+        freeze: layers that keep their weights: n for the embedding and the first n; backbone for all but the head.
+        readout: how atoms become a molecule: mean for intensive properties, sum for extensive ones.
         training: steps, batches, optimiser and the seed; ``None``: those of ``basinet finetune``.
-        seed: of the conformers and of the parts.
-        fragments: SMILES of several molecules are left out, or stand for the largest.
-        outside_scope: molecules unlike those in training fail, or are predicted all the same.
-        processes: that make conformers; ``None``: one for each core.
-        device: of predictions: cpu or cuda.
+        seed: seed for the conformers and the division of the data.
+        fragments: ``"refuse"`` leaves SMILES of several molecules out; ``"largest"`` takes the largest.
+        outside_scope: ``"error"`` fails molecules unlike those in training; ``"warn"`` predicts them.
+        processes: processes that make conformers; ``None``: one for each core.
+        device: device of predictions, ``"cpu"`` or ``"cuda"``.
     """
 
     def __init__(
@@ -182,6 +182,6 @@ def _write_table(path: Path, smiles: Sequence[str], numbers: Float64[np.ndarray,
 
 
 def _unused(rows: Path) -> dict[int, str]:
-    """Return why rows of a table were not trained on."""
+    """Return the reasons for rows that were not trained on."""
     with open(rows, newline="", encoding="utf-8") as file:
         return {int(row["row"]): row["reason"] for row in csv.DictReader(file) if row["reason"]}
