@@ -1,4 +1,4 @@
-"""``basinet data build``: files and stores of any kind, read one molecule at a time, become one store."""
+"""Build one store from files and stores (``basinet data build``), one molecule at a time."""
 
 import dataclasses
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from basinet.commands.recipe import UnitsConfig, property_columns
-from basinet.config import dump_settings, settings
+from basinet.config import Count, dump_settings, settings
 from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
 from basinet.data.files.build import Built, OnProgress, write_store
 from basinet.data.files.options import PropertyColumn, Reading, property_units
@@ -20,7 +20,7 @@ from basinet.data.workers import available_cores
 from basinet.structures import Molecule
 
 NOT_KEPT = frozenset({"data", "processes"})
-"""Options that the store does not keep: inputs are kept by their hashes, and the processes change nothing."""
+"""Options that the store does not record: inputs are recorded by their hashes, and processes change nothing."""
 
 
 @settings
@@ -28,30 +28,28 @@ class BuildRecipe:
     """Files and stores to read into one store."""
 
     data: tuple[Path, ...]
-    """What to read: files of any known format, and stores."""
+    """Files of any known format, and stores."""
     units: UnitsConfig = UnitsConfig()
-    """Units and keys of the files; stores have their own. property_key names the label as well as its column."""
+    """Units and keys of the files; stores have their own. property_key names the label and its column."""
     properties: tuple[str, ...] = ()
-    """Further labels, one number a molecule, each as column:unit or label=column:unit, such as mu:D."""
+    """Further labels, one number per molecule, each as column:unit or label=column:unit, such as mu:D."""
     is_equilibrium: bool = False
-    """Whether the geometries in the files are minima of the energy; stores say so themselves."""
+    """The geometries in the files are minima of the energy; stores have their own flags."""
     skip_invalid: bool = False
-    """Leave out molecules that are not valid and count them; without it, the first one is an error."""
+    """Skip and count invalid molecules; otherwise the first one is an error."""
     perceive_bonds: bool = False
-    """Find bonds where there are none on record, and keep them: runs that need bonds then need not find them."""
-    processes: int | None = None
-    """That make conformers from SMILES; null takes all cores. The store is the same whatever their number."""
+    """Perceive bonds where there are none and store them, so that runs need not perceive them again."""
+    processes: Count | None = None
+    """Processes that make conformers from SMILES; null: one for each core. They do not change the store."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no column, and perceiving bonds, which runs do for themselves."""
+        """Check the columns and the bonds."""
         self.columns(())
         if self.units.bonds != "auto":
             raise ValueError("units.bonds is an option of runs; to find bonds for a store, give perceive_bonds=true")
-        if self.processes is not None and self.processes < 1:
-            raise ValueError(f"processes must be at least 1, got {self.processes}")
 
     def columns(self, of_file: Sequence[PropertyColumn]) -> tuple[PropertyColumn, ...]:
-        """Return the columns to read from a file, after those that are given."""
+        """Return the columns to read from a file, ``of_file`` first."""
         columns = (*of_file, *map(_column, self.properties))
         if twice := [name for name, count in Counter(c.name for c in columns).items() if count > 1]:
             raise ValueError(
@@ -69,22 +67,22 @@ def _column(text: str) -> PropertyColumn:
 
 
 class OpenedFile(NamedTuple):
-    """One file or store, opened, with what a store of it must say."""
+    """One opened file or store, with entries of the manifest."""
 
     input: Opened
     level_of_theory: str
     units: dict[str, str]
-    """Of labels other than energies and forces."""
+    """Units of labels other than energies and forces."""
     identity: dict[str, Any]
-    """By which a resumed build knows its input again."""
+    """Identifies the input of a resumed build."""
 
 
 def build(recipe: BuildRecipe, out: Path, on_progress: OnProgress | None = None) -> Built:
     """Read files and stores, in their order, into one store.
 
-    Memory does not grow with the files. A build that was interrupted is resumed by the same call, which reads its
-    inputs again up to where it stopped; until it is finished, nothing opens the store. If an input turns out to be
-    damaged, the store is deleted. Records that gave no molecule are listed in ``skipped.csv`` in the store.
+    Memory does not grow with the files. An interrupted build is resumed by the same call, which reads its inputs again
+    up to where it stopped; the store cannot be opened before it is finished. If an input is damaged, the store is
+    deleted. Records without a molecule are listed in ``skipped.csv`` in the store.
 
     Raises:
         ValueError: an input cannot be read, two inputs do not fit together, or ``out`` was begun with other inputs.

@@ -1,4 +1,4 @@
-"""Examine a model, and write what was found into its card."""
+"""Certify a model: measure its symmetries, forces and smoothness, and write a card."""
 
 import copy
 import hashlib
@@ -36,43 +36,43 @@ from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
 
 G2_NAMES = ("CH3CH2OH", "H2O", "NH3", "HCN", "H2CO", "CH3SH", "CH3Cl", "CH3CH2NH2", "C2H4", "CH4", "SH2", "HCl", "PH3")
-"""Molecules of ASE's collection that a model is examined on if no file is given, as far as it knows their elements."""
+"""Default molecules, from ASE's G2 collection; those with elements unknown to the model are left out."""
 N_MOLECULES = 6
-"""Examined: enough for every check, and finite differences stay quick."""
+"""Molecules examined: enough for every check, and few enough for quick finite differences."""
 RATTLE = 0.05
-"""Å, deviation of the random displacement of every atom: no force vanishes by symmetry."""
+"""Standard deviation of the random displacement of every atom, Å: no force vanishes by symmetry."""
 SEED = 20220814
 HEADER = ("check", "output", "largest error", "threshold", "verdict")
-"""Of a table of checks."""
+"""Columns of a table of checks."""
 
 
 class Certificate(NamedTuple):
-    """What was found."""
+    """Result of a certification."""
 
     members: Sequence[Sequence[Check]]
-    """The checks of each member; of a plain model there is one."""
+    """Checks of each member; a plain model has one."""
     molecules: Sequence[str]
-    """Formulas of those it was examined on."""
+    """Formulas of the molecules examined."""
     sha256: str
-    """Of the model file: another file has another certificate."""
+    """Hash of the model file that the certificate is for."""
 
     @property
     def checks(self) -> list[Check]:
-        """Each check of the member that did worst in it."""
+        """Worst result of each check over all members."""
         return [max(of_members, key=_severity) for of_members in zip(*self.members, strict=True)]
 
     @property
     def worst_members(self) -> list[int]:
-        """Which member each of :attr:`checks` is of, from 1."""
+        """Number, from 1, of the member with each of :attr:`checks`."""
         return [1 + of.index(worst) for of, worst in zip(zip(*self.members, strict=True), self.checks, strict=True)]
 
     @property
     def passed(self) -> bool:
-        """Whether no threshold is exceeded, by no member."""
+        """Whether no member exceeds a threshold."""
         return all(check.verdict != "fault" for check in self.checks)
 
     def to_record(self) -> dict[str, Any]:
-        """Return it as JSON can hold it; of several members the worst of each check, and all of each member."""
+        """Return a JSON record; of several members the worst of each check, and all checks of each."""
         record = {"passed": self.passed, "sha256": self.sha256, "basinet_version": __version__}
         record |= {"molecules": list(self.molecules), "checks": [_as_record(c) for c in self.checks]}
         if len(self.members) == 1:
@@ -81,7 +81,7 @@ class Certificate(NamedTuple):
 
 
 def _severity(check: Check) -> tuple[int, float]:
-    """Return what is larger for a worse check; an error that is not a number is the worst."""
+    """Return a key that is larger for a worse check; NaN is the worst error."""
     order = ("ok", "not measured", "fault").index(check.verdict)
     return order, -1.0 if check.error is None else math.inf if math.isnan(check.error) else check.error
 
@@ -91,7 +91,7 @@ def _as_record(check: Check) -> dict[str, Any]:
 
 
 def _as_json(error: float | None) -> float | str | None:
-    """Return a number as JSON can hold it: it has no word for infinity."""
+    """Return a number, or text for infinity, which JSON does not have."""
     return error if error is None or math.isfinite(error) else str(error)
 
 
@@ -102,12 +102,12 @@ def certify(
     thresholds: Thresholds | None = None,
     show: Show = hidden,
 ) -> Certificate:
-    """Return what holds of a model, of each member of an ensemble, on molecules of a file or on well-known ones.
+    """Examine a model, or each member of an ensemble, on molecules of a file or on well-known ones.
 
     Args:
         model_file: the model.
-        molecules: the first of this file are examined, each displaced at random as in dynamics.
-        thresholds: what passes.
+        molecules: file whose first molecules are examined, each displaced at random as in dynamics.
+        thresholds: largest errors that pass.
         show: moves a progress bar, with the members.
     """
     limits = Thresholds() if thresholds is None else thresholds
@@ -128,7 +128,7 @@ def _checks(model: Model, batch: Batch, limits: Thresholds) -> list[Check]:
 
 
 def subject_of(model: Model) -> Subject:
-    """Return a model as it is examined: in both precisions, in evaluation mode."""
+    """Return a model in both precisions, in evaluation mode."""
     single, double = _asked(_copy(model, torch.float32)), _asked(_copy(model, torch.float64))
 
     def ask(batch: Batch, layout: Layout) -> Mapping[str, Tensor]:
@@ -157,12 +157,12 @@ def _chosen(model: Model, file: Path | None) -> list[Molecule]:
     if file is None:
         found = [m for m in map(_of_g2, G2_NAMES) if not model.scope.elements or _known(m, model)][:N_MOLECULES]
         if not found:
-            raise ValueError("the model knows no element of the usual molecules; give some it knows (--molecules FILE)")
+            raise ValueError("the default molecules have elements unknown to the model; give others (--molecules FILE)")
     else:
         stream, _ = open_molecules(file, Reading(energy_unit="eV" if file.suffix == ".npz" else None))
         found = list(islice((m for m in stream if _known(m, model)), N_MOLECULES))
         if not found:
-            raise ValueError(f"{file}: none of its molecules has only elements that the model knows")
+            raise ValueError(f"{file}: all molecules have elements unknown to the model")
     perceiver = Perceiver() if model.backbone.needs_bonds else None
     random = np.random.default_rng(SEED)
     return [_rattled(m if perceiver is None else perceiver.bonded(m), random) for m in found]
@@ -205,12 +205,12 @@ def file_hash(path: Path) -> str:
 
 
 def card_of(model_file: Path) -> Path:
-    """Return where the card of a model lies: beside it."""
+    """Return the path of the card, beside the model."""
     return model_file.with_suffix(".card.json")
 
 
 def write_card(certificate: Certificate, model_file: Path, out: Path) -> None:
-    """Write the card for programs, and one for people beside it (``.md``)."""
+    """Write the card as JSON, and as Markdown beside it."""
     write_text(out, json.dumps(certificate.to_record(), indent=2, ensure_ascii=False) + "\n")
     write_text(out.with_suffix(".md"), describe_card(certificate, model_file))
 
@@ -219,7 +219,7 @@ def describe_card(certificate: Certificate, model_file: Path) -> str:
     """Return a certificate as a page in Markdown."""
     scope = load_model(model_file).model.scope
     n_members = len(certificate.members)
-    several = f" Of the {n_members} members the worst of each check; then each for itself." if n_members > 1 else ""
+    several = f" The worst of each check over {n_members} members, then each member." if n_members > 1 else ""
     lines = [
         f"# {model_file.name}",
         "",

@@ -1,4 +1,4 @@
-"""What ``basinet data check`` does: read the data, and perhaps other data, and examine it."""
+"""Read data, and other data to compare it with, and examine it (``basinet data check``)."""
 
 import dataclasses
 import os
@@ -16,10 +16,10 @@ def check_data(
     against: str | os.PathLike[str] | None = None,
     reading: Reading = AS_WRITTEN,
 ) -> Diagnosis:
-    """Return the findings about a file or store; ``reading`` is for both files, and ``against`` may be a store too.
+    """Return the findings about a file or store; ``reading`` is for all files.
 
     Raises:
-        ValueError: there is no sound record, or a store is given units.
+        ValueError: there is no valid record, or a store is given units.
     """
     store, _, finding = read_for_examination(path, reading)
     other, findings = None, [finding]
@@ -32,7 +32,7 @@ def check_data(
 def read_for_examination(
     path: str | os.PathLike[str], reading: Reading = AS_WRITTEN
 ) -> tuple[MoleculeStore, ReadReport, Finding]:
-    """Return the valid molecules of a file, what was read, and a finding about the records that are not valid.
+    """Return the valid molecules of a file, the report of reading, and a finding about invalid records.
 
     Raises:
         ValueError: there is no valid record at all.

@@ -1,4 +1,4 @@
-"""Several models in one file: their mean and their spread, wherever a model is asked."""
+"""Join several models in one file, which predicts their mean and spread."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +14,15 @@ def join_models(files: Sequence[Path], out: Path) -> Committee:
     """Write the models of several files as one ensemble, and return it.
 
     They must be one network with different weights: the same backbone, outputs, corrections and level of theory,
-    trained with different seeds or on different parts of the data. What the ensemble knows is what all members
-    know. Files that are ensembles already bring all their members; calibrations of intervals are of what they were
-    fitted to, and stay behind.
+    trained with different seeds or on different parts of the data. The scope of the ensemble is common to all members.
+    Ensembles among the files bring all their members; calibrations of intervals are not kept.
 
     Raises:
-        FileExistsError: there is a file in the place.
+        FileExistsError: ``out`` exists.
         ValueError: fewer than two models, one twice, or models that are not alike.
     """
     if out.exists():
-        raise FileExistsError(f"{out} is there already; choose another place for the ensemble")
+        raise FileExistsError(f"{out} exists already; choose another path for the ensemble")
     found = [load_ensemble(file) for file in files]
     hashes = [file_hash(file) for file in files]
     if len(set(hashes)) < len(hashes):

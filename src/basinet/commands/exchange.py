@@ -1,4 +1,4 @@
-"""Models from and to the files of other codes."""
+"""Convert models from and to the files of other codes."""
 
 import json
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ def convert(
     elements: Sequence[str] = (),
     level_of_theory: str = "",
 ) -> Published:
-    """Write a checkpoint of another code as a model file, and return what was read.
+    """Write a checkpoint of another code as a model file, and return the model.
 
     Args:
         checkpoint: the file.
         out: model file to write.
-        layout: of which code it is; ``None`` tells by the names of its tensors.
-        sizes: what the file does not say.
-        energy_unit: of the energies it was trained on.
-        elements: symbols of those it was trained on; without them it is asked about any.
-        level_of_theory: of the labels it was trained on.
+        layout: code of the checkpoint; ``None``: by the names of its tensors.
+        sizes: hyper-parameters missing in the file.
+        energy_unit: unit of the energies in training.
+        elements: symbols of the elements in training; empty: any are accepted.
+        level_of_theory: level of theory of the labels in training.
     """
     found = read_published(checkpoint, layout, sizes)
     model = found.model
@@ -48,7 +48,7 @@ def convert(
 
 
 def export(model_file: Path, out: Path, *, without_references: bool = False) -> Path | None:
-    """Write a model as a checkpoint of TorchMD-NET, and return the file of the reference energies that were left out.
+    """Write a model as a checkpoint of TorchMD-NET; return the file of reference energies left out.
 
     Args:
         model_file: an Equivariant Transformer with an energy.
@@ -72,5 +72,5 @@ def export(model_file: Path, out: Path, *, without_references: bool = False) -> 
 
 def _number(symbol: str) -> int:
     if symbol not in atomic_numbers or atomic_numbers[symbol] == 0:
-        raise ValueError(f"{symbol!r} is no element; give symbols, for example --elements 'H C N O'")
+        raise ValueError(f"{symbol!r} is not an element; give symbols, for example --elements 'H C N O'")
     return atomic_numbers[symbol]

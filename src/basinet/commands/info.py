@@ -1,4 +1,4 @@
-"""What a model file says of itself, and its card of it."""
+"""Describe a model file: network, training, scope and certificate."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from basinet.models.scope import Scope, symbols
 
 
 def describe_model(model_file: Path) -> dict[str, str]:
-    """Return facts about a model by name, as a person reads them."""
+    """Return facts about a model by name, as text."""
     file = load_ensemble(model_file)
     model = file.members[0]
     settings = dump_settings(file.backbone)
@@ -64,6 +64,6 @@ def _certificate(model_file: Path) -> str:
         return f"none (basinet certify {model_file})"
     record = json.loads(card.read_text(encoding="utf-8"))
     if record["sha256"] != file_hash(model_file):
-        return f"{card.name} is of another file; run basinet certify {model_file} again"
+        return f"{card.name} is for another file; run basinet certify {model_file} again"
     faults = sorted({c["name"] for c in record["checks"] if c["verdict"] == "fault"})
     return "passed" if record["passed"] else f"not passed: {', '.join(faults)}"

@@ -9,6 +9,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from basinet.data.store.store import MoleculeStore
+from basinet.data.stream.splits import Split
 from basinet.models.heads.fit import ReferenceFit, composition, fit_references
 from basinet.models.model import Model
 from basinet.objectives.base import Objective
@@ -42,8 +43,13 @@ def sample(indices: Int64[np.ndarray, " n"], seed: int) -> Int64[np.ndarray, " _
     return np.sort(np.random.default_rng(seed).choice(indices, REFERENCE_SAMPLE, replace=False))
 
 
-def require_data(objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n"], what: str) -> None:
-    """Raise a ``ValueError`` if no chosen molecule has a label or flag that a term of the loss needs."""
+def require_data(objective: Objective, store: MoleculeStore, split: Split, data: str) -> None:
+    """Raise a ``ValueError`` if no molecule of a part has a label or flag that a term of the loss needs."""
+    _require(objective, store, split.train, f"the training part of {data}")
+    _require(objective, store, split.validation, f"the validation part of {data}")
+
+
+def _require(objective: Objective, store: MoleculeStore, indices: Int64[np.ndarray, " n"], what: str) -> None:
     wanted = {f"has_{label}": f"the label {label!r}" for label in sorted(objective.labels)}
     wanted |= {flag: FLAG_TEXTS.get(flag, f"the flag {flag!r}") for flag in sorted(objective.flags)}
     for batch in chunks(store, indices):
@@ -55,6 +61,16 @@ def require_data(objective: Objective, store: MoleculeStore, indices: Int64[np.n
             f"the loss needs molecules with {' and '.join(wanted.values())}, and {what} has none; labels there are "
             f"{store.label_counts or 'none'}. Choose another objective (objective.kind=...) or data that has them"
         )
+
+
+def used_split(objective: Objective, store: MoleculeStore, split: Split) -> tuple[Split, int]:
+    """Return the split without molecules that no term of the loss uses, test aside, and their number."""
+    used = Split(
+        train=used_by(objective, store, split.train),
+        validation=used_by(objective, store, split.validation),
+        test=split.test,
+    )
+    return used, len(split.train) + len(split.validation) - len(used.train) - len(used.validation)
 
 
 def used_by(

@@ -1,4 +1,4 @@
-"""The forces a model implies, compared with those of a file."""
+"""Correlate the forces that a model implies with those of a file."""
 
 import dataclasses
 import json
@@ -32,11 +32,10 @@ Minima = Mapping[tuple[str, bytes], Float64[np.ndarray, "n_minima n_atoms 3"]]
 
 
 def implied_forces(model: Model, batch: Batch) -> dict[str, Tensor]:
-    """Return every force that a model implies, [n_atoms, 3], by where it comes from.
+    """Return the forces that a model implies, [n_atoms, 3], by source.
 
-    ``energy`` is minus the gradient of the energy, whether it has a unit or is that of 3D-EMGP. ``noise`` is the output
-    of the noise head: it points from the noisy position back to the clean one and so has the sign of a force, but its
-    size is that of normalised noise.
+    ``energy``: minus the gradient of the energy, which for 3D-EMGP has no unit. ``noise``: the output of the noise
+    head, which points from the noisy position to the clean one: the sign of a force, the size of normalised noise.
     """
     sources = {"energy": "forces", "noise": "noise"}
     offered = {source: output for source, output in sources.items() if output in model.offers}
@@ -49,11 +48,10 @@ def implied_forces(model: Model, batch: Batch) -> dict[str, Tensor]:
 def correlate_file(
     model_file: Path, data: Path, units: UnitsConfig, device: str = "cpu", n_bins: int = 8
 ) -> tuple[CorrelationCurves, str]:
-    """Return how the implied forces of a model correlate with the labels of a file, and a line about what was read.
+    """Return how implied forces of a model correlate with the labels of a file, and a line about what was read.
 
-    Frames are ordered by how far they are displaced: by the root mean square distance of atoms, superposed, from the
-    nearest minimum of their compound, where the data has minima (frames flagged as such); otherwise by the root mean
-    square of the reference force, which vanishes at a minimum too. Minima themselves have no force and are left out.
+    Frames are ordered by displacement: the RMSD from the nearest minimum of their compound if the data has frames
+    flagged as minima, else the root mean square of the reference force. Minima have no force and are skipped.
 
     Raises:
         ValueError: no frame has forces, or none is displaced, or there are elements the model does not know.
@@ -86,7 +84,7 @@ def correlate_file(
 
 
 def write_correlation(curves: CorrelationCurves, directory: Path) -> None:
-    """Write the curves as JSON and as a figure into a directory, which is made if need be."""
+    """Write the curves as JSON and as a figure into a directory."""
     directory.mkdir(parents=True, exist_ok=True)
     record = {
         "displacement": curves.axis,
@@ -99,7 +97,7 @@ def write_correlation(curves: CorrelationCurves, directory: Path) -> None:
 
 
 def displacement(molecule: Molecule, minima: Minima) -> float | None:
-    """Return where a labelled frame goes along the axis; ``None`` if its compound has no minimum though others have."""
+    """Return the displacement of a labelled frame; ``None`` if other compounds have minima and its own has none."""
     if not minima:
         return float(np.sqrt(np.square(molecule.labels["forces"]).mean()))
     known = minima.get(_compound(molecule))
@@ -126,7 +124,7 @@ def _minima(molecules: Any) -> Minima:
 
 
 def _compound(molecule: Molecule) -> tuple[str, bytes]:
-    """Tell compounds apart by SMILES where it is known, and by their atoms in order, which an rmsd pairs."""
+    """Return a key for a compound: its SMILES if known, and its atoms in order, which an RMSD pairs."""
     return molecule.smiles, molecule.atomic_numbers.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""Input as a stream of records: one for each row or molecule of a file, those that give no molecule included."""
+"""Read a file as records: one for each row or molecule, invalid ones included."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -21,20 +21,20 @@ class Record(NamedTuple):
     """From 0."""
     name: str
     smiles: str
-    """As written; of a file without, what is known."""
+    """As in the file; empty if unknown."""
     cells: Mapping[str, str]
-    """Of a table."""
+    """Cells of a row, by column."""
     conformers: list[Molecule]
-    """One, or several made from a SMILES; none if it failed."""
+    """One, or several made from a SMILES; empty if it failed."""
     reason: str
     """Why there are none."""
 
 
 class TableOptions(NamedTuple):
-    """How molecules are made from the rows of a table."""
+    """Options for making molecules from the rows of a table."""
 
     smiles: str | None = None
-    """Column; ``None``: the one called smiles."""
+    """Column of the SMILES; ``None``: ``smiles``."""
     n_conformers: int = 1
     seed: int = 0
     fragments: Fragments = "refuse"
@@ -48,9 +48,9 @@ def read_records(
 
     Args:
         path: a table, or any file or store of molecules.
-        options: for a table.
-        first: records before are not made; of a table their conformers neither.
-        needs_bonds: whether bonds that are missing are perceived.
+        options: options for a table.
+        first: number of the first record; no conformers are made for those before.
+        needs_bonds: perceive bonds that are missing.
         reading: units and names of a file of molecules.
     """
     if is_table(path):
@@ -69,7 +69,7 @@ def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]
 
 
 def open_unlabelled(path: Path, reading: Reading = AS_WRITTEN) -> tuple[Iterator[Molecule], ReadReport]:
-    """Open molecules whose labels do not matter: an array file that does not say the unit of its energies is read."""
+    """Open molecules whose labels do not matter: array files need no energy unit."""
     energy_unit = reading.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None)
     return open_molecules(path, dataclasses.replace(reading, energy_unit=energy_unit))
 
@@ -92,7 +92,7 @@ def _of_molecules(path: Path, needs_bonds: bool, reading: Reading) -> Iterator[R
 
 
 def _record(number: int, molecule: Molecule, perceiver: Perceiver | None) -> Record:
-    """Return the record of a molecule, with bonds if they are needed and can be told."""
+    """Return the record of a molecule, with perceived bonds if they are needed."""
     if perceiver is not None and molecule.bonds is None:
         graph = perceiver(molecule)
         if graph is None:
@@ -103,5 +103,5 @@ def _record(number: int, molecule: Molecule, perceiver: Perceiver | None) -> Rec
 
 
 def count_records(path: Path) -> int | None:
-    """Return how many records a table has; ``None`` for files that would have to be read."""
+    """Return the number of records of a table; ``None`` for other files, which would have to be read."""
     return sum(1 for _ in read_rows(path)) if is_table(path) else None

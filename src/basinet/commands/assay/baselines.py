@@ -26,7 +26,7 @@ def ecfp4(smiles: Sequence[str]) -> UInt8[np.ndarray, "n 2048"]:
 def baseline_predictions(
     train: Sequence[str], labels: Float64[np.ndarray, " n_train"], test: Sequence[str]
 ) -> dict[str, Float64[np.ndarray, " n_test"]]:
-    """Return the predictions of baselines by name, nothing in them tuned to the test set.
+    """Return the predictions of baselines by name; nothing is tuned to the test set.
 
     The mean label; where scikit-learn is installed, ECFP4 with a random forest and with a ridge, whose strength is
     chosen by leave-one-out on the training labels.
@@ -50,7 +50,7 @@ def baseline_predictions(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegressionErrors:
-    """Of predictions against labels."""
+    """Errors of predictions against labels."""
 
     n: int
     mae: float
@@ -61,7 +61,7 @@ class RegressionErrors:
     """Rank correlation, ties sharing their mean rank; NaN if all labels or all predictions are equal."""
 
     def numbers(self) -> dict[str, float | int | None]:
-        """Return everything for JSON: what is not defined is ``None``."""
+        """Return all numbers for JSON; NaN becomes ``None``."""
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(self).items()}
 
 

@@ -1,4 +1,4 @@
-"""Data of a run on a table: compounds, their conformers in a store of the run, and four parts."""
+"""Prepare the data of a run on a table: compounds, their conformers in a store, and four parts."""
 
 import csv
 import dataclasses
@@ -32,7 +32,7 @@ ROWS_FILE = "rows.csv"
 COMPOUNDS_PER_SHARD = 100
 PARTS: tuple[str, ...] = ("train", "validation", "calibration", "test")
 LABEL = "target"
-"""What the label is called if its column has a name that no property can have."""
+"""Label whose column has a name that no property can have."""
 
 
 class AssayData(NamedTuple):
@@ -42,7 +42,7 @@ class AssayData(NamedTuple):
     """Those that have conformers."""
     store: MoleculeStore
     first: Int64[np.ndarray, " _"]
-    """The first conformer of each compound, and their number at the end."""
+    """Index of the first conformer of each compound, and the number of conformers at the end."""
     parts: dict[str, Int64[np.ndarray, " _"]]
     """Compounds of each of :data:`PARTS`."""
 
@@ -52,12 +52,12 @@ class AssayData(NamedTuple):
         return np.concatenate(ranges) if ranges else np.zeros(0, dtype=np.int64)
 
     def split(self) -> Split:
-        """Return the split of conformers that a network is trained with; the calibration is none of its business."""
+        """Return the split of conformers for training, without the calibration part."""
         return Split(**{part: self.conformers_of(part) for part in ("train", "validation", "test")})
 
 
 def table_record(recipe: AssayRecipe) -> dict[str, object]:
-    """Return what the conformers of a run depend on."""
+    """Return the options and inputs that decide the conformers of a run."""
     return {
         "table": sha256(recipe.data.read_bytes()).hexdigest(),
         "target": recipe.target,
@@ -70,7 +70,7 @@ def table_record(recipe: AssayRecipe) -> dict[str, object]:
 
 
 def read_compounds(recipe: AssayRecipe, say: Say) -> Compounds:
-    """Read the table of a recipe and say what is in it."""
+    """Read the table of a recipe and describe it."""
     found = read_assay(
         recipe.data,
         recipe.target,
@@ -96,7 +96,7 @@ def read_compounds(recipe: AssayRecipe, say: Say) -> Compounds:
 
 
 def _known_elements(recipe: AssayRecipe, found: Compounds) -> Compounds:
-    """Refuse, or drop, compounds with elements that the model to start from does not know."""
+    """Refuse, or drop, compounds with elements unknown to the loaded model."""
     if recipe.start == "scratch":
         return found
     known = load_model(Path(recipe.start)).model.scope.elements
@@ -111,7 +111,7 @@ def _known_elements(recipe: AssayRecipe, found: Compounds) -> Compounds:
     listed = ", ".join(f"{symbol} in {count}" for symbol, count in counts.most_common())
     if recipe.unknown_elements == "error" or len(strange) == len(found.smiles):
         raise ValueError(
-            f"{recipe.start} was never trained on some elements of {len(strange)} of {len(found.smiles)} compounds "
+            f"{recipe.start} does not know some elements of {len(strange)} of {len(found.smiles)} compounds "
             f"({listed}); leave these out (unknown_elements=drop), or start from a model that knows them"
         )
     for row in found.rows:
@@ -129,7 +129,7 @@ def _elements(smiles: str) -> set[int]:
 
 
 def prepare(recipe: AssayRecipe, out: Path, label: str, say: Say, show: Show) -> AssayData:
-    """Return compounds with conformers, those made before an interruption not made again, and in parts.
+    """Return compounds with conformers, in parts; conformers made before an interruption are kept.
 
     Raises:
         ValueError: there is too little, or a part would be empty.
@@ -180,7 +180,7 @@ def _conformer_store(recipe: AssayRecipe, compounds: Compounds, path: Path, labe
 
 
 def _note_failures(compounds: Compounds, store: MoleculeStore, say: Say) -> None:
-    """Mark the rows of compounds without conformers, and count them by reason."""
+    """Note the reason in the rows of compounds without conformers, and report the counts."""
     reasons = dict(entry.rsplit(": ", 1) for entry in store.manifest.skipped)
     for row in compounds.rows:
         if not row.reason and row.compound in reasons:
@@ -194,7 +194,7 @@ def split_compounds(recipe: AssayRecipe, compounds: Compounds) -> dict[str, Int6
     """Return the compounds of each part.
 
     Raises:
-        ValueError: a part that is asked for is empty, or little is left to train on.
+        ValueError: a part is empty, or little is left to train on.
     """
     match recipe.split:
         case "scaffold":
@@ -210,7 +210,7 @@ def split_compounds(recipe: AssayRecipe, compounds: Compounds) -> dict[str, Int6
     if empty or len(parts["train"]) < wanted["train"] * n / 2:
         sizes = ", ".join(f"{len(parts[part])} {part}" for part in PARTS)
         raise ValueError(
-            f"the {recipe.split} split of {n} compounds is {sizes}, wanted were the fractions "
+            f"the {recipe.split} split of {n} compounds is {sizes}; expected the fractions "
             f"{', '.join(f'{wanted[part]:.2g}' for part in PARTS)}; "
             + ("scaffolds are too few or too unequal: use split=random" if recipe.split == "scaffold" else "more rows")
             + ", or other fractions (calibration_fraction=0 test_fraction=0 leave parts out)"
@@ -219,7 +219,7 @@ def split_compounds(recipe: AssayRecipe, compounds: Compounds) -> dict[str, Int6
 
 
 def describe_rows(compounds: Compounds, parts: dict[str, Int64[np.ndarray, " _"]]) -> str:
-    """Return a table of what became of every row."""
+    """Return a table with the use of every row."""
     part_of = {compounds.smiles[i]: part for part, members in parts.items() for i in members}
     label_of = dict(zip(compounds.smiles, compounds.labels.tolist(), strict=True))
     text = io.StringIO()

@@ -1,4 +1,4 @@
-"""Fine-tuning on a table of SMILES: from its rows to one model with its ensemble, intervals and honest errors."""
+"""Fine-tune on a table of SMILES: train an ensemble, calibrate its intervals, and test it beside baselines."""
 
 import csv
 import dataclasses
@@ -43,22 +43,22 @@ from basinet.objectives.properties import PropertyConfig
 MEMBERS = "members"
 PREDICTIONS_FILE = "predictions.csv"
 DONE_FILE = "done"
-"""In the directory of a member that is trained."""
+"""File in the directory of a member that is trained."""
 NETWORK = "basinet"
-"""What our row of the table is called."""
+"""Name of the network in the table of errors."""
 
 
 class AssayResult(NamedTuple):
-    """What a run on a table left behind."""
+    """Result of a run on a table."""
 
     model: Path
-    """One file: all members, and the calibration of the intervals."""
+    """File with all members and the calibration of the intervals."""
     test: Mapping[str, RegressionErrors]
-    """Errors on the test compounds, ours first, then those of the baselines; empty without a test part."""
+    """Errors on the test compounds: of the network, then of the baselines; empty without a test part."""
     coverage: float | None
-    """Part of the test compounds whose label lies in its interval; ``None`` without intervals or test part."""
+    """Fraction of the test labels inside their intervals; ``None`` without intervals or test part."""
     lines: Sequence[str]
-    """What a person should know about them."""
+    """Notes about intervals and coverage."""
 
 
 def finetune_assay(
@@ -70,12 +70,12 @@ def finetune_assay(
     on_member: Callable[[int], OnProgress | None] | None = None,
     say: Say = silent,
 ) -> AssayResult:
-    """Learn a column of a table, and test and calibrate what was learned on compounds kept apart.
+    """Learn a column of a table; calibrate and test on compounds kept apart.
 
     Args:
-        recipe: what to do.
+        recipe: options of the run.
         out: run directory; a new one, or one to resume.
-        resume: go on with the run in ``out``: conformers made and members trained are kept.
+        resume: continue the run in ``out``: conformers made and members trained are kept.
         on_conformers: called with compounds done, of how many, and a note.
         on_member: called with the number of each member; what it returns is called after each of its steps.
         say: called with lines about what is being done.
@@ -96,7 +96,7 @@ def finetune_assay(
 
 
 def label_of(target: str) -> str:
-    """Return a name that a property can have from that of a column."""
+    """Return a valid name of a property for a column."""
     name = re.sub(r"\W+", "_", target).strip("_")
     name = name if name.isidentifier() and not keyword.iskeyword(name) else f"{LABEL}_{name}".rstrip("_")
     try:
@@ -107,7 +107,7 @@ def label_of(target: str) -> str:
 
 
 def check_start(recipe: AssayRecipe) -> None:
-    """Raise an error if there is no model to start from, before anything is made."""
+    """Raise an error if the model to start from cannot be loaded."""
     if recipe.start != "scratch":
         load_model(Path(recipe.start))
 
@@ -115,7 +115,7 @@ def check_start(recipe: AssayRecipe) -> None:
 def _train(
     recipe: AssayRecipe, label: str, number: int, out: Path, resume: bool, hook: OnProgress | None, say: Say
 ) -> Model:
-    """Train a member, or go on with it, and return the best of its steps."""
+    """Train a member, or resume it, and return its best step."""
     place = out / MEMBERS / str(number)
     if not (place / DONE_FILE).exists():
         place.parent.mkdir(exist_ok=True)
@@ -178,7 +178,7 @@ def _finish(
 
 
 def _answers(members: Sequence[Model], data: AssayData, part: str, label: str) -> Answers:
-    """Return what the members say about the compounds of a part."""
+    """Return the predictions of the members for the compounds of a part."""
     conformers = data.conformers_of(part)
     rows: list[torch.Tensor] = []
     for member in members:
@@ -190,7 +190,7 @@ def _answers(members: Sequence[Model], data: AssayData, part: str, label: str) -
 
 
 def _test(recipe: AssayRecipe, data: AssayData, found: Answers) -> dict[str, RegressionErrors]:
-    """Return our errors on the test compounds and those of the baselines, which see training and validation labels."""
+    """Return the errors of the network and of the baselines, which see training and validation labels."""
     chosen = data.parts["test"]
     if not len(chosen):
         return {}
@@ -219,7 +219,7 @@ def _calibration_lines(recipe: AssayRecipe, calibration: Calibration | None) -> 
 def _covered(
     recipe: AssayRecipe, data: AssayData, found: Answers, calibration: Calibration
 ) -> tuple[float | None, str]:
-    """Return how many test labels lie in their intervals, and a line about it."""
+    """Return the fraction of test labels inside their intervals, and a line about it."""
     labels = data.compounds.labels[data.parts["test"]]
     radius = calibration.radius(found.deviation, len(labels), recipe.coverage).numpy()
     if not np.isfinite(radius).all():

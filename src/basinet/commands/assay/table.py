@@ -1,4 +1,4 @@
-"""A table of measurements as compounds: one canonical SMILES and one label each, and what became of every row."""
+"""Read a table of measurements as compounds with one canonical SMILES and one label each."""
 
 import math
 import statistics
@@ -18,19 +18,19 @@ from basinet.data.files.table import read_rows, require_columns, smiles_column
 from basinet.structures import StructureError
 
 NAMED = 5
-"""Rows that a message names; the others are counted."""
+"""Rows named in a message; further ones are counted."""
 MISSING = frozenset({"", "nan", "na", "n/a", "none", "null"})
-"""Cells that are no measurement, in any case."""
+"""Cells without a measurement, in lower case."""
 ALIKE = 1e-9
-"""Labels of one compound that differ by less, relative to their size, do not differ."""
+"""Relative difference below which labels of one compound are equal."""
 
 
 @dataclass(slots=True)
 class Row:
-    """What became of a row."""
+    """A row and its use."""
 
     number: int
-    """Of the rows after the header, from 0."""
+    """Number after the header, from 0."""
     smiles: str
     """As written."""
     label: float | None
@@ -38,7 +38,7 @@ class Row:
     compound: str = ""
     """Canonical SMILES; empty if there is none."""
     reason: str = ""
-    """Why it is not used; empty if it is."""
+    """Reason why it is not used; empty if it is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +48,17 @@ class Compounds:
     smiles: list[str]
     labels: Float64[np.ndarray, " n"]
     times: Float64[np.ndarray, " n"]
-    """Of the latest row of each: no label holds a measurement made after it."""
+    """Time of the latest row of each compound: no measurement in its label is later."""
     rows: list[Row]
     n_repeated: int
     """Compounds with several rows."""
     n_differing: int
-    """Of these, compounds whose labels differ."""
+    """Compounds with several rows whose labels differ."""
     largest_difference: tuple[str, float]
-    """The compound whose labels differ most, and by how much."""
+    """The compound whose labels differ most, and the difference."""
 
     def select(self, keep: Sequence[int]) -> "Compounds":
-        """Return some of the compounds; the rows stay all."""
+        """Return some of the compounds, with all rows."""
         index = np.asarray(keep, dtype=np.int64)
         return Compounds(
             smiles=[self.smiles[i] for i in index],
@@ -106,13 +106,13 @@ def read_assay(
     Args:
         path: the table.
         target: column of the labels.
-        smiles: column of the SMILES; ``None``: the one called smiles.
-        time: column of dates or numbers; ``None``: none.
-        duplicates: the label of a compound with several rows; ``drop`` leaves out those whose labels differ.
-        fragments: what becomes of salts.
+        smiles: column of the SMILES; ``None``: ``smiles``.
+        time: column of dates or numbers.
+        duplicates: label of a compound with several rows; ``drop`` leaves out those whose labels differ.
+        fragments: treatment of salts.
 
     Raises:
-        StructureError: a column is not there, or holds what is no number; the message names the rows.
+        StructureError: a column is missing, or holds text that is not a number; the message names the rows.
         ValueError: no compound is left.
     """
     column = smiles_column(path, smiles)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from basinet.commands.progress import Say
 from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe, SourceConfig, TrainableRecipe
-from basinet.commands.statistics import require_data, used_by
+from basinet.commands.statistics import require_data, used_split
 from basinet.commands.train.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.commands.train.mixture import Mixture, read_data, read_mixture, source_records
 from basinet.commands.train.replay import ReplayData, read_replay
@@ -69,18 +69,12 @@ def _single_data(recipe: TrainableRecipe, path: Path, objective: Objective, draw
     if needs.network:
         split, note = with_bonds_known(store, split)
         notes = [note] if note else []
-    for part, indices in (("training", split.train), ("validation", split.validation)):
-        require_data(objective, store, indices, f"the {part} part of {path}")
+    require_data(objective, store, split, str(path))
     say(read)
     say(f"units and signs: {consistency.verdict} ({consistency.reason})")
-    used = Split(
-        train=used_by(objective, store, split.train),
-        validation=used_by(objective, store, split.validation),
-        test=split.test,
-    )
-    left_out = len(split.train) + len(split.validation) - len(used.train) - len(used.validation)
-    if left_out:
-        say(f"{left_out} conformations have no label the loss uses; skipped")
+    used, n_unused = used_split(objective, store, split)
+    if n_unused:
+        say(f"{n_unused} conformations have no label the loss uses; skipped")
     for note in [*notes, *lacking_bonds(needs, store, used)]:
         say(note)
     say(_sizes(used))

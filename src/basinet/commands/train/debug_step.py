@@ -39,9 +39,9 @@ class FailedStep(NamedTuple):
 
 
 def debug_step(run: Path) -> FailedStep:
-    """Compute the loss of the failed step of a run again, whole and molecule by molecule, on the CPU.
+    """Compute the loss of the failed step of a run again on the CPU, of the whole batch and of each molecule.
 
-    The shares of several processes are put together. Noise of a step that failed on a GPU is drawn anew.
+    The shares of several processes are joined. The noise of a step that failed on a GPU is drawn anew.
 
     Raises:
         FileNotFoundError: the run has no saved failure.

@@ -40,7 +40,7 @@ class FinetuneResult(NamedTuple):
     test: Errors | PropertyErrors | None
     """Errors of that model on the test set; ``None`` if there is none."""
     is_main: bool
-    """Whether this is the process that reports for all of a run."""
+    """This is the main process of the run."""
     before: Errors | PropertyErrors | None
     """Errors on the validation set before training (:class:`~basinet.commands.train.start.Start`)."""
 

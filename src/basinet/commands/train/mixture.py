@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
 from lightning_fabric import Fabric
 
 from basinet.commands.recipe import PretrainRecipe, SourceConfig, UnitsConfig, property_columns
-from basinet.commands.statistics import MODEL_BATCH, Statistics, label_statistics, require_data, used_by
+from basinet.commands.statistics import MODEL_BATCH, Statistics, label_statistics, require_data, used_split
 from basinet.commands.train.bonds import bond_needs, lacking_bonds, with_bonds_known
 from basinet.data.chemistry.perception import find_bonds
 from basinet.data.doctor.check import ConsistencyReport, require_consistent
@@ -60,29 +59,24 @@ class RunSource(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """Several sources, split, with the molecules that are drawn and how often."""
+    """Several sources, split, and how often molecules of each are drawn."""
 
     sources: tuple[RunSource, ...]
     splits: tuple[Split, ...]
-    """Of each source: molecules that some term of the loss is for."""
+    """Molecules of each source that some term of the loss uses."""
     probabilities: tuple[float, ...]
     store: MoleculeStore
     """All sources joined."""
     split: Split
-    """Of the joined store."""
+    """Split of the joined store."""
     notes: tuple[str, ...]
-    """What a user should know."""
+    """Lines for the user."""
 
 
 def read_sources(
     configs: Sequence[SourceConfig], units: UnitsConfig, needs_bonds: bool = False
 ) -> tuple[RunSource, ...]:
-    """Read every source.
-
-    Args:
-        configs: what to read.
-        units: of files that have none of their own; ``bonds`` is of stores too.
-        needs_bonds: whether bonds that are missing are perceived.
+    """Read every source; ``units`` are those of files without units of their own, and ``bonds`` of stores too.
 
     Raises:
         ValueError: a source cannot be read, is empty, contradicts itself, or is given twice.
@@ -148,14 +142,17 @@ def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
             except ValueError as error:
                 raise ValueError(f"source {source.name}: {error}; or leave the source out") from None
             notes += [f"{source.name}: {note}"] if note else []
-    _require_data(objective, store, _joined_split(sources, list(candidates.values())))
+    require_data(objective, store, _joined_split(sources, list(candidates.values())), "all sources together")
     splits: list[Split] = []
     for source in sources:
-        used, n_unused = _used(objective, source, candidates[source.name])
+        try:
+            used, n_unused = used_split(objective, source.store, candidates[source.name])
+        except ValueError as error:
+            raise ValueError(f"source {source.name}: {error}; or leave the source out") from None
         splits.append(used)
         notes += [f"{source.name}: {line}" for line in lacking_bonds(needs, source.store, used)]
         if n_unused:
-            notes.append(f"{n_unused} conformations of {source.name} have nothing that a term of the loss is for")
+            notes.append(f"{n_unused} conformations of {source.name} have no label the loss uses; skipped")
     probabilities = _probabilities(recipe, [len(split.train) for split in splits])
     return Mixture(
         sources, tuple(splits), probabilities, store, _joined_split(sources, splits), (*notes, _levels_note(sources))
@@ -163,7 +160,7 @@ def read_mixture(recipe: PretrainRecipe, objective: Objective) -> Mixture:
 
 
 def _compare(sources: Sequence[RunSource]) -> list[str]:
-    """Refuse the same data twice; say which sources share conformations."""
+    """Refuse the same data twice; return a line about each two sources that share conformations."""
     notes: list[str] = []
     for a, b in combinations(sources, 2):
         if a.store.fingerprint == b.store.fingerprint:
@@ -197,12 +194,12 @@ def _require_one_level(objective: Objective, sources: Sequence[RunSource]) -> No
     raise ValueError(
         f"the loss fits energies, and those of the sources are not known to be of one level of theory ({found}). Learn "
         "forces only (objective.kind=forces), or leave the energies of all levels but one out (leave_out: [energy]); "
-        "if they are of one level, say so in each source (level_of_theory: ...)"
+        "if they are of one level, name it in each source (level_of_theory: ...)"
     )
 
 
 def reference_sources(sources: Sequence[RunSource]) -> tuple[str, list[str]]:
-    """Return the level of theory that most energies are of, and its sources: reference energies are fitted to them.
+    """Return the level of theory with most energies, and its sources: reference energies are fitted to them.
 
     Energies of an unknown level are one level for each source.
     """
@@ -218,22 +215,6 @@ def _levels_note(sources: Sequence[RunSource]) -> str:
     if not names:
         return "no energies; reference energies are zero"
     return f"reference energies are fitted to {', '.join(names)} (level of theory: {level or 'not on record'})"
-
-
-def _used(objective: Objective, source: RunSource, split: Split) -> tuple[Split, int]:
-    parts: dict[str, Int64[np.ndarray, " _"]] = {}
-    for part in ("train", "validation"):
-        try:
-            parts[part] = used_by(objective, source.store, getattr(split, part))
-        except ValueError as error:
-            raise ValueError(f"source {source.name}, {part}: {error}; or leave the source out") from None
-    used = Split(train=parts["train"], validation=parts["validation"], test=split.test)
-    return used, len(split.train) + len(split.validation) - len(used.train) - len(used.validation)
-
-
-def _require_data(objective: Objective, store: MoleculeStore, split: Split) -> None:
-    for part, indices in (("training", split.train), ("validation", split.validation)):
-        require_data(objective, store, indices, f"the {part} part of all sources together")
 
 
 def _joined_split(sources: Sequence[RunSource], splits: Sequence[Split]) -> Split:
@@ -288,7 +269,7 @@ def mixture_loaders(
 
 
 def source_records(mixture: Mixture) -> list[dict[str, Any]]:
-    """Return what ``data.json`` says about each source; ``first`` is the place of its first molecule in the split."""
+    """Return the entry of each source in ``data.json``; ``first`` is the index of its first molecule in the split."""
     records: list[dict[str, Any]] = []
     first = 0
     for source, split, probability in zip(mixture.sources, mixture.splits, mixture.probabilities, strict=True):

@@ -28,7 +28,7 @@ class PretrainResult(NamedTuple):
     """The model with the lowest validation loss."""
     fit: FitResult
     is_main: bool
-    """Whether this is the process that reports for all of a run."""
+    """This is the main process of the run."""
 
 
 def pretrain(
