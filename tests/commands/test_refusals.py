@@ -73,7 +73,7 @@ def test_data_without_minima_is_refused_by_objectives_of_minima(tmp_path, object
 def test_a_directory_with_a_run_is_not_written_over(tmp_path, store, run, recipe):
     run(recipe(store, training=training(n_steps=1)), tmp_path / "run")
     before = (tmp_path / "run" / MODEL_FILE).read_bytes()
-    with pytest.raises(ValueError, match=r"holds a run already; go on with it \(--resume\) or choose another --out"):
+    with pytest.raises(ValueError, match=r"holds a run already; resume it \(--resume\) or choose another --out"):
         run(recipe(store, training=training(n_steps=2)), tmp_path / "run")
     assert (tmp_path / "run" / MODEL_FILE).read_bytes() == before
 
@@ -81,14 +81,14 @@ def test_a_directory_with_a_run_is_not_written_over(tmp_path, store, run, recipe
 @pytest.mark.parametrize(("run", "recipe"), RUNS)
 def test_a_directory_with_something_else_is_not_written_to(tmp_path, store, run, recipe):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="exists and is no run of basinet; choose another --out"):
+    with pytest.raises(ValueError, match="exists and is not a run of basinet; choose another --out"):
         run(recipe(store), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_file_is_no_run_directory(tmp_path, store):
     (tmp_path / "run").write_text("")
-    with pytest.raises(ValueError, match="is no run of basinet"):
+    with pytest.raises(ValueError, match="is not a run of basinet"):
         pretrain(pretrain_recipe(store), tmp_path / "run")
 
 

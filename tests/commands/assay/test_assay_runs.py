@@ -155,7 +155,7 @@ def test_a_scaffold_split_keeps_scaffolds_apart(directory: Path) -> None:
 def test_a_model_starts_from_another_and_refuses_elements_it_does_not_know(done: Any, directory: Path) -> None:
     start = str(done[0].model)
     path = write_table(directory / "more.csv", [*ALCOHOLS[:30], "CS", "CCS"])
-    with pytest.raises(ValueError, match=r"never trained on some elements of 2 of \d+ compounds \(S in 2\).*=drop"):
+    with pytest.raises(ValueError, match=r"does not know some elements of 2 of \d+ compounds \(S in 2\).*=drop"):
         finetune_assay(recipe(path, start=start), directory / "strange")
     said: list[str] = []
     kept = recipe(path, start=start, unknown_elements="drop")
@@ -171,7 +171,7 @@ def test_a_model_starts_from_another_and_refuses_elements_it_does_not_know(done:
     [
         ({"split": "time"}, "needs the column of dates"),
         ({"time": "when"}, "is for split=time"),
-        ({"test_fraction": 0.9}, "leave something to train on"),
+        ({"test_fraction": 0.9}, "leave nothing to train on"),
         ({"ensemble": 0}, "ensemble must be at least 1"),
         ({"coverage": 1.0}, "coverage must be between 0 and 1"),
         ({"validation_fraction": 0.0}, "validation_fraction must be between"),

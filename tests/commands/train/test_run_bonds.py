@@ -20,11 +20,11 @@ def test_minima_without_bonds_are_found_before_a_run_and_not_at_the_first_batch_
     said = []
     recipe = pretrain_recipe(data, objective=FradConfig(), units=UnitsConfig(bonds="file"), training=training())
     pretrain(recipe, tmp_path / "file", say=said.append)
-    assert "10 conformations have nothing that a term of the loss is for; they are not drawn" in said
+    assert "10 conformations have no label the loss uses; skipped" in said
     said.clear()
     pretrain(pretrain_recipe(data, objective=FradConfig(), training=training()), tmp_path / "auto", say=said.append)
     assert "bonds: 20 of 30 on record; 10 of 30 perceived from SMILES; 0 failed" in "\n".join(said)
-    assert not any("nothing that a term" in line for line in said)
+    assert not any("no label the loss" in line for line in said)
 
 
 def test_minima_of_which_none_has_bonds_are_refused_where_they_are_to_be_those_of_the_file(tmp_path):
@@ -40,7 +40,7 @@ def test_terms_that_leave_molecules_out_say_so(tmp_path):
     said = []
     recipe = pretrain_recipe(data, objective=UnifiedConfig(), units=UnitsConfig(bonds="file"), training=training())
     pretrain(recipe, tmp_path / "run", say=said.append)
-    assert "15 of 30 conformations have no bonds with bond orders; terms that need them leave them out" in said
+    assert "15 of 30 conformations have no bonds with bond orders; terms that need them skip them" in said
 
 
 def bonded_with_orders(m):
@@ -68,7 +68,7 @@ def test_sources_of_a_mixture_get_bonds_and_say_what_has_none(tmp_path):
     text = "\n".join(said)
     assert "bonds: 30 of 30 perceived from SMILES; 0 failed" in text
     assert "6 failed: H without a bond (6)" in text
-    assert "second: 6 of 24 conformations have no bonds, which the network reads; they are neither drawn" in text
+    assert "second: 6 of 24 conformations have no bonds, which the network reads; skipped" in text
     recipe = dataclasses.replace(recipe, units=UnitsConfig(bonds="file"))
     with pytest.raises(ValueError, match="source first: 30 of 30 conformations have no bonds on record"):
         pretrain(recipe, tmp_path / "file")

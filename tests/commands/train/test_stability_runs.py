@@ -100,7 +100,7 @@ def test_a_resumed_run_selects_the_same_step(molecules, tmp_path) -> None:
 
 
 def test_what_cannot_move_cannot_be_stable(tmp_path) -> None:
-    with pytest.raises(ValueError, match="nothing moves by a property"):
+    with pytest.raises(ValueError, match="select_by=stability needs forces"):
         FinetuneRecipe(data=tmp_path, objective=PropertyConfig(label="gap"), select_by="stability")
     with pytest.raises(ValueError, match=r"temperature must be positive, got 0"):
         StabilityConfig(temperature=0.0)

@@ -88,7 +88,7 @@ def test_kept_reference_energies_are_those_of_the_loaded_model(tmp_path, pretrai
     ("changes", "problem"),
     [
         ({"references": {"H": -13.6}}, "molecules with C, N, O and no reference energy of it; give it too"),
-        ({"references": {"Xx": -13.6}}, "Xx is no element"),
+        ({"references": {"Xx": -13.6}}, "Xx is not an element"),
     ],
 )
 def test_reference_energies_that_are_missing_or_of_no_element_are_named(tmp_path, with_atoms, changes, problem):
@@ -175,7 +175,7 @@ def test_more_layers_than_there_are_cannot_be_frozen(tmp_path, pretrained):
 def test_it_is_said_when_the_labels_are_of_another_level_of_theory(tmp_path, pretrained):
     data = make_xyz(tmp_path / "data.xyz", frames(per_compound=4))
     model, said = run(tmp_path, data, start=str(pretrained), units=UnitsConfig(level_of_theory="DFT"))
-    assert "level of theory: the model knows springs, the data is of DFT; the new model is of the latter" in said
+    assert "level of theory: springs in the loaded model, DFT in the data and in the new model" in said
     assert model.scope.level_of_theory == "DFT"
     finetune(finetune_recipe(data, start=str(pretrained)), tmp_path / "again", say=said.append)
     assert any("does not say its level of theory" in line for line in said)
