@@ -152,7 +152,7 @@ def test_every_problem_is_named_at_once(tmp_path):
     [
         ("training.n_steps=0", "training.n_steps must be at least 1, got 0"),
         ("training.optimizer.learning_rate=-1", "training.optimizer.learning_rate must be positive, got -1"),
-        ("objective.sigma=0", "objective: sigma must be positive"),
+        ("objective.sigma=0", "objective.sigma must be positive"),
         ("model.n_heads=7", "model: n_heads must divide n_features, got 7 heads for 64 features"),
         ("validation_fraction=1", "validation_fraction must be less than 1, got 1"),
         ("launch.threads=0", "launch.threads must be at least 1, got 0"),

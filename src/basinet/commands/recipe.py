@@ -181,7 +181,8 @@ class PretrainRecipe:
     objective: ObjectiveConfig = ForceAndDenoiseConfig()
     """Objective."""
     plugin: Path | None = None
-    """A Python file with a function objective() that returns the objective to learn. It is executed."""
+    """Python file with a function objective() that returns the objective to learn, or with a backbone (model.kind).
+    It is executed."""
     plugin_options: dict[str, Any] | None = None
     """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     training: TrainingConfig = TrainingConfig(n_steps=20_000, batch_size=64, validate_every=1000, save_every=500)
@@ -249,7 +250,8 @@ class FinetuneRecipe:
     objective: ObjectiveConfig = EnergyForcesConfig()
     """Objective."""
     plugin: Path | None = None
-    """A Python file with a function objective() that returns the objective to learn. It is executed."""
+    """Python file with a function objective() that returns the objective to learn, or with a backbone (model.kind).
+    It is executed."""
     plugin_options: dict[str, Any] | None = None
     """Arguments of that function, by name, as plugin_options.NAME=VALUE."""
     references: Literal["fit", "keep", "isolated"] | dict[str, float] = "fit"

@@ -96,11 +96,10 @@ class Model(nn.Module):
         """Return the requested outputs by name.
 
         Args:
-            batch: molecules; their labels are not looked at.
-            outputs: names from :data:`OUTPUTS`, and of properties.
-            create_graph: whether forces can be differentiated again (the gradient of a force loss); by default
-                exactly when the model is in training mode.
-            layout: how neighbours are laid out; by default the one that suits the sizes in the batch.
+            batch: Molecules; their labels are not used.
+            outputs: Names from :data:`OUTPUTS`, and of properties.
+            create_graph: Keep the graph of forces for the gradient of a force loss; by default in training mode.
+            layout: Layout of neighbours; by default the one that suits the sizes in the batch.
         """
         wanted = frozenset(outputs)
         missing = wanted - self.offers
@@ -141,7 +140,7 @@ class Model(nn.Module):
     def noise_level(
         self, clean: Batch, noisy: Batch, *, layout: Layout = neighbors_of
     ) -> Float[Tensor, "n_molecules n_levels"]:
-        """Return the logits of the level of noise that lies between two batches of the same molecules."""
+        """Return the logits of the noise level between two batches of the same molecules."""
         if "noise_level" not in self.heads:
             raise ValueError(f"the model has no head for noise levels; it offers {sorted(self.offers)}")
         level = self.heads["noise_level"]
@@ -167,14 +166,14 @@ class Model(nn.Module):
     ) -> Float[Tensor, " _ n_scalar"]:
         """Return rotation-invariant features of molecules, or of each atom, from the last layer.
 
-        The scalar features of the backbone: unchanged too by reflection, translation, the order of atoms (of each
-        atom: reordered with it) and what else is in the batch.
+        These are the scalar features of the backbone: also invariant under reflection, translation, the order of atoms
+        (features of atoms are reordered with them) and the rest of the batch.
 
         Args:
-            batch: molecules; their labels are not looked at.
-            level: a row for each molecule, or for each atom.
-            pooling: of the atoms of a molecule.
-            layout: as in :meth:`forward`.
+            batch: Molecules; their labels are not used.
+            level: Rows for molecules, or for atoms.
+            pooling: Pooling of the atoms of a molecule.
+            layout: Layout of neighbours, as in :meth:`forward`.
         """
         scalar = self._features(batch, layout).scalar
         if level == "atom":
@@ -196,9 +195,9 @@ class Model(nn.Module):
         return Model(self.backbone, chosen, self.scope, self.named_corrections())
 
     def with_corrections(self, *configs: ZBLConfig | D3Config) -> "Model":
-        """Return a model whose energy has the given corrections added, in place of those it has; none: without any.
+        """Return a model with these corrections of its energy instead of those it has.
 
-        The weights stay as they are: a model trained without a correction is changed wherever the correction acts.
+        The weights stay: a model trained without a correction changes wherever the correction acts.
 
         Raises:
             ValueError: the model has no energy in eV.
@@ -262,7 +261,7 @@ class Model(nn.Module):
         return head
 
     def reset_target_normalizer(self) -> None:
-        """Forget the statistics of the noise seen so far: noise of another size is then normalised by itself."""
+        """Reset the statistics of the noise, for noise of another size."""
         self.noise_head().normalizer.reset()
 
 
@@ -285,7 +284,7 @@ def build_model(backbone: Backbone, outputs: Iterable[str]) -> Model:
 
 
 def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
-    """Return a model that offers the requested outputs too: fresh heads for those it has not.
+    """Return a model with fresh heads for those requested outputs that it lacks.
 
     Noise levels share the pool of a pooled energy and bring their own beside any other.
 
@@ -312,9 +311,9 @@ def with_outputs(model: Model, outputs: Iterable[str]) -> Model:
 
 
 def without_pretraining_heads(model: Model, outputs: Iterable[str]) -> Model:
-    """Return the model without heads that only pre-training has a use for, save those that ``outputs`` ask for.
+    """Return the model without heads that only pre-training uses, except those for ``outputs``.
 
-    The pooled energy of 3D-EMGP is such a head: it has no unit, and it is no sum over atoms. Noise levels that share
+    The pooled energy of 3D-EMGP is such a head: it has no unit and is not a sum over atoms. Noise levels that share
     its pool go with it. Properties go too: a backbone that learns something else would leave their heads behind.
     """
     wanted = frozenset(outputs)
