@@ -1,3 +1,4 @@
+import pickle
 import re
 from typing import Any
 
@@ -87,3 +88,8 @@ def min_of_double_loop(positions: np.ndarray) -> tuple[int, int, float]:
 
 def test_one_atom_has_no_closest_pair() -> None:
     assert closest_pair(np.zeros((1, 3))) is None
+
+
+def test_a_molecule_without_labels_can_be_sent_to_another_process() -> None:
+    helium = Molecule(atomic_numbers=np.array([2]), positions=np.zeros((1, 3)))
+    assert pickle.loads(pickle.dumps(helium)).formula == "He"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ class Molecule:
     """1, 2, 3, or 1.5 for aromatic; NaN where one is unknown, which makes no rotor."""
     charge: int = 0
     """Total charge, e."""
-    labels: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """``energy``: float, eV; ``forces``: float64 array [n_atoms, 3], eV/Å; further properties by name."""
     is_equilibrium: bool = False
     """Whether the positions are a minimum of the potential energy."""
