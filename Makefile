@@ -29,7 +29,7 @@ check: install  ## lint, sizes, types, import contracts, documentation
 	$(MAKE) docs
 
 docs: install  ## the documentation, every warning an error, into docs/_build/html; needs no network
-	$(BIN)/sphinx-build -q -n -W --keep-going docs docs/_build/html
+	$(BIN)/sphinx-build -j 2 -q -n -W --keep-going docs docs/_build/html
 
 test: check  ## everything that runs in minutes
 	$(PYTEST) -m "not slow and not gpu"

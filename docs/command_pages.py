@@ -1,6 +1,7 @@
 """Write a page for each command from its options: a Sphinx extension, run before every build."""
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def _commands(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         command = group.get_command(context, name)
         if command.hidden:
             continue
-        if isinstance(command, click.Group):
+        if hasattr(command, "list_commands"):
             yield from _commands(command, f"{prefix}{name} ")
         else:
             yield prefix + name, command
@@ -48,8 +49,9 @@ def _first_line(page: str) -> str:
 
 
 def _page(name: str, command: Any) -> str:
-    arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
+    params = command.get_params(click.Context(command))
+    arguments = [p for p in params if p.param_type_name == "argument"]
+    options = [p for p in params if p.param_type_name == "option" and p.name != "help"]
     usage = " ".join([f"basinet {name}", *(_metavar(a) for a in arguments), "[OPTIONS]"])
     parts = [f"# basinet {name}", _prose(command.help), f"```text\n{usage}\n```"]
     if arguments:
@@ -60,26 +62,18 @@ def _page(name: str, command: Any) -> str:
 
 
 def _settings(name: str) -> Iterator[str]:
-    from basinet.commands.build_store import BuildRecipe
-
     from basinet import options
-    from basinet.commands.assay.recipe import AssayRecipe
-    from basinet.commands.compare import CompareRecipe
-    from basinet.commands.recipe import FinetuneRecipe, PretrainRecipe
-    from basinet.data.generation.configurations import GenerateConfig
+    from basinet.cli.recipes import HELP
+    from basinet.cli.settings import load_class
 
-    settings: dict[str, dict[str, type[Any]]] = {
-        "pretrain": {"of a run": PretrainRecipe},
-        "finetune": {"of a run": FinetuneRecipe, "for a table of SMILES": AssayRecipe},
-        "compare": {"of a comparison": CompareRecipe},
-        "data generate": {"of the data": GenerateConfig},
-        "data build": {"of the store": BuildRecipe},
-    }
-    for title, kind in settings.get(name, {}).items():
-        rows = [(f"`{o.name}`", f"`{o.default}`", o.kind, " ".join(o.text.split())) for o in options.describe(kind)]
-        yield f"## Options {title}\n\nAs `key=value` on the command line, or in a YAML file.\n\n" + _rows(
-            ("option", "default", "values", "meaning"), rows
-        )
+    recipes = HELP[name.split()[-1]].recipes if name.split()[-1] in HELP else {}
+    for purpose, path in recipes.items():
+        described = [*options.describe(load_class(path))]
+        yield f"## Options {purpose or 'of the recipe'}\n\nAs `key=value` on the command line, or in a YAML file."
+        for (group, when), members in groupby(described, key=lambda option: (option.group, option.when)):
+            rows = [(f"`{o.name}`", f"`{o.default}`", o.kind, " ".join(o.text.split())) for o in members]
+            yield f"### {group or 'run and data'}" + (f", with `{when}`" if when else "")
+            yield _rows(("option", "default", "values", "meaning"), rows)
 
 
 def _metavar(argument: Any) -> str:
@@ -113,7 +107,11 @@ def _rows(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def write(_app: Any) -> None:
     """Write the pages that have changed."""
     OUT.mkdir(exist_ok=True)
-    for name, text in pages().items():
+    written = pages()
+    for path in OUT.glob("*.md"):
+        if path.name not in written:
+            path.unlink()
+    for name, text in written.items():
         path = OUT / name
         if not path.exists() or path.read_text() != text:
             path.write_text(text)

@@ -15,10 +15,10 @@ from blocks import COMMANDS, PAGES, ROOT, Block, blocks_of, commands_in
 
 from typed import basinet
 
-FEW_STEPS = ["training.n_steps=4", "training.validate_every=2", "training.save_every=2", "launch.accelerator=cpu"]
+FEW_STEPS = ["training.n_steps=4", "training.validate_every=2", "training.save_every=2"]
 SMALL = {
-    "pretrain": [*FEW_STEPS, "validation_fraction=0.2"],
-    "finetune": FEW_STEPS,
+    "pretrain": [*FEW_STEPS, "launch.accelerator=cpu", "validation_fraction=0.2"],
+    "finetune": [*FEW_STEPS, "launch.accelerator=cpu"],
     "compare": [*FEW_STEPS, "sizes=4,8", "seeds=2"],
     "simulate": ["--picoseconds", "0.02", "--replicas", "2"],
     "data generate": ["processes=1", "n_molecules=2"],
@@ -74,11 +74,12 @@ def run_page(page: Path, given: Path, place: Path, monkeypatch: pytest.MonkeyPat
     return said
 
 
+SLOW = ("docs/generate.md",)
 STORIES = ["own-data.md", "properties-from-csv.md", "new-objective.md", "trust.md"]
 OTHERS = [str(page.relative_to(ROOT)) for page in PAGES if page.name not in STORIES and blocks_run(page)]
 
 
-@pytest.mark.parametrize("page", OTHERS)
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in OTHERS])
 def test_every_command_of_a_page_runs(page: str, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_page(ROOT / page, given, tmp_path / "day", monkeypatch)
 

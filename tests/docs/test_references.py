@@ -33,3 +33,17 @@ def test_examples_in_docstrings_are_true(path: Path) -> None:
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted > 0
     assert found.failed == 0
+
+
+WALKS = re.split(r"^### ", (ROOT / "docs" / "architecture.md").read_text().split("## The central types")[0], flags=re.M)
+
+
+@pytest.mark.parametrize("walk", WALKS[1:], ids=lambda walk: walk.splitlines()[0])
+def test_a_walk_through_the_code_has_at_most_ten_stops_that_exist_and_no_way_back(walk: str) -> None:
+    stops = re.findall(r"^\d+\. `([\w/]+\.py)` `([\w.]+)`", walk, flags=re.M)
+    assert 5 <= len(stops) <= 10
+    assert len({path for path, _ in stops}) == len(stops)
+    for path, name in stops:
+        text = (SOURCE / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"^ *(def|class) {part}\b", text, flags=re.M), f"{path} has no {part}"
