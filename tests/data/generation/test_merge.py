@@ -118,7 +118,7 @@ def test_missing_parts_are_named(made, tmp_path):
 def test_a_part_that_is_there_twice_is_refused(made, tmp_path):
     copy = shutil.copytree(made / "part2", tmp_path / "copy")
     for again in (made / "part2", copy):
-        with pytest.raises(ValueError, match="shard 2/3 is there twice: .*part2 and .*; leave one of them out"):
+        with pytest.raises(ValueError, match="shard 2/3 is given twice: .*part2 and .*; leave one of them out"):
             merge([*parts_of(made), again], tmp_path / "merged")
 
 

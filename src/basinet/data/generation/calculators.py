@@ -1,4 +1,4 @@
-"""Calculators that label molecules, by name: GFN-xTB through tblite, or any ASE calculator."""
+"""Make calculators by name: GFN-xTB through tblite, or any ASE calculator."""
 
 import ast
 import importlib
@@ -18,7 +18,7 @@ from basinet.data.chemistry.conformers import GenerationError
 from basinet.errors import optional_module
 
 XTB_METHODS = MappingProxyType({"gfn2-xtb": "GFN2-xTB", "gfn1-xtb": "GFN1-xTB"})
-"""The calculators that have a name here, and their level of theory."""
+"""Named calculators and their levels of theory."""
 
 
 def make_calculator(name: str, charge: int = 0, options: Mapping[str, Any] = MappingProxyType({})) -> BaseCalculator:
@@ -27,7 +27,7 @@ def make_calculator(name: str, charge: int = 0, options: Mapping[str, Any] = Map
     Args:
         name: ``gfn2-xtb``, ``gfn1-xtb``, or ``module:Class`` for any callable that returns an ASE calculator, such as
             ``ase.calculators.lj:LennardJones``; ``file.py:function`` for one in a file.
-        charge: Total charge, e. A callable of one's own gets it if it has a parameter ``charge``.
+        charge: Total charge, e; passed to a callable that has a parameter ``charge``.
         options: Keyword arguments of the calculator.
 
     Raises:
@@ -46,7 +46,7 @@ def make_calculator(name: str, charge: int = 0, options: Mapping[str, Any] = Map
 
 
 def level_of_theory(name: str, options: Mapping[str, Any] = MappingProxyType({})) -> str:
-    """Return what a store says about its labels: the method, with the options that differ from its defaults.
+    """Return the level of theory for a store: the method and its options.
 
     >>> level_of_theory("gfn2-xtb")
     'GFN2-xTB'
@@ -60,7 +60,7 @@ def level_of_theory(name: str, options: Mapping[str, Any] = MappingProxyType({})
 
 
 def calculator_name(name: str) -> str:
-    """Return the name without the directory of its file: the same wherever the file is.
+    """Return the name without the directory of its file.
 
     >>> calculator_name("examples/pyscf_calculator.py:density_functional")
     'pyscf_calculator.py:density_functional'
@@ -70,7 +70,7 @@ def calculator_name(name: str) -> str:
 
 
 def calculator_version(name: str) -> str:
-    """Return what computes the labels and its version, such as ``tblite 0.8.0``; of a file, its hash."""
+    """Return the package and version of a calculator, such as ``tblite 0.8.0``, or the hash of its file."""
     file = Path(name.rpartition(":")[0])
     if file.suffix == ".py":
         return f"{file.name} sha256:{sha256(file.read_bytes()).hexdigest()[:16]}"
@@ -78,11 +78,11 @@ def calculator_version(name: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
-        return package  # a module of one's own
+        return package  # a local module
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:
-    """Return the keyword arguments that ``key=value`` strings stand for; a value is a Python literal or a word.
+    """Parse ``key=value`` strings into keyword arguments; a value is a Python literal or a word.
 
     >>> parse_options(["accuracy=0.1", "mixer=broyden"])
     {'accuracy': 0.1, 'mixer': 'broyden'}
@@ -102,7 +102,7 @@ def parse_options(options: Sequence[str]) -> dict[str, Any]:
 def _xtb(method: str, charge: int, options: Mapping[str, Any]) -> BaseCalculator:
     TBLite = optional_module("tblite.ase", "labels", "computing GFN-xTB labels").TBLite
     known = set(TBLite.default_parameters) - {"method", "charge", "verbosity"}
-    if unknown := sorted(set(options) - known):  # tblite ignores what it does not know
+    if unknown := sorted(set(options) - known):  # tblite ignores unknown options
         raise ValueError(f"{method} has no option {', '.join(unknown)}; choose from {', '.join(sorted(known))}")
     return TBLite(method=method, charge=charge, verbosity=0, **options)
 
@@ -116,7 +116,7 @@ def _load(name: str) -> Callable[..., BaseCalculator]:
         )
     try:
         return getattr(_of_file(module) if module.endswith(".py") else importlib.import_module(module), attribute)
-    except Exception as error:  # a file of one's own may fail in any way
+    except Exception as error:  # a user's file may fail in any way
         raise ValueError(
             f"calculator {name!r} cannot be imported ({type(error).__name__}: {error}); expected module:Class or "
             "file.py:function"
@@ -125,7 +125,7 @@ def _load(name: str) -> Callable[..., BaseCalculator]:
 
 @cache
 def _of_file(path: str) -> ModuleType:
-    """Run a file, once in a process, and return its names."""
+    """Import a file, once per process."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"basinet_calculator_{Path(path).stem}", path)

@@ -1,15 +1,16 @@
-"""What to make of each molecule of a list, and making it: minima, dynamics, normal modes, labelled by a calculator."""
+"""Make the configurations of one molecule: minima, dynamics, normal modes, labelled by a calculator."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import NonNegativeInt
 
-from basinet.config import settings
+from basinet.config import Count, Positive, settings
 from basinet.data.chemistry.conformers import FORCE_FIELDS, ForceField, GenerationError, embed, force_field_hessian
 from basinet.data.generation.calculators import parse_options
 from basinet.data.generation.parts import Lost
@@ -33,12 +34,12 @@ CALCULATOR_FAILURES = frozenset({FAILED, NOT_MADE})
 
 @settings
 class GenerateConfig:
-    """Which molecules, which calculator, and which configurations of each molecule."""
+    """Molecules, calculator and configurations of each molecule."""
 
     smiles_file: Path | None = None
-    """One SMILES per line; without a file, the small organic molecules that come with basinet."""
-    n_molecules: int | None = None
-    """Take the first so many molecules (the packaged list is shuffled); all without a number."""
+    """File with one SMILES per line; default: the small organic molecules that come with basinet."""
+    n_molecules: Count | None = None
+    """Number of molecules, from the start of the list (the packaged list is shuffled); default: all."""
     exclude: tuple[str, ...] = ()
     """SMILES of compounds to leave out, with all their stereoisomers."""
     calculator: str = "gfn2-xtb"
@@ -46,41 +47,40 @@ class GenerateConfig:
     calculator_options: tuple[str, ...] = ()
     """Keyword arguments of the calculator, each as key=value."""
     level_of_theory: str | None = None
-    """What the store says of its labels; without it, the calculator and its options."""
+    """Level of theory recorded in the store; default: the calculator and its options."""
     force_fields: tuple[ForceField, ...] = FORCE_FIELDS
-    """Where the relaxation begins: the first force field that has parameters for the molecule."""
-    n_conformers: int = 1
-    """Conformers of each molecule, at most; each gives a minimum and its own frames."""
-    frames_per_conformer: int = 8
+    """Force fields for the first relaxation; the first with parameters for the molecule is used."""
+    n_conformers: Count = 1
+    """Largest number of conformers of each molecule; each gives a minimum and its own frames."""
+    frames_per_conformer: NonNegativeInt = 8
     """Frames of Langevin dynamics from each minimum, at each temperature."""
-    temperatures: tuple[float, ...] = (600.0,)
-    """Of the dynamics and the normal modes, K; several give dynamics of their own from the minimum."""
-    timestep: float = 2.5
-    """Of the dynamics, fs. Hydrogen has the mass 4 amu there: up to 3 fs the mean energy is right within 3 %."""
-    stride: int = 4
+    temperatures: tuple[Positive, ...] = (600.0,)
+    """Temperatures of the dynamics and the normal modes, K; each starts from the minimum."""
+    timestep: Positive = 2.5
+    """Time step of the dynamics, fs. Hydrogen has mass 4 amu there: up to 3 fs the mean energy is right within 3 %."""
+    stride: Count = 4
     """Time steps between two frames."""
-    normal_mode_frames: int = 0
-    """Frames displaced along the normal modes of each minimum, at each temperature; 6 labels an atom for the modes."""
+    normal_mode_frames: NonNegativeInt = 0
+    """Frames displaced along normal modes of each minimum, at each temperature; modes cost 6 labels per atom."""
     normal_mode_statistics: Statistics = "classical"
-    """Of the amplitudes: classical, or quantum with its zero-point motion."""
-    displaced_frames: int = 0
-    """Frames made by moving all atoms of each minimum at random, besides those of the dynamics."""
-    displacement: float = 0.05
-    """Standard deviation of these moves along each axis, Å."""
-    fmax: float = 0.03
-    """A minimum is reached when no force is larger, eV/Å."""
-    max_relax_steps: int = 100
-    """A conformer that has not reached its minimum by then is left out, and counted."""
-    seed: int = 0
-    """Of all random numbers; each molecule has its own stream."""
-    molecules_per_chunk: int = 64
-    """An interrupted or killed run loses at most so many molecules, or as many as it has processes if that is more."""
-    processes: int | None = None
-    """Processes, of one thread each; all cores without a number. The result does not depend on it."""
+    """Statistics of the amplitudes: classical, or quantum with zero-point motion."""
+    displaced_frames: NonNegativeInt = 0
+    """Frames with all atoms of a minimum displaced at random."""
+    displacement: Positive = 0.05
+    """Standard deviation of these displacements along each axis, Å."""
+    fmax: Positive = 0.03
+    """Largest force at a minimum, eV/Å."""
+    max_relax_steps: Count = 100
+    """Steps after which a conformer that has not reached its minimum is left out."""
+    seed: NonNegativeInt = 0
+    """Seed of all random numbers; each molecule has its own stream."""
+    molecules_per_chunk: Count = 64
+    """Largest number of molecules lost by an interrupted run (or the number of processes, if larger)."""
+    processes: Count | None = None
+    """Processes, one thread each; default: all cores. The result does not depend on it."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work, all at once."""
-        require_positive(self, or_zero=("frames_per_conformer", "normal_mode_frames", "displaced_frames", "seed"))
+        """Check that the temperatures differ."""
         if len(set(self.temperatures)) != len(self.temperatures):
             raise ValueError(f"temperatures must differ, got {list(self.temperatures)}")
 
@@ -89,13 +89,13 @@ class Task(NamedTuple):
     """One molecule to treat."""
 
     place: int
-    """In the list before any molecule was left out: the seed of a molecule does not depend on the others."""
+    """Place in the full list; it gives the seed, which so does not depend on excluded molecules."""
     smiles: str
     config: GenerateConfig
 
 
 class Outcome(NamedTuple):
-    """What became of a molecule."""
+    """Configurations of a molecule, and its failures."""
 
     place: int
     smiles: str
@@ -104,11 +104,11 @@ class Outcome(NamedTuple):
 
 
 def label(task: Task) -> Outcome:
-    """Treat one molecule."""
+    """Make the configurations of one molecule."""
     config = task.config
     lost: list[Lost] = []
     found: list[Molecule] = []
-    embedding, generator = streams(config.seed, task.place)
+    embedding, generator = random_streams(config.seed, task.place)
     try:
         conformers = embed(task.smiles, embedding, config.n_conformers, config.force_fields)
         for number, conformer in enumerate(conformers):
@@ -123,7 +123,7 @@ def label(task: Task) -> Outcome:
 
 
 def died(task: Task) -> Outcome:
-    """Return what stands for a molecule that has ended two processes."""
+    """Return the outcome of a molecule whose process died twice."""
     return Outcome(task.place, task.smiles, [], [Lost("molecule", "the process died, twice")])
 
 
@@ -132,12 +132,12 @@ def _surface(conformer: Molecule, config: GenerateConfig) -> Surface:
         return Surface(conformer, config.calculator, parse_options(config.calculator_options))
     except GenerationError:
         raise
-    except Exception as error:  # somebody's factory, which has made a calculator for a neutral molecule
+    except Exception as error:  # the factory works for neutral molecules: this one is the cause
         raise GenerationError(NOT_MADE) from error
 
 
 class _Configurations:
-    """The minimum and the frames of one conformer; puts into ``lost`` what is missing."""
+    """Yields the minimum and the frames of one conformer; adds failures to ``lost``."""
 
     def __init__(
         self, surface: Surface, name: str, config: GenerateConfig, generator: np.random.Generator, lost: list[Lost]
@@ -176,7 +176,7 @@ class _Configurations:
         for number in range(config.frames_per_conformer):
             try:
                 frame = intact(self.surface, next(islice(frames, config.stride - 1, None)))
-            except GenerationError as error:  # the dynamics has left the molecule: no later frame is any better
+            except GenerationError as error:  # the dynamics left the molecule: later frames are no better
                 self.lost.append(_lost("frame", error, config.frames_per_conformer - number))
                 return
             yield labelled(self.surface.molecule, frame, f"{self.name} {what} {number}")
@@ -195,17 +195,17 @@ class _Configurations:
             yield from self._displaced(f"{at}mode", n_frames, move)
 
 
-def streams(seed: int, index: int) -> tuple[int, np.random.Generator]:
-    """Return the seed of the embedding and the generator of everything else, for one molecule or chain."""
+def random_streams(seed: int, index: int) -> tuple[int, np.random.Generator]:
+    """Return the seed of the embedding and the generator for the rest, for one molecule or chain."""
     embedding, dynamics = np.random.SeedSequence((seed, index)).spawn(2)
     return int(embedding.generate_state(1)[0]), np.random.default_rng(dynamics)
 
 
 def intact(surface: Surface, frame: Frame) -> Frame:
-    """Return a frame that has the bonds of its molecule.
+    """Return a frame if it has the bonds of its molecule.
 
     Raises:
-        GenerationError: it has others.
+        GenerationError: bonds are broken or formed.
     """
     if not is_intact(surface.molecule, frame.positions):
         raise GenerationError("bonds broken or formed")
@@ -218,19 +218,6 @@ def labelled(molecule: Molecule, frame: Frame, name: str, is_equilibrium: bool =
     return dataclasses.replace(
         molecule, positions=frame.positions, labels=labels, name=name, is_equilibrium=is_equilibrium
     )
-
-
-def require_positive(config: Any, or_zero: Sequence[str]) -> None:
-    """Refuse numbers of a configuration that are negative, or zero where zero makes no sense, naming all of them."""
-    problems: list[str] = []
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        for number in value if isinstance(value, tuple) else [value]:
-            if isinstance(number, int | float) and not (number > 0 or (number == 0 and field.name in or_zero)):
-                expected = "zero or more" if field.name in or_zero else "more than zero"
-                problems.append(f"{field.name} must be {expected}, got {number}")
-    if problems:
-        raise ValueError("; ".join(problems))
 
 
 def _lost(kind: Literal["molecule", "conformer", "frame"], error: GenerationError, count: int = 1) -> Lost:

@@ -1,4 +1,4 @@
-"""Labelled data from a list of SMILES: conformers, their minima and configurations around them, on many machines."""
+"""Generate labelled data from a list of SMILES: minima of conformers and configurations around them."""
 
 import dataclasses
 from collections import Counter
@@ -21,7 +21,7 @@ from basinet.data.generation.calculators import (
 )
 from basinet.data.generation.configurations import CALCULATOR_FAILURES, GenerateConfig, Task, died, label
 from basinet.data.generation.molecule_list import MoleculeList, choose
-from basinet.data.generation.parts import SHARD, WHOLE, Lost, Part, Row, SkippedList, only_writer
+from basinet.data.generation.parts import SHARD, UNDIVIDED, Lost, Part, Row, SkippedList, only_writer
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.workers import available_cores, map_in_order
@@ -29,49 +29,49 @@ from basinet.errors import RunError
 from basinet.structures import Molecule
 
 ENOUGH_FAILURES = 4
-"""A calculator that fails for so many molecules, the first ones, is not the fault of the molecules."""
+"""Number of first molecules whose failure shows that the calculator is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far a generation is."""
+    """Progress of a generation."""
 
     done: int
-    """Molecules treated so far, in this run and before."""
+    """Molecules done, including those of earlier runs."""
     total: int
-    """Molecules to treat."""
+    """Molecules of the list."""
     frames: int
-    """Labelled configurations so far."""
+    """Labelled configurations."""
     failed: int
-    """Molecules of this run that gave nothing."""
+    """Molecules of this run without any configuration."""
 
 
 def generate(
     config: GenerateConfig, out: Path, on_progress: Callable[[Progress], None] | None = None, part: Part | None = None
 ) -> MoleculeStore:
-    """Make a store of labelled configurations: of each conformer its minimum, then frames away from it.
+    """Make a store of labelled configurations: the minimum of each conformer, then frames around it.
 
-    An interrupted run (Ctrl-C, a crash, a lost machine) is resumed by the same call. The store is the same, bit for
-    bit, for any number of processes and of interruptions on one kind of machine, and so are the molecules of all parts
-    together. What could not be treated is left out, counted by reason in the manifest and listed in ``skipped.csv``;
-    reasons that begin with ``frame:`` count frames, ``conformer:`` conformers, all others molecules. A worker process
-    that dies is replaced; a molecule that ends two of them is given up.
+    The same call resumes an interrupted run (Ctrl-C, a crash, a lost machine). The store is the same, bit for bit, for
+    any number of processes and interruptions on one kind of machine; so are the molecules of all parts together.
+    Failures are counted by reason in the manifest and listed in ``skipped.csv``; reasons that begin with ``frame:``
+    count frames, ``conformer:`` conformers, all others molecules. A worker process that dies is replaced; a molecule
+    whose process dies twice is left out.
 
     Args:
-        config: What to make.
+        config: Settings.
         out: Directory of the store.
         on_progress: Called after each molecule.
-        part: Of the list of molecules, for other machines to make the others;
-            :func:`basinet.data.generation.merge.merge` joins them.
+        part: Part of the list, if other machines make the others; :func:`basinet.data.generation.merge.merge` joins
+            them.
 
     Raises:
         ValueError: a setting is wrong, or the unfinished store at ``out`` was made with other settings.
         FileExistsError: ``out`` is a finished store or something else.
-        RunError: worker after worker dies, or the calculator fails for each of the first molecules, or another
-            process is writing to ``out``; the store can be resumed.
+        RunError: workers keep dying, the calculator fails for each of the first molecules, or another process is
+            writing to ``out``; the store can be resumed.
     """
     options = parse_options(config.calculator_options)
-    make_calculator(config.calculator, options=options)  # a wrong name or option is an error now, not in a worker
+    make_calculator(config.calculator, options=options)  # report a wrong name or option now, not in a worker
     excluded = compounds(config.exclude)
     with only_writer(out):
         chosen = choose(config.smiles_file, excluded, config.n_molecules, config.processes or available_cores())
@@ -81,12 +81,12 @@ def generate(
             source="molecules of basinet" if config.smiles_file is None else config.smiles_file.name,
             settings=_settings(config, chosen, part),
         )
-        _write(config, chosen, part or WHOLE, writer, on_progress)
+        _write(config, chosen, part or UNDIVIDED, writer, on_progress)
         return writer.finish()
 
 
 def _settings(config: GenerateConfig, chosen: MoleculeList, part: Part | None) -> dict[str, Any]:
-    """Return everything the result depends on, for the manifest."""
+    """Return the settings for the manifest: everything the result depends on."""
     settings = dataclasses.asdict(config)
     del settings["processes"], settings["smiles_file"], settings["level_of_theory"]
     settings["calculator"] = calculator_name(config.calculator)
@@ -104,7 +104,7 @@ def _write(
 ) -> None:
     """Label the molecules that the store does not have yet, block by block.
 
-    A block is half a chunk, and the processes work ahead by half a chunk at most: together, what a kill can lose.
+    A block is half a chunk, and the processes work ahead by at most half a chunk, so a kill loses at most a chunk.
     """
     span = part.range(len(chosen))
     block = max(1, config.molecules_per_chunk // 2)
@@ -135,7 +135,7 @@ def _left_out(chosen: MoleculeList, first: int, last: int) -> Iterator[Row]:
 
 
 def _counted(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Pass lines on, and count them as the manifest does."""
+    """Yield the rows and count them as the manifest does."""
     for row in rows:
         counts[row.lost.counted_as] += row.lost.n
         yield row
@@ -147,6 +147,6 @@ def _require_working_calculator(config: GenerateConfig, lost: Sequence[Row]) -> 
     if len(molecules) >= ENOUGH_FAILURES and molecules == {row.place for row in lost}:
         raise RunError(
             f"{config.calculator} failed for each of the first {len(molecules)} molecules "
-            f"({failures[0].lost.detail}); mend the calculator or its options, or begin the list with molecules that "
-            "it can treat"
+            f"({failures[0].lost.detail}); correct the calculator or its options, or begin the list with molecules "
+            "that it can treat"
         )

@@ -1,4 +1,4 @@
-"""The parts of one generation, made on many machines, as one store."""
+"""Join the parts of one generation, made on many machines, into one store."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +11,9 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 
 MERGED = "merged_shards"
-"""Setting of a merged store: of how many parts it is made."""
+"""Setting of a merged store: its number of parts."""
 NAMED = 10
-"""Missing parts that an error names."""
+"""Missing parts named in an error."""
 
 
 class _Input(NamedTuple):
@@ -25,19 +25,18 @@ class _Input(NamedTuple):
 def merge(stores: Sequence[Path], out: Path, on_progress: Callable[[int, int], None] | None = None) -> MoleculeStore:
     """Join all parts of one generation (``data generate --shard i/n``) into one store, in the order of the list.
 
-    The files are copied as they are and their hashes compared on the way: memory does not grow with the data. A merge
-    that was interrupted is resumed by the same call. The molecules are those of the undivided generation, bit for bit;
-    the fingerprint is not, for it is one of the files, and these are cut where the parts were. It is the same in
-    whatever order the parts are given.
+    The files are copied and their hashes compared; memory does not grow with the data. The same call resumes an
+    interrupted merge. The molecules are those of the undivided generation, bit for bit; the fingerprint differs,
+    because the files are cut where the parts were. The order of ``stores`` does not matter.
 
     Args:
         stores: The parts, in any order.
         out: Directory of the store to make.
-        on_progress: Called with the shards copied and their number.
+        on_progress: Called with the number of shards copied and of all.
 
     Raises:
-        ValueError: a part is missing, there twice, unfinished, made otherwise than the others, or damaged; nothing but
-            a damaged file is found after the copying has begun.
+        ValueError: a part is missing, duplicate, unfinished, of another generation, or damaged; only damage is found
+            after copying has begun.
         FileExistsError: ``out`` is a finished store or something else.
         RunError: another process is writing to ``out``.
     """
@@ -67,20 +66,17 @@ def _open(path: Path) -> _Input:
     manifest = read_manifest(path)
     if SHARD not in manifest.settings:
         raise ValueError(
-            f"{path} is no shard of a generation (data generate OUT --shard i/n); to read any stores into one, type: "
+            f"{path} is no shard of a generation (data generate OUT --shard i/n); to join other stores, type: "
             "basinet data build IN... OUT"
         )
     part = Part.parse(manifest.settings[SHARD])
     if not manifest.complete:
-        raise ValueError(
-            f"{path}, shard {part}, is unfinished; run the command that was making it again: it resumes where it "
-            "stopped"
-        )
+        raise ValueError(f"{path}, shard {part}, is unfinished; run the command that was making it again, it resumes")
     return _Input(path, part, manifest)
 
 
 def _require_one_generation(inputs: Sequence[_Input]) -> None:
-    """Refuse stores that are not all parts of one generation, each once."""
+    """Check that the stores are the parts of one generation, each once."""
     first = inputs[0]
     for other in inputs[1:]:
         if differences := _differences(_origin(first.manifest), _origin(other.manifest)):
@@ -94,7 +90,7 @@ def _require_one_generation(inputs: Sequence[_Input]) -> None:
                 f"{first.path} is shard {first.part} and {path} is shard {part}; expected shards i/n of one n"
             )
         if part.number in paths:
-            raise ValueError(f"shard {part} is there twice: {paths[part.number]} and {path}; leave one of them out")
+            raise ValueError(f"shard {part} is given twice: {paths[part.number]} and {path}; leave one of them out")
         paths[part.number] = path
     if missing := [str(Part(i, first.part.of)) for i in range(1, first.part.of + 1) if i not in paths]:
         named = ", ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")

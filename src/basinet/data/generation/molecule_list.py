@@ -1,7 +1,6 @@
-"""Lists of SMILES of any length: which entries are to be treated, known by where they are in the file.
+"""Read lists of SMILES of any length and select the molecules to treat.
 
-A list of a million molecules is never in memory as text or objects: what stays is 8 bytes for each molecule to treat
-and 9 for each entry that is left out.
+A list of a million molecules is never in memory as text or objects: entries are known by their place in the file.
 """
 
 import io
@@ -22,11 +21,11 @@ from basinet.data.chemistry.molecules import canonical, compound
 from basinet.data.workers import map_in_order
 
 BLOCK = 2**18
-"""Bytes of a list that a process reads at once."""
+"""Size of the blocks that a process reads."""
 LONGEST_LINE = 2**16
-"""Bytes; a line that is longer is no SMILES."""
+"""Largest length of a line, bytes."""
 LEFT_OUT = ("excluded", "listed before")
-"""Why an entry is left out before anything is computed."""
+"""Reasons to leave out an entry."""
 _EXCLUDED, _BEFORE, _CHOSEN = 0, 1, 2
 
 
@@ -34,42 +33,42 @@ class Entry(NamedTuple):
     """One molecule of a list."""
 
     place: int
-    """Counted from 0 over all entries, whether they are treated or not."""
+    """Number of the entry among all of the list, from 0."""
     smiles: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoleculeList:
-    """The entries of a list, apart from those that are left out."""
+    """The selected entries of a list, and those left out."""
 
     open: Callable[[], BinaryIO]
     """Opens the list."""
     places: Int64[np.ndarray, " n_chosen"]
-    """Of the entries to treat."""
+    """Places of the entries to treat."""
     starts: Int64[np.ndarray, " n_chosen"]
-    """Where their lines begin, in bytes."""
+    """Offsets of their lines, bytes."""
     left_out_places: Int64[np.ndarray, " n_left_out"]
     left_out_starts: Int64[np.ndarray, " n_left_out"]
     left_out_reasons: UInt8[np.ndarray, " n_left_out"]
     """Index in ``LEFT_OUT``."""
     sha256: str
-    """Of the molecules to treat and their places: equal lists have equal hashes, however the SMILES are written."""
+    """Hash of the canonical molecules to treat and their places."""
 
     def __len__(self) -> int:
         return len(self.places)
 
     def first_place(self, index: int) -> int:
-        """Return where the entries begin that belong to the molecules from ``index`` on."""
+        """Return the first place of the entries that belong to the molecules from ``index`` on."""
         if index == 0:
             return 0
         return int(self.places[index]) if index < len(self) else np.iinfo(np.int64).max
 
     def entries(self, first: int, last: int) -> Iterator[Entry]:
-        """Yield the molecules to treat from the ``first`` to before the ``last``, read from the file one by one."""
+        """Yield the molecules to treat from ``first`` to before ``last``, read one by one."""
         return self._read(self.places[first:last], self.starts[first:last])
 
     def left_out(self, first: int, last: int) -> Iterator[tuple[Entry, str]]:
-        """Yield what is left out between these molecules, with the reason."""
+        """Yield the entries left out between these molecules, with their reasons."""
         span = slice(*np.searchsorted(self.left_out_places, [self.first_place(first), self.first_place(last)]))
         entries = self._read(self.left_out_places[span], self.left_out_starts[span])
         for entry, reason in zip(entries, self.left_out_reasons[span], strict=True):
@@ -81,24 +80,26 @@ class MoleculeList:
                 stream.seek(int(start))
                 lines = stream.readline(LONGEST_LINE).splitlines()
                 if not lines:
-                    raise ValueError("the list of molecules was cut while it was read; run the same command again")
+                    raise ValueError(
+                        "the list of molecules was truncated while it was read; run the command again"
+                    )
                 yield Entry(int(place), _first_word(lines[0]))
 
 
 def choose(path: Path | None, excluded: Collection[str], n_molecules: int | None, processes: int) -> MoleculeList:
-    """Read through a list once and return the molecules to treat.
+    """Read a list once and return the molecules to treat.
 
-    Left out are excluded compounds and molecules that are listed before, compared by canonical SMILES. An entry that
-    does not parse is treated, so that it is counted.
+    Excluded compounds and repeated molecules (by canonical SMILES) are left out. An entry that does not parse is kept,
+    so that it is counted as a failure.
 
     Args:
-        path: One SMILES per line; without one, the packaged list.
+        path: File with one SMILES per line; ``None``: the packaged list.
         excluded: Compounds, from :func:`basinet.data.chemistry.molecules.compounds`.
-        n_molecules: The first so many; all without a number.
-        processes: That canonicalise, for lists above 256 kB.
+        n_molecules: Number of molecules, from the start; ``None``: all.
+        processes: Processes that canonicalise lists above 256 kB.
 
     Raises:
-        ValueError: the list has no entries, or none that is to be treated, or is no text.
+        ValueError: the list has no entries, or none to treat, or is no text.
     """
     source: Callable[[], BinaryIO] = _packaged if path is None else partial(open, path, "rb")
     blocks: list[_Block] = []
@@ -138,7 +139,7 @@ def choose(path: Path | None, excluded: Collection[str], n_molecules: int | None
 
 class _Text(NamedTuple):
     start: int
-    """Of its first line, in the list."""
+    """Offset of its first line in the list."""
     text: bytes
     excluded: frozenset[str]
 
@@ -146,7 +147,7 @@ class _Text(NamedTuple):
 class _Block(NamedTuple):
     starts: Int64[np.ndarray, " n_entries"]
     hashes: UInt64[np.ndarray, "n_entries 2"]
-    """Of the canonical SMILES, 128 bits."""
+    """Hashes of the canonical SMILES, 128 bits."""
     is_excluded: np.ndarray
 
     @property
@@ -155,17 +156,17 @@ class _Block(NamedTuple):
 
 
 def _verdicts(blocks: Iterable[_Block]) -> UInt8[np.ndarray, " n_entries"]:
-    """Return, entry by entry, whether it is chosen or why not."""
+    """Return, for each entry, that it is chosen or the reason why not."""
     hashes = np.concatenate([np.zeros((0, 2), np.uint64), *(block.hashes for block in blocks)])
     excluded = np.concatenate([np.zeros(0, bool), *(block.is_excluded for block in blocks)])
-    order = np.lexsort(hashes.T)  # stable: of equal ones, the first of the list comes first
+    order = np.lexsort(hashes.T)  # stable: the first of equal ones comes first
     is_first = np.ones(len(hashes), dtype=bool)
     is_first[order[1:]] = (hashes[order[1:]] != hashes[order[:-1]]).any(axis=1)
     return np.where(excluded, _EXCLUDED, np.where(is_first, _CHOSEN, _BEFORE)).astype(np.uint8)
 
 
 def _examined(stream: BinaryIO, name: str, excluded: frozenset[str], processes: int) -> Generator[_Block, None, None]:
-    """Read a list block by block, in other processes if it is long."""
+    """Canonicalise a list block by block, in other processes if it is long."""
     texts = _texts(stream, name, excluded)
     first = next(texts, None)
     if first is None:
@@ -201,7 +202,7 @@ def _examine(block: _Text) -> _Block:
                 form = canonical(smiles)
                 is_excluded = bool(block.excluded) and compound(smiles) in block.excluded
             except GenerationError:
-                form, is_excluded = smiles, False  # who labels it will count it
+                form, is_excluded = smiles, False  # labelling counts it as a failure
             starts.append(start)
             digests.append(blake2b(form.encode(), digest_size=16).digest())
             excluded.append(is_excluded)

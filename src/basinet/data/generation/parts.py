@@ -1,4 +1,4 @@
-"""Parts of one large generation, each made on its own, and the lock that keeps two processes out of one store."""
+"""Divide a generation into parts, lock its store against a second writer, and list its failures."""
 
 import csv
 import io
@@ -17,12 +17,12 @@ from basinet.files import replacing
 
 LOCK_FILE = ".lock"
 SHARD = "shard"
-"""Setting of a store that is a part of a generation: which, as ``i/n``."""
+"""Setting of a store that is a part of a generation: ``i/n``."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The number ``number`` of ``of`` parts, counted from 1.
+    """Part ``number`` of ``of``, counted from 1.
 
     >>> [Part.parse(text).range(10) for text in ("1/3", "2/3", "3/3")]
     [range(0, 3), range(3, 6), range(6, 10)]
@@ -36,7 +36,7 @@ class Part:
         """Read ``i/n``.
 
         Raises:
-            ValueError: it is not that, or ``i`` is not one of 1 to ``n``.
+            ValueError: it is not ``i/n`` with ``i`` from 1 to ``n``.
         """
         match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text, flags=re.ASCII)
         part = cls(int(match[1]), int(match[2])) if match else None
@@ -48,22 +48,21 @@ class Part:
         return f"{self.number}/{self.of}"
 
     def range(self, total: int) -> range:
-        """Return the indices of this part of ``total``: contiguous, and all parts alike but for one."""
+        """Return the indices of this part of ``total``: contiguous; sizes of parts differ by at most one."""
         return range((self.number - 1) * total // self.of, self.number * total // self.of)
 
 
-WHOLE = Part(1, 1)
-"""Not divided."""
+UNDIVIDED = Part(1, 1)
 
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Keep other processes from writing to the store in a directory, which is made if it is not there.
+    """Lock the store in a directory, which is created if missing, against other writers.
 
-    The lock is the operating system's: it goes with the process, however that ends.
+    The operating system releases the lock when the process ends, however it ends.
 
     Raises:
-        RunError: another process has it.
+        RunError: another process has the lock.
         FileExistsError: the path is a file.
     """
     if path.exists() and not path.is_dir():
@@ -74,7 +73,7 @@ def only_writer(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise RunError(
-            f"{path} is being written by another process; wait until it has ended, or choose another path"
+            f"{path} is being written by another process; wait until it ends, or choose another path"
         ) from None
     try:
         yield
@@ -91,23 +90,23 @@ HEADER = ("place", "smiles", "lost", "n", "reason", "detail")
 
 
 class Lost(NamedTuple):
-    """Something of a molecule that could not be made."""
+    """A molecule, conformer or frames that could not be made."""
 
     kind: Literal["molecule", "conformer", "frame"]
     reason: str
-    """Short, and the same for all that are lost for it."""
+    """Short reason, the same for all failures of its kind."""
     n: int = 1
     detail: str = ""
-    """What the calculator said, if it said something."""
+    """Error message of the calculator, if any."""
 
     @property
     def counted_as(self) -> str:
-        """What it is called in the counts of the manifest."""
+        """Name in the counts of the manifest."""
         return self.reason if self.kind == "molecule" else f"{self.kind}: {self.reason}"
 
 
 class Row(NamedTuple):
-    """A line of the list."""
+    """A row of the list."""
 
     place: int
     smiles: str
@@ -115,20 +114,16 @@ class Row(NamedTuple):
 
 
 class SkippedList:
-    """A file that grows beside a store and, after an interruption, goes back to what the store has."""
+    """CSV file beside a store; after an interruption it is cut back to the molecules of the store."""
 
     def __init__(self, store: Path, first_undone: int) -> None:
-        """Open the list of a store, without the lines of places from ``first_undone`` on."""
+        """Open the list of a store; drop rows of places from ``first_undone`` on."""
         self._path = store / SKIPPED_FILE
         if self._path.exists():
             _cut(self._path, first_undone)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Append lines; without any, there need not be a file.
-
-        Raises:
-            OSError: they could not be written; what was there before is not lost.
-        """
+        """Append rows; the file is created with the first one."""
         stream: io.TextIOWrapper | None = None
         try:
             for place, smiles, lost in rows:
@@ -149,7 +144,7 @@ class SkippedList:
 
 
 def join_lists(stores: Iterable[Path], out: Path) -> None:
-    """Write one list from those of the given stores, in their order; none if none of them has one."""
+    """Write one list from those of the given stores, in their order, if any has one."""
     lists = [store / SKIPPED_FILE for store in stores if (store / SKIPPED_FILE).exists()]
     if not lists:
         return
@@ -163,7 +158,7 @@ def join_lists(stores: Iterable[Path], out: Path) -> None:
 
 
 def _cut(path: Path, first_undone: int) -> None:
-    """Keep the header and the whole lines of places before ``first_undone``."""
+    """Keep the header and the complete rows of places before ``first_undone``."""
     with replacing(path) as temporary, open(temporary, "wb") as kept, open(path, "rb") as stream:
         kept.write(",".join(HEADER).encode() + b"\n")
         stream.readline()

@@ -1,4 +1,4 @@
-"""The energy surface of one molecule: its minimum, and configurations around it."""
+"""Sample the energy surface of one molecule: minimum, dynamics, normal modes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from basinet.units import ACCELERATION, BOLTZMANN, HBAR, WAVENUMBER
 Positions = Float64[np.ndarray, "n_atoms 3"]
 
 FRICTION = 0.02
-"""1/fs: forgets the velocities in 50 fs, which decorrelates a small molecule fastest."""
+"""Friction, 1/fs: velocities decorrelate in 50 fs, which decorrelates a small molecule fastest."""
 HYDROGEN_MASS = 4.0
-"""amu. Averages over configurations do not depend on the masses, and heavy hydrogens allow twice the time step."""
+"""Mass of hydrogen, amu. Averages over configurations do not depend on masses; this one allows twice the time step."""
 SOFTEST = 1.0
-"""eV/Å². Smallest curvature of the first model of a surface: the force field knows soft and negative ones badly."""
+"""Smallest curvature of the initial Hessian, eV/Å²: the force field is unreliable for soft and negative ones."""
 MAX_FORCE = 50.0
-"""eV/Å. Larger forces are those of a collision, not of a molecule at any temperature."""
+"""Largest allowed force, eV/Å: larger ones mean a collision of atoms."""
 FAILED = "calculation failed"
-"""Reason for what a calculator cannot compute."""
+"""Reason for failures of the calculator."""
 BROKEN, FORMED = 1.35, 1.1
-"""A bond is broken beyond, and formed within, this multiple of the sum of the covalent radii."""
+"""Multiples of the sum of covalent radii beyond which a bond is broken, and within which one is formed."""
 
 
 class Frame(NamedTuple):
@@ -43,7 +43,7 @@ class Frame(NamedTuple):
 
 
 class Surface:
-    """The potential energy of one molecule by one calculator; begins each evaluation from the last wave function."""
+    """Potential energy of one molecule by one calculator, which starts each evaluation from the last wave function."""
 
     def __init__(self, molecule: Molecule, calculator: str, options: Mapping[str, Any]) -> None:
         self.molecule = molecule
@@ -59,7 +59,7 @@ class Surface:
         self.atoms.positions = positions
         try:
             forces, energy = self.atoms.get_forces(), self.atoms.get_potential_energy()
-        except Exception as error:  # calculators fail each in its own way
+        except Exception as error:  # calculators raise exceptions of any type
             raise GenerationError(FAILED) from error
         frame = Frame(positions.copy(), float(energy), np.array(forces, dtype=np.float64))
         if not (np.isfinite(frame.energy) and np.isfinite(frame.forces).all()):
@@ -72,11 +72,11 @@ class Surface:
 def relax(
     surface: Surface, hessian: Float64[np.ndarray, "n_coordinates n_coordinates"], fmax: float, max_steps: int
 ) -> Frame:
-    """Return the minimum next to the molecule's own positions: no force is larger than ``fmax`` (eV/Å).
+    """Return the minimum next to the positions of the molecule: no force is larger than ``fmax`` (eV/Å).
 
-    BFGS that begins with the curvatures of a force field and not with a constant, which takes a quarter of the steps
-    (measured with GFN2-xTB on 18 molecules: 94 instead of 339) and ends at lower energies. Whether all curvatures are
-    positive at the end is not checked.
+    BFGS starts from the Hessian of a force field, which takes a quarter of the steps of a constant one (measured with
+    GFN2-xTB on 18 molecules: 94 instead of 339) and ends at lower energies. It is not checked that all curvatures are
+    positive.
 
     Raises:
         GenerationError: it does not converge in ``max_steps``, or ends with other bonds.
@@ -98,14 +98,14 @@ def relax(
 
 
 def displace(minimum: Frame, sigma: float, generator: np.random.Generator) -> Positions:
-    """Move every atom at random, with the standard deviation ``sigma`` (Å) along each axis."""
+    """Return the minimum with every atom displaced at random, with standard deviation ``sigma`` (Å) along each axis."""
     return minimum.positions + sigma * generator.standard_normal(minimum.positions.shape)
 
 
 def langevin(
     surface: Surface, start: Frame, temperature: float, timestep: float, generator: np.random.Generator
 ) -> Iterator[Frame]:
-    r"""Yield the configurations of Langevin dynamics from a minimum, one per time step (fs), without end.
+    r"""Yield the configurations of endless Langevin dynamics from a minimum, one per time step (fs).
 
     BAOAB (Leimkuhler and Matthews, Appl. Math. Res. eXpress 2013, 34), which samples positions more accurately than
     other splittings at the same time step:
@@ -113,8 +113,8 @@ def langevin(
     .. math:: B: v \mathrel{+}= \tfrac{h}{2} F/m \quad A: r \mathrel{+}= \tfrac{h}{2} v \quad
               O: v \leftarrow c v + \sqrt{(1 - c^2) kT/m}\, \xi, \; c = e^{-\gamma h}
 
-    The velocities begin at *twice* the temperature: at a minimum there is no potential energy yet, and half of the
-    kinetic energy is about to become it. Time is not physical, see ``HYDROGEN_MASS``.
+    The initial velocities have *twice* the temperature, because half of their energy becomes potential energy. Time is
+    not physical, see ``HYDROGEN_MASS``.
     """
     numbers = surface.molecule.atomic_numbers
     mass = np.where(numbers == 1, HYDROGEN_MASS, atomic_masses[numbers])[:, None]
@@ -134,7 +134,7 @@ def langevin(
 
 
 def is_intact(molecule: Molecule, positions: Positions) -> bool:
-    """Return whether the atoms have the bonds of the molecule on record, none broken and none formed."""
+    """Return whether positions have the bonds of the molecule, none broken and none formed."""
     first, second = np.triu_indices(molecule.n_atoms, k=1)
     distance = np.linalg.norm(positions[first] - positions[second], axis=1)
     radii = covalent_radii[molecule.atomic_numbers]
@@ -154,11 +154,11 @@ def _bonded(molecule: Molecule) -> Bool[np.ndarray, "n_atoms n_atoms"]:
 Statistics = Literal["classical", "quantum"]
 
 STEP = 5e-3
-"""Å, of the finite differences of forces."""
+"""Step of the finite differences of forces, Å."""
 STILL = 50.0
-"""1/cm. Softer modes are not displaced: they are no vibrations, and a minimum is not sharp enough to know them."""
+"""Softest mode that is displaced, 1/cm; the minimum is not precise enough for softer ones."""
 LEAST_RADIUS = 0.03
-"""Å. An axis about which the radius of gyration is smaller is the axis of a linear molecule: no rotation."""
+"""Smallest radius of gyration about an axis of rotation, Å; below, it is the axis of a linear molecule."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +166,11 @@ class NormalModes:
     """Vibrations of a molecule at its minimum."""
 
     positions: Float64[np.ndarray, "n_atoms 3"]
-    """Of the minimum, Å."""
+    """Positions of the minimum, Å."""
     displacements: Float64[np.ndarray, "n_modes n_atoms 3"]
     """Å per unit of the mass-weighted coordinate Q, √amu·Å."""
     curvatures: Float64[np.ndarray, " n_modes"]
-    """λ, eV/(amu Å²), ascending; without those of modes that are held still."""
+    """λ, eV/(amu Å²), ascending, of the displaced modes."""
 
     @property
     def quanta(self) -> Float64[np.ndarray, " n_modes"]:
@@ -187,16 +187,16 @@ class NormalModes:
     def sample(
         self, temperature: float, statistics: Statistics, generator: np.random.Generator
     ) -> Float64[np.ndarray, "n_atoms 3"]:
-        """Return the minimum with every mode displaced by a normally distributed amplitude."""
+        """Return the minimum displaced by a normal random amplitude of every mode."""
         amplitudes = np.sqrt(self.variances(temperature, statistics)) * generator.standard_normal(len(self.curvatures))
         return self.positions + np.einsum("m,max->ax", amplitudes, self.displacements)
 
 
 def normal_modes(surface: Surface, minimum: Frame) -> NormalModes:
-    """Return the vibrations at a minimum: 3n - 6, 3n - 5 if it is linear, less those below ``STILL``.
+    """Return the vibrations at a minimum: 3n - 6, or 3n - 5 if it is linear, without those below ``STILL``.
 
     Raises:
-        GenerationError: a calculation fails, or it is no minimum: a mode is imaginary by more than ``STILL``.
+        GenerationError: a calculation fails, or a mode is imaginary by more than ``STILL``.
     """
     mass = np.repeat(atomic_masses[surface.molecule.atomic_numbers], 3)
     weighted = hessian(surface, minimum) / np.sqrt(np.outer(mass, mass))

@@ -1,12 +1,14 @@
-"""Configurations of one molecule at a temperature, from independent chains of dynamics."""
+"""Sample configurations of one molecule at a temperature from independent chains of dynamics."""
 
 from contextlib import closing
 from itertools import islice
 
-from basinet.config import settings
+from pydantic import NonNegativeInt
+
+from basinet.config import Count, Positive, settings
 from basinet.data.chemistry.conformers import FORCE_FIELDS, ForceField, GenerationError, embed, force_field_hessian
 from basinet.data.generation.calculators import make_calculator, parse_options
-from basinet.data.generation.configurations import intact, labelled, require_positive, streams
+from basinet.data.generation.configurations import intact, labelled, random_streams
 from basinet.data.generation.sampling import Surface, langevin, relax
 from basinet.data.workers import available_cores, map_in_order
 from basinet.structures import Molecule
@@ -14,57 +16,52 @@ from basinet.structures import Molecule
 
 @settings
 class TrajectoryConfig:
-    """One molecule, one calculator, and how to draw its configurations at a temperature."""
+    """Settings of the configurations of one molecule at a temperature."""
 
     smiles: str
-    """The molecule."""
-    n_frames: int = 1000
+    """SMILES of the molecule."""
+    n_frames: Count = 1000
     """Frames of all chains together."""
-    n_chains: int = 2
+    n_chains: Count = 2
     """Independent chains from the same minimum, with their own random numbers; they run in parallel."""
     calculator: str = "gfn2-xtb"
     """gfn2-xtb, gfn1-xtb, or any ASE calculator as module:Class or file.py:function."""
     calculator_options: tuple[str, ...] = ()
     """Keyword arguments of the calculator, each as key=value."""
     force_fields: tuple[ForceField, ...] = FORCE_FIELDS
-    """Where the relaxation begins: the first force field that has parameters for the molecule."""
-    temperature: float = 500.0
-    """K."""
-    timestep: float = 2.0
-    """fs. Hydrogen has the mass 4 amu there: up to 3 fs the mean energy is right within 3 %."""
-    stride: int = 10
+    """Force fields for the first relaxation; the first with parameters for the molecule is used."""
+    temperature: Positive = 500.0
+    """Temperature, K."""
+    timestep: Positive = 2.0
+    """Time step, fs. Hydrogen has mass 4 amu here: up to 3 fs the mean energy is right within 3 %."""
+    stride: Count = 10
     """Time steps between two frames."""
-    equilibration: int = 200
+    equilibration: NonNegativeInt = 200
     """Time steps before the first frame."""
-    fmax: float = 0.03
-    """Largest force of the minimum that the chains begin from, eV/Å."""
-    max_relax_steps: int = 300
-    """Most steps to that minimum."""
-    seed: int = 0
-    """Of all random numbers; each chain has its own stream."""
-    processes: int | None = None
-    """Processes, of one thread each; all cores without a number. The result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot work, all at once."""
-        require_positive(self, or_zero=("equilibration", "seed"))
+    fmax: Positive = 0.03
+    """Largest force at the minimum, eV/Å."""
+    max_relax_steps: Count = 300
+    """Largest number of steps to the minimum."""
+    seed: NonNegativeInt = 0
+    """Seed of all random numbers; each chain has its own stream."""
+    processes: Count | None = None
+    """Processes, one thread each; default: all cores. The result does not depend on it."""
 
 
 def trajectory(config: TrajectoryConfig) -> list[Molecule]:
     """Return configurations of one molecule at a temperature, chain after chain, with energies and forces.
 
-    For fine-tuning and for test sets: take the test frames from other chains than the training frames
-    (:func:`chain_of`), because frames of one chain are correlated.
+    Take test frames from other chains than training frames (:func:`chain_of`): frames of one chain are correlated.
 
     Raises:
-        GenerationError: the molecule cannot be treated, or a chain does not keep its bonds at this temperature.
+        GenerationError: the molecule cannot be treated, or a chain breaks bonds at this temperature.
         ValueError: a setting is wrong.
         RunError: a worker process died.
     """
     make_calculator(config.calculator, options=parse_options(config.calculator_options))
     processes = min(config.processes or available_cores(), config.n_chains)
     try:
-        [conformer] = embed(config.smiles, streams(config.seed, 0)[0], 1, config.force_fields)
+        [conformer] = embed(config.smiles, random_streams(config.seed, 0)[0], 1, config.force_fields)
         tasks = [(config, conformer, chain) for chain in range(config.n_chains)]
         with closing(map_in_order(_chain, tasks, processes)) as chains:
             return [molecule for chain in chains for molecule in chain]
@@ -76,7 +73,7 @@ def trajectory(config: TrajectoryConfig) -> list[Molecule]:
 
 
 def chain_of(molecule: Molecule) -> int:
-    """Return the chain that a configuration made by :func:`trajectory` belongs to."""
+    """Return the chain of a configuration made by :func:`trajectory`."""
     words = molecule.name.split()
     if len(words) != 5 or words[1] != "chain":
         raise ValueError(f"{molecule.name or 'molecule'!r} was not made by trajectory: expected '... chain 0 frame 0'")
@@ -86,7 +83,7 @@ def chain_of(molecule: Molecule) -> int:
 def _chain(task: tuple[TrajectoryConfig, Molecule, int]) -> list[Molecule]:
     """Run one chain, in a worker."""
     config, conformer, chain = task
-    _, generator = streams(config.seed, chain)
+    _, generator = random_streams(config.seed, chain)
     surface = Surface(conformer, config.calculator, parse_options(config.calculator_options))
     hessian = force_field_hessian(conformer, config.force_fields)
     minimum = relax(surface, hessian, config.fmax, config.max_relax_steps)
