@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from basinet.data.chemistry.compounds import canonical, compound, compounds
 from basinet.data.chemistry.conformers import GenerationError
-from basinet.data.chemistry.molecules import canonical, compound, compounds
 from molecules import packaged_smiles
 
 Chem = pytest.importorskip("rdkit.Chem")

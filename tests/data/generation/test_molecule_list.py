@@ -1,6 +1,6 @@
 import pytest
 
-from basinet.data.chemistry.molecules import compounds
+from basinet.data.chemistry.compounds import compounds
 from basinet.data.generation import molecule_list
 from basinet.data.generation.molecule_list import Entry, choose
 from molecules import packaged_smiles

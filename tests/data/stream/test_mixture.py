@@ -188,7 +188,7 @@ def test_a_source_gives_every_molecule_once_an_epoch_in_steps_of_equal_atoms_too
 
 
 def test_too_few_atoms_for_a_step_are_refused(stores):
-    with pytest.raises(ValueError, match="too few for a step of this mixture"):
+    with pytest.raises(ValueError, match="is too few for this mixture"):
         mixture(stores, batch_size=None, batch_atoms=10)
 
 

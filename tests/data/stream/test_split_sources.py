@@ -69,7 +69,7 @@ def test_what_is_left_of_a_store_may_be_one_compound():
 
 def test_a_store_with_nothing_of_its_own_to_validate_on_is_refused():
     stores = {"pair": store(["C", "CC"], 1), "other": store(["C", "CCC"], 2), "rest": store(["CC", "CCC"], 3)}
-    with pytest.raises(ValueError, match=r"(pair|other|rest): all its compounds are needed elsewhere"):
+    with pytest.raises(ValueError, match=r"(pair|other|rest): all its compounds are in other sources too"):
         for seed in range(20):
             sides(stores, seed)
 

@@ -1,4 +1,4 @@
-"""The bonds of one molecule whose source has none: from its SMILES, or from its coordinates alone."""
+"""Perceive the bonds of a molecule from its SMILES or from its coordinates alone."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -13,23 +13,23 @@ from basinet.structures.topology import Adjacency, adjacency
 BONDED = 1.2
 """Atoms may be bonded up to this many times the sum of their covalent radii (Cordero et al., Dalton Trans. 2008)."""
 BONDED_HYDROGEN = 1.4
-"""The same if one is a hydrogen, which keeps its nearest neighbour only."""
+"""The same limit if one is a hydrogen, which keeps its nearest neighbour only."""
 STRETCHED = 1.5
-"""A bond that is known from elsewhere is intact up to this many times the sum."""
+"""A known bond is intact up to this many times the sum."""
 TOUCHING = 1.1
-"""Atoms that are not to be bonded are farther apart than this many times the sum; 1.07 Å for oxygen and hydrogen."""
+"""Atoms without a bond are farther apart than this many times the sum; 1.07 Å for oxygen and hydrogen."""
 MAX_NEIGHBOURS = {1: 1, 5: 4, 6: 4, 7: 4, 8: 3, 9: 1}
-"""Of hydrogen, boron, carbon, nitrogen, oxygen and fluorine."""
+"""Largest number of neighbours, by atomic number."""
 MAX_ITERATIONS = 100_000
-"""Of RDKit's search for bond orders: a count and not a time, so that all processes of a run find the same."""
+"""Limit of RDKit's search for bond orders: a count, not a time, so that all processes get the same result."""
 SATURATED = {6: 4, 14: 4, 7: 4, 8: 2, 16: 2}
-"""Neighbours with which every bond of an atom outside rings is single, whatever the rest of the molecule is."""
+"""Number of neighbours, by atomic number, with which all bonds of an atom outside rings are single."""
 
 Source = Literal["SMILES", "coordinates", "coordinates, without all bond orders"]
 
 
 class PerceptionError(Exception):
-    """The bonds of a molecule cannot be told; the message is a short reason, to be counted."""
+    """The bonds of a molecule cannot be perceived; the message is a short reason, which is counted."""
 
 
 class ChemicalGraph(NamedTuple):
@@ -37,20 +37,19 @@ class ChemicalGraph(NamedTuple):
 
     bonds: Int64[np.ndarray, "n_bonds 2"]
     orders: Float64[np.ndarray, " n_bonds"]
-    """1, 2, 3, or 1.5 for aromatic; NaN where it cannot be told."""
+    """1, 2, 3, or 1.5 for aromatic; NaN if unknown."""
     source: Source
 
 
 def perceive(molecule: Molecule) -> ChemicalGraph:
     """Return the bonds of a molecule, from its SMILES if that fits the coordinates, otherwise from the coordinates.
 
-    Bond orders from coordinates are those of RDKit (after xyz2mol, Kim and Kim, Bull. Korean Chem. Soc. 2015), found
-    with other groups in place of those it treats badly, see :func:`_stand_ins`. Where it finds none, or places
-    charges that nothing near by balances, single bonds are those that the valence of an end shows to be single, and
-    the order of the others is NaN.
+    Bond orders from coordinates are those of RDKit (after xyz2mol, Kim and Kim, Bull. Korean Chem. Soc. 2015), with
+    groups that it treats badly replaced (:func:`_substitutes`). If RDKit finds none, or leaves charges without an
+    opposite one nearby, bonds are single where the valence of an end requires it, and other orders are NaN.
 
     Raises:
-        PerceptionError: the coordinates are those of no molecule with ordinary valences.
+        PerceptionError: the coordinates fit no molecule with ordinary valences.
     """
     if molecule.smiles and (known := _from_smiles(molecule)) is not None:
         return known
@@ -65,10 +64,10 @@ def perceive(molecule: Molecule) -> ChemicalGraph:
 
 
 def connectivity(molecule: Molecule) -> Int64[np.ndarray, "n_bonds 2"]:
-    """Return the pairs of atoms that are near enough to be bonded, the nearest first until an atom has all it can have.
+    """Return the pairs of atoms near enough to be bonded, nearest first until an atom has its largest number.
 
     Raises:
-        PerceptionError: two atoms touch that cannot have one more bond, or a hydrogen has no neighbour.
+        PerceptionError: two atoms touch that cannot have another bond, or a hydrogen has no neighbour.
     """
     numbers = molecule.atomic_numbers
     first, second = np.triu_indices(molecule.n_atoms, k=1)
@@ -91,7 +90,7 @@ def connectivity(molecule: Molecule) -> Int64[np.ndarray, "n_bonds 2"]:
 
 
 def agrees(graph: ChemicalGraph, molecule: Molecule) -> bool:
-    """Return whether a conformation has the bonds of another one of the same atoms: none is broken, none is new."""
+    """Return whether a conformation has the bonds of another one of the same atoms."""
     first, second = np.triu_indices(molecule.n_atoms, k=1)
     relative = _relative_distance(molecule, first, second)
     bonded = np.zeros((molecule.n_atoms, molecule.n_atoms), dtype=bool)
@@ -116,7 +115,7 @@ def _orders(
     from rdkit import rdBase
     from rdkit.Chem import rdDetermineBonds
 
-    numbers, added_charge = _stand_ins(molecule, neighbours)
+    numbers, added_charge = _substitutes(molecule, neighbours)
     mol = _bare(numbers, bonds)
     mol.AddConformer(chem.Conformer(molecule.n_atoms))
     with rdBase.BlockLogs():
@@ -132,12 +131,12 @@ def _orders(
     return np.array([mol.GetBondBetweenAtoms(i, j).GetBondTypeAsDouble() for i, j in bonds.tolist()])
 
 
-def _stand_ins(molecule: Molecule, neighbours: Adjacency) -> tuple[list[int], int]:
+def _substitutes(molecule: Molecule, neighbours: Adjacency) -> tuple[list[int], int]:
     """Return atomic numbers with which RDKit finds the right bond orders, and the charge that this adds.
 
-    It gives sulphur with two neighbours more than two bonds, fails at aromatic nitro groups, and draws carboxylates as
-    quinoids. So sulphur and selenium with one or two neighbours stand as oxygen, and both groups as an acyl fluoride,
-    whose bonds they have.
+    RDKit gives sulphur with two neighbours more than two bonds, fails for aromatic nitro groups, and makes carboxylates
+    quinoid. So sulphur and selenium with one or two neighbours are replaced by oxygen, and nitro and carboxylate groups
+    by an acyl fluoride, which has the same bonds.
     """
     numbers = molecule.atomic_numbers.tolist()
     found, charge = list(numbers), 0
@@ -152,7 +151,7 @@ def _stand_ins(molecule: Molecule, neighbours: Adjacency) -> tuple[list[int], in
 
 
 def _unbalanced_charge(mol: Any) -> int:
-    """Return the sum of the sizes of the formal charges that have no opposite one beside them."""
+    """Return the sum of the sizes of formal charges without an opposite charge on a neighbour."""
     charge = {atom.GetIdx(): atom.GetFormalCharge() for atom in mol.GetAtoms() if atom.GetFormalCharge()}
     return sum(
         abs(value)
@@ -164,7 +163,7 @@ def _unbalanced_charge(mol: Any) -> int:
 def _orders_by_valence(
     molecule: Molecule, bonds: Int64[np.ndarray, "n_bonds 2"], neighbours: Adjacency
 ) -> Float64[np.ndarray, " n_bonds"]:
-    """Return 1 for bonds with an end that has all its neighbours, and whose other end is in no triple bond."""
+    """Return 1 for bonds with a saturated end and no end in a possible triple bond, NaN for others."""
     numbers = molecule.atomic_numbers.tolist()
     full = [len(bonded) == SATURATED.get(z, 0) for z, bonded in zip(numbers, neighbours, strict=True)]
     may_be_triple = [z in (6, 7) and len(bonded) == 2 for z, bonded in zip(numbers, neighbours, strict=True)]

@@ -1,4 +1,4 @@
-"""Compounds of a table: one canonical SMILES each, and the conformers made from it."""
+"""Canonicalise compounds and make their conformers."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator
@@ -9,11 +9,53 @@ from basinet.data.chemistry.conformers import MAX_HEAVY_ATOMS, GenerationError, 
 from basinet.data.workers import available_cores, map_in_order
 from basinet.structures import Molecule, StructureError
 
+
+def canonical(smiles: str) -> str:
+    """Return the canonical SMILES.
+
+    Raises:
+        GenerationError: the SMILES does not parse.
+    """
+    chem = require_rdkit()
+    return chem.CanonSmiles(chem.MolToSmiles(parse_smiles(smiles)))  # twice: once is not always a fixed point
+
+
+def compound(smiles: str) -> str:
+    """Return the canonical SMILES without stereochemistry and isotopes: equal for all stereoisomers of a compound.
+
+    Tautomers and protonation states stay different compounds.
+
+    Raises:
+        GenerationError: the SMILES does not parse.
+    """
+    chem = require_rdkit()
+    molecule = parse_smiles(smiles)
+    for atom in molecule.GetAtoms():
+        atom.SetIsotope(0)
+    chem.RemoveStereochemistry(molecule)
+    return canonical(chem.MolToSmiles(chem.RemoveHs(molecule)))
+
+
+def compounds(smiles: Iterable[str]) -> frozenset[str]:
+    """Return the compounds of some SMILES.
+
+    Raises:
+        ValueError: one of them does not parse.
+    """
+    found: set[str] = set()
+    for entry in smiles:
+        try:
+            found.add(compound(entry))
+        except GenerationError as error:
+            raise ValueError(f"cannot exclude {entry!r}: it {error}; expected a SMILES such as CCO") from error
+    return frozenset(found)
+
+
 Fragments = Literal["refuse", "largest"]
-"""What becomes of a SMILES of several molecules, a salt say: refused, or the one with most heavy atoms is taken."""
+"""Treatment of a SMILES of several molecules, such as a salt: refuse it, or take the one with most heavy atoms."""
 
 WORTH_PROCESSES = 100
-"""Compounds below which processes take longer to start than they save."""
+"""Smallest number of compounds worth several processes."""
 
 
 class ConformerTask(NamedTuple):
@@ -26,10 +68,10 @@ class ConformerTask(NamedTuple):
 
 
 def canonical_compound(smiles: str, fragments: Fragments = "refuse") -> str:
-    """Return the canonical SMILES that stands for a compound: one molecule, stereo kept, hydrogens implied.
+    """Return the canonical SMILES of a compound: one molecule, with stereochemistry, hydrogens implied.
 
     Raises:
-        GenerationError: it is empty, does not parse, is several molecules or very large; the reason is short.
+        GenerationError: it is empty, does not parse, is several molecules or too large; the message is a short reason.
     """
     chem = require_rdkit()
     if not smiles:
@@ -46,9 +88,9 @@ def canonical_compound(smiles: str, fragments: Fragments = "refuse") -> str:
 
 
 def conformers(task: ConformerTask) -> list[Molecule] | str:
-    """Return the conformers of a compound, or why there are none.
+    """Return the conformers of a compound, or the reason why there are none.
 
-    They depend on the compound, their number and the seed alone, not on its spelling or what else is in a table.
+    They depend on the compound, their number and the seed alone.
     """
     try:
         smiles = canonical_compound(task.smiles, task.fragments)
@@ -61,8 +103,8 @@ def conformer_sets(tasks: Iterable[ConformerTask], processes: int | None = 1) ->
     """Yield the conformers of each compound in order, or the reason why there are none.
 
     Args:
-        tasks: the compounds; read a little ahead of what is yielded if there are several processes.
-        processes: that make them; ``None``: one for each core.
+        tasks: the compounds.
+        processes: number of processes; ``None``: one for each core.
     """
     processes = processes or available_cores()
     if processes == 1:
@@ -73,5 +115,5 @@ def conformer_sets(tasks: Iterable[ConformerTask], processes: int | None = 1) ->
 
 
 def processes_for(n_compounds: int, wanted: int | None) -> int:
-    """Return how many processes are worth starting."""
+    """Return the number of processes worth starting."""
     return (wanted or available_cores()) if n_compounds >= WORTH_PROCESSES else 1

@@ -31,9 +31,9 @@ __all__ = [
 ]
 
 MAX_HEAVY_ATOMS = 200
-"""Largest molecule to embed: distance geometry takes minutes beyond and seldom ends well."""
+"""Largest molecule to embed: distance geometry takes minutes beyond and rarely succeeds."""
 HESSIAN_STEP = 5e-3
-"""Å. Second differences of the force field's energy are then good to a per cent."""
+"""Step of the second differences of the force-field energy, Å; they are accurate to a per cent."""
 
 
 def embed(
@@ -41,11 +41,11 @@ def embed(
 ) -> list[Molecule]:
     """Return up to ``n_conformers`` conformers, each at a minimum of the first force field that has parameters.
 
-    Centres that the SMILES leaves open get one configuration or the other, by the seed. The molecules have explicit
-    hydrogens, bonds and the formal charge; ``smiles`` is canonical and the atoms are in its order, the hydrogens last.
+    Unspecified stereocentres get a configuration by the seed. The molecules have explicit hydrogens, bonds and the
+    formal charge; ``smiles`` is canonical, and atoms are in its order with hydrogens last.
 
     Raises:
-        GenerationError: it cannot be done; the reason is short and can be counted.
+        GenerationError: embedding fails; the message is a short reason.
     """
     mol, conformers = embed_smiles(smiles, seed, n_conformers, force_fields)
     return [Molecule.from_rdkit(mol, conformer) for conformer in conformers]
@@ -56,8 +56,8 @@ def force_field_hessian(
 ) -> Float64[np.ndarray, "n_coordinates n_coordinates"]:
     """Return the second derivatives of the force-field energy, eV/Å², at the positions of an embedded molecule.
 
-    Differences of energies: the gradient that RDKit gives for other positions than a conformer's own (``CalcGrad``
-    with an argument) does not match its energies.
+    Computed from energies, because the gradient of RDKit at positions other than the conformer's own (``CalcGrad`` with
+    an argument) does not match its energies.
 
     Raises:
         GenerationError: no force field has parameters for the molecule.

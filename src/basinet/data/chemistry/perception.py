@@ -1,4 +1,4 @@
-"""Bonds for all conformations of a store: found once for the conformations of one compound, counted, kept on record."""
+"""Perceive the bonds of all conformations of a store, once for the conformations of one compound."""
 
 import dataclasses
 from collections import Counter
@@ -15,9 +15,9 @@ from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
 
 MAX_GRAPHS = 8
-"""Different graphs remembered of the same atoms in the same order; more are compounds rather than a trajectory."""
+"""Largest number of graphs kept for the same atoms in the same order; more mean different compounds."""
 LOOK_AHEAD = 256
-"""Molecules of a stream that are looked at together."""
+"""Molecules of a stream that are perceived together."""
 SHOWN_EVERY = 100
 N_NAMED = 3
 """Molecules named in a report."""
@@ -25,22 +25,22 @@ N_NAMED = 3
 
 @dataclass(kw_only=True)
 class BondReport:
-    """What was found of the bonds of a set of molecules."""
+    """Counts of perceived bonds."""
 
     on_record: int = 0
-    """Molecules whose source has bonds."""
+    """Molecules that had bonds."""
     sources: Counter[str] = field(default_factory=Counter)
-    """Molecules by what their bonds were perceived from."""
+    """Molecules by the source of their perceived bonds."""
     failures: Counter[str] = field(default_factory=Counter)
     """Molecules without bonds, by reason."""
     failed: list[str] = field(default_factory=list)
-    """The first of them, by name."""
+    """Names of the first of them."""
     n_graphs: int = 0
-    """Times that bonds were perceived; conformations of one compound share them."""
+    """Number of different graphs; conformations of one compound share them."""
     n_other: int = 0
-    """Conformations with other bonds than the lowest of the same atoms in the same order, or with none."""
+    """Conformations whose bonds differ from those of the lowest one of the same atoms in the same order."""
     n_sequences: int = 0
-    """Different sequences of atoms."""
+    """Number of different sequences of atoms."""
 
     @property
     def n_perceived(self) -> int:
@@ -53,7 +53,7 @@ class BondReport:
         return sum(self.failures.values())
 
     def to_record(self) -> dict[str, Any]:
-        """Return the counts as JSON can hold them."""
+        """Return the counts for JSON."""
         return {
             "on_record": self.on_record,
             "perceived": dict(sorted(self.sources.items())),
@@ -67,7 +67,7 @@ class BondReport:
         parts = [f"{self.on_record} of {total} on record"] if self.on_record else []
         parts += [f"{count} of {total} perceived from {source}" for source, count in sorted(self.sources.items())]
         if self.n_sequences == 1 and total > 1:
-            parts.append(f"{self.n_other} conformations with other bonds than the one of lowest energy")
+            parts.append(f"{self.n_other} conformations whose bonds differ from those of the lowest energy")
         reasons = ", ".join(f"{reason} ({count})" for reason, count in self.failures.most_common())
         names = f", first {', '.join(self.failed)}" if self.failed else ""
         parts.append(f"{self.n_failed} failed{f': {reasons}{names}' if reasons else ''}")
@@ -75,11 +75,11 @@ class BondReport:
 
 
 class Perceiver:
-    """Finds bonds molecule by molecule, and remembers them for further conformations of the same compound.
+    """Perceives bonds molecule by molecule, and reuses them for further conformations of the same compound.
 
-    A molecule takes the bonds of an earlier one with the same atoms in the same order, charge and SMILES if it agrees
-    with them (:func:`basinet.data.chemistry.chemical_graph.agrees`): a bond that a trajectory stretches stays a bond.
-    So the conformation nearest to equilibrium should come first.
+    A molecule gets the bonds of an earlier one with the same atoms in the same order, charge and SMILES if it agrees
+    with them (:func:`basinet.data.chemistry.chemical_graph.agrees`), so a stretched bond remains a bond. The
+    conformation nearest to equilibrium should come first.
     """
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Perceiver:
         self._known: dict[tuple[bytes, int, str], list[ChemicalGraph]] = {}
 
     def __call__(self, molecule: Molecule) -> ChemicalGraph | None:
-        """Return the bonds, or ``None``; the report says why."""
+        """Return the bonds, or ``None``, with the reason in the report."""
         known = self._known_of(molecule)
         if (graph := self.recall(molecule)) is not None:
             return graph
@@ -121,10 +121,10 @@ class Perceiver:
         return known
 
     def bonded(self, molecule: Molecule) -> Molecule:
-        """Return a molecule with its bonds, perceived if there are none on record.
+        """Return a molecule with its bonds, perceived if it has none.
 
         Raises:
-            ValueError: they cannot be perceived; the message names the molecule.
+            ValueError: they cannot be perceived.
         """
         if molecule.bonds is not None:
             return molecule
@@ -138,20 +138,20 @@ class Perceiver:
 
 
 def lacks_bonds(store: MoleculeStore) -> bool:
-    """Return whether the bonds of some molecule are not on record."""
+    """Return whether some molecule has no bonds."""
     return store.bond_counts["bonds"] < len(store)
 
 
 def find_bonds(
     store: MoleculeStore, wanted: Literal["auto", "file", "perceive"], needed: bool
 ) -> tuple[MoleculeStore, str]:
-    """Return a store with the bonds a run is to have, and a line about those that were perceived, or nothing.
+    """Return a store with the bonds for a run, and a line about perceived ones, or nothing.
 
     Args:
-        store: any molecules.
-        wanted: ``auto``: those on record, and perceived ones where they are ``needed``; ``file``: those on record;
-            ``perceive``: perceived ones for all molecules.
-        needed: whether the run needs bonds.
+        store: molecules.
+        wanted: ``file``: bonds of the file; ``auto``: these, and perceived ones if they are ``needed``; ``perceive``:
+            perceived ones for all molecules.
+        needed: the run needs bonds.
     """
     if wanted == "perceive" or (wanted == "auto" and needed and lacks_bonds(store)):
         found, report = perceive_bonds(store, anew=wanted == "perceive")
@@ -162,15 +162,15 @@ def find_bonds(
 def perceive_bonds(
     store: MoleculeStore, *, anew: bool = False, on_progress: Callable[[int, int], None] | None = None
 ) -> tuple[MoleculeStore, BondReport]:
-    """Return a store in memory in which the molecules without bonds have those that can be perceived, and a report.
+    """Return a copy of a store, in memory, with perceived bonds for molecules without bonds, and a report.
 
     Minima come first, then conformations by rising energy: the bonds of a trajectory are those of its frame of lowest
-    energy. The result is the same in every process and every run. The report is kept in ``manifest.settings["bonds"]``.
+    energy. The result is the same in every process and run. The report is in ``manifest.settings["bonds"]``.
 
     Args:
-        store: any molecules.
-        anew: perceive the bonds of all molecules, also of those that have them on record.
-        on_progress: called now and then with the number of molecules looked at, and of all.
+        store: molecules.
+        anew: perceive the bonds of all molecules, also of those that have bonds.
+        on_progress: called with the numbers of molecules done and of all.
     """
     arrays = concatenate(store.shards)
     energy = np.where(arrays.has["energy"], arrays.labels["energy"], np.inf) if "energy" in arrays.has else None
@@ -191,18 +191,18 @@ def perceive_bonds(
 
 
 def with_perceived_bonds(molecules: Iterator[Molecule], perceiver: Perceiver | None = None) -> Iterator[Molecule]:
-    """Yield molecules in their order, with bonds perceived where there are none.
+    """Yield molecules in their order, with perceived bonds for those without bonds.
 
-    Some are looked at together (``LOOK_AHEAD``), minima and low energies first: where a trajectory begins with a bond
-    that is stretched, its bonds are those of a later frame, as those of a store are.
+    Blocks of ``LOOK_AHEAD`` molecules are perceived together, minima and low energies first, so that a trajectory which
+    begins with a stretched bond gets the bonds of a later frame.
 
     Args:
-        molecules: Any.
-        perceiver: Counts what is found; then molecules whose bonds cannot be told come without. By default they are an
+        molecules: molecules.
+        perceiver: counts the results; molecules whose bonds cannot be perceived then have none. By default they are an
             error.
 
     Raises:
-        ValueError: bonds cannot be perceived; the message names the molecule.
+        ValueError: bonds cannot be perceived.
     """
     required, perceiver = perceiver is None, perceiver or Perceiver()
     while block := list(islice(molecules, LOOK_AHEAD)):
@@ -226,7 +226,7 @@ def with_perceived_bonds(molecules: Iterator[Molecule], perceiver: Perceiver | N
 
 
 def _strain(molecule: Molecule) -> tuple[bool, float]:
-    """Return what molecules are sorted by: minima first, then low energies."""
+    """Return the sorting key of molecules: minima first, then low energies."""
     return not molecule.is_equilibrium, float(molecule.labels.get("energy", np.inf))
 
 

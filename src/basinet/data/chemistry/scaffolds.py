@@ -1,4 +1,4 @@
-"""Splits of compounds by their scaffold, by chance, or by time."""
+"""Split compounds by scaffold, at random, or by time."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def murcko_scaffold(smiles: str) -> str:
 
 
 def scaffold_groups(smiles: Sequence[str]) -> list[list[int]]:
-    """Return the compounds of each scaffold, the largest group first, of equal ones that which begins later.
+    """Return the compounds of each scaffold, largest group first; of equal ones, the later one first.
 
     The order of MoleculeNet (Wu et al., Chem. Sci. 9, 513, 2018). All compounds without rings are one group.
     """
@@ -36,12 +36,12 @@ def scaffold_groups(smiles: Sequence[str]) -> list[list[int]]:
 def scaffold_parts(smiles: Sequence[str], fractions: Sequence[float]) -> list[Int64[np.ndarray, " _"]]:
     """Cut compounds into parts of about the given fractions; all compounds of one scaffold are in one part.
 
-    As in MoleculeNet, scaffolds are given out from the most to the least frequent, each to the first part that it does
-    not overfill, and to the last one if it would overfill all: the last part has rare scaffolds. Nothing is drawn.
+    As in MoleculeNet, scaffolds from the most to the least frequent go to the first part that they do not overfill, or
+    to the last one; so the last part has rare scaffolds. Deterministic.
 
     Args:
-        smiles: of each compound.
-        fractions: of the parts, in order; they add up to 1.
+        smiles: SMILES of each compound.
+        fractions: fractions of the parts; they add up to 1.
     """
     ends = np.cumsum(fractions) * len(smiles) + 1e-9
     parts: list[list[int]] = [[] for _ in fractions]
@@ -53,12 +53,12 @@ def scaffold_parts(smiles: Sequence[str], fractions: Sequence[float]) -> list[In
 
 
 def random_parts(n: int, fractions: Sequence[float], seed: int) -> list[Int64[np.ndarray, " _"]]:
-    """Cut ``range(n)`` into parts of the given fractions, drawn with a seed; no part with a fraction is empty."""
+    """Cut ``range(n)`` at random into parts of the given fractions; no part with a fraction is empty."""
     return _cut(np.random.default_rng(seed).permutation(n), fractions)
 
 
 def time_parts(times: Float64[np.ndarray, " n"], fractions: Sequence[float]) -> list[Int64[np.ndarray, " _"]]:
-    """Cut compounds into parts of the given fractions, the earliest first; equal times stay in their order."""
+    """Cut compounds into parts of the given fractions, earliest first; equal times keep their order."""
     return _cut(np.argsort(times, kind="stable"), fractions)
 
 

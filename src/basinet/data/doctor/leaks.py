@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64
 
+from basinet.data.chemistry.compounds import compound
 from basinet.data.chemistry.conformers import GenerationError
-from basinet.data.chemistry.molecules import compound
 from basinet.data.doctor.duplicates import EXACT, formulas
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Batch

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from basinet.data.chemistry.molecules import compounds
+from basinet.data.chemistry.compounds import compounds
 from basinet.data.generation.calculators import (
     calculator_name,
     calculator_version,

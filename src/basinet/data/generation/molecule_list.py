@@ -16,8 +16,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
 
+from basinet.data.chemistry.compounds import canonical, compound
 from basinet.data.chemistry.conformers import GenerationError
-from basinet.data.chemistry.molecules import canonical, compound
 from basinet.data.workers import map_in_order
 
 BLOCK = 2**18
@@ -80,9 +80,7 @@ class MoleculeList:
                 stream.seek(int(start))
                 lines = stream.readline(LONGEST_LINE).splitlines()
                 if not lines:
-                    raise ValueError(
-                        "the list of molecules was truncated while it was read; run the command again"
-                    )
+                    raise ValueError("the list of molecules was truncated while it was read; run the command again")
                 yield Entry(int(place), _first_word(lines[0]))
 
 
@@ -94,7 +92,7 @@ def choose(path: Path | None, excluded: Collection[str], n_molecules: int | None
 
     Args:
         path: File with one SMILES per line; ``None``: the packaged list.
-        excluded: Compounds, from :func:`basinet.data.chemistry.molecules.compounds`.
+        excluded: Compounds, from :func:`basinet.data.chemistry.compounds.compounds`.
         n_molecules: Number of molecules, from the start; ``None``: all.
         processes: Processes that canonicalise lists above 256 kB.
 

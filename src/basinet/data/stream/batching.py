@@ -1,4 +1,4 @@
-"""How many molecules are sorted and cut into batches of similar molecules, and read together."""
+"""Order, cut and read molecules for batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,15 +19,12 @@ def gather_each(store: MoleculeStore, plan: Sequence[Int64[np.ndarray, " _"]]) -
 
 
 def by_size(sizes: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Return what sorts molecules by size, in a time that does not grow faster than their number.
-
-    Sizes that do not fit 16 bits count as alike.
-    """
+    """Return the order by size, in linear time: 16-bit integers have a radix sort. Larger sizes count as equal."""
     return np.argsort(np.minimum(sizes, 2**16 - 1).astype(np.uint16), kind="stable")
 
 
 def cuts_by_atoms(sizes: Int64[np.ndarray, " n"], batch_atoms: int) -> Int64[np.ndarray, " _"]:
-    """Return where to cut a list of molecules so that the pieces have equal numbers of atoms, ``batch_atoms`` at most.
+    """Return where to cut molecules into pieces with equal numbers of atoms, at most ``batch_atoms``.
 
     A molecule that has more is a piece of its own.
     """
@@ -43,9 +40,9 @@ def cuts_by_atoms(sizes: Int64[np.ndarray, " n"], batch_atoms: int) -> Int64[np.
 
 
 def equal_cuts(sizes: Int64[np.ndarray, " n"], n_pieces: int) -> Int64[np.ndarray, " n_cuts"]:
-    """Return where to cut a list of molecules into a number of pieces with equal numbers of atoms, to a molecule.
+    """Return where to cut molecules into ``n_pieces`` with equal numbers of atoms, up to a molecule.
 
-    No piece is empty if there are as many molecules as pieces.
+    No piece is empty if there are at least as many molecules as pieces.
     """
     number = np.arange(1, n_pieces)
     middles = np.cumsum(sizes) - sizes / 2
@@ -57,22 +54,22 @@ def equal_cuts(sizes: Int64[np.ndarray, " n"], n_pieces: int) -> Int64[np.ndarra
 
 
 DRAWN = 2**20
-"""Orders of up to this many are drawn and kept (8 MB); of more, they are computed place by place."""
+"""Largest permutation that is drawn and kept (8 MB); larger ones are computed place by place."""
 ROUNDS = 6
 
 
 class Permutation:
-    r"""A random order of ``0, ..., n - 1``, asked for piece by piece.
+    r"""A random permutation of ``0, ..., n - 1``, read piece by piece.
 
-    Small ones are drawn uniformly. Above ``DRAWN`` an order of 15 million would be 120 MB and a second at the beginning
-    of each epoch; there it is a Feistel network on the pairs :math:`(l, r)` of halves of the bits of a number,
+    Small ones are drawn uniformly. A drawn permutation of 15 million would take 120 MB and a second at the beginning of
+    each epoch; above ``DRAWN`` it is a Feistel network on the halves :math:`(l, r)` of the bits of a number,
 
     .. math:: (l, r) \to (r, l \oplus f_k(r)),
 
-    with a mixing function :math:`f_k` for each round (that of splitmix64, with random keys). Every round can be undone,
-    so it is a permutation of the next power of four; a number that falls outside is sent on until it is inside, which
-    leaves a permutation of ``n`` (cycle walking; Black and Rogaway, CT-RSA 2002). Four rounds are indistinguishable
-    from random for a good :math:`f` (Luby and Rackoff, 1988); we take six.
+    with a mixing function :math:`f_k` for each round (that of splitmix64, with random keys). Every round is invertible,
+    so it is a permutation of the next power of four; a number of ``n`` or more is mapped again until it is below ``n``
+    (cycle walking; Black and Rogaway, CT-RSA 2002). Four rounds are indistinguishable from random for a good :math:`f`
+    (Luby and Rackoff, 1988); this one has six.
 
     >>> sorted(Permutation(5, [0, 1])(0, 5).tolist())
     [0, 1, 2, 3, 4]
@@ -86,7 +83,7 @@ class Permutation:
         self._keys = generator.integers(0, 2**64, size=ROUNDS, dtype=np.uint64)
 
     def __call__(self, first: int, n: int) -> Int64[np.ndarray, " n"]:
-        """Return what is at the places ``first, ..., first + n - 1``, as far as there are any."""
+        """Return the entries at places ``first, ..., first + n - 1`` that exist."""
         places = np.arange(first, min(first + n, self._n))
         if self._drawn is not None:
             return self._drawn[places]
@@ -107,7 +104,7 @@ class Permutation:
 
 
 def _mixed(x: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Return numbers of which every bit depends on all bits of ``x`` (the end of splitmix64); wraps around."""
+    """Return hashes whose bits depend on all bits of ``x`` (the end of splitmix64); wraps around."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -118,11 +115,10 @@ Data = TypeVar("Data")
 
 
 class ReadAhead(Generic[Place, Data]):
-    """Reads the data of a place in a thread.
+    """Reads the data of the next place in a thread.
 
-    A thread and not a process: what takes time (waiting for the disk, copying rows) lets other threads run, and batches
-    from another process would be copied once more. What is given does not depend on it. An error in the thread is
-    raised when its data is asked for.
+    A thread and not a process, because waiting for the disk and copying rows release the GIL, and batches from another
+    process would be copied once more. An error in the thread is raised by :meth:`take`.
     """
 
     def __init__(self, read: Callable[[Place], Data]) -> None:
@@ -131,7 +127,7 @@ class ReadAhead(Generic[Place, Data]):
         self._ahead: tuple[Place, Future[Data]] | None = None
 
     def begin(self, place: Place) -> None:
-        """Begin to read, unless it is begun; what was begun for another place is forgotten."""
+        """Begin to read a place, unless it has begun; drop the data of another place."""
         if self._ahead is not None and self._ahead[0] == place:
             return
         if self._thread is None:
@@ -139,6 +135,6 @@ class ReadAhead(Generic[Place, Data]):
         self._ahead = (place, self._thread.submit(self._read, place))
 
     def take(self, place: Place) -> Data | None:
-        """Return the data of a place once, when it is there; ``None`` if that was not what was begun."""
+        """Wait for the data of a place and return it, once; ``None`` if another place, or none, was begun."""
         known, self._ahead = self._ahead, None
         return known[1].result() if known is not None and known[0] == place else None

@@ -1,4 +1,4 @@
-"""Batches straight from a store: bucketed by size, the same on any number of ranks, resumable to the batch."""
+"""Load batches from a store: bucketed by size, the same on any number of ranks, resumable to the batch."""
 
 import itertools
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ from basinet.data.stream.batching import Permutation, ReadAhead, by_size, cuts_b
 from basinet.structures import Batch
 
 ORDER_VERSION = 2
-"""Of the order of batches that settings and seed give; a state of another one cannot be resumed."""
+"""Version of the order of batches for given settings and seed; a state of another version cannot be resumed."""
 
 
 class Part(NamedTuple):
-    """A batch, and where it came from."""
+    """A batch and its source."""
 
     source: int
     """Index into the ``sources`` of the stream."""
@@ -27,50 +27,49 @@ class Part(NamedTuple):
 
 
 class Stream(ABC):
-    """What a step of training takes its molecules from: endless, deterministic, resumable."""
+    """An endless, deterministic, resumable sequence of batches for training."""
 
     sources: Sequence[str]
-    """Name of each source of molecules."""
+    """Names of the sources of molecules."""
 
     @abstractmethod
     def next_parts(self) -> list[Part]:
-        """Return this rank's share of the next batch, in pieces that belong to one source each."""
+        """Return this rank's share of the next batch, a part for each source."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Return where the stream is, and what it is a stream of."""
+        """Return the place of the stream and its identity."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
+        """Resume at a saved place."""
 
     @staticmethod
     def check_state(state: Mapping[str, Any], place: set[str], identity: Mapping[str, Any]) -> None:
-        """Raise a ``ValueError`` unless a state says a place and is of the stream with this identity."""
+        """Raise a ``ValueError`` unless a state has a place and this identity."""
         if "order" not in state and {"seed", "batch_size", "data"} <= set(state):
             raise ValueError(
-                "cannot resume the batches where they stopped: the state was saved by a version of basinet that gave "
-                "them in another order; finish the run with that version, or start a new one from its model (from=...)"
+                "cannot resume: the state was saved by a version of basinet with another order of batches; finish the "
+                "run with that version, or start a new one from its model (from=...)"
             )
         if missing := sorted({*place, *identity} - set(state)):
-            raise ValueError(f"the saved loader state lacks {', '.join(missing)}: it is not a loader's state")
+            raise ValueError(f"the saved loader state lacks {', '.join(missing)}: it is no state of a loader")
         differences = [f"{key} was {state[key]}, now {value}" for key, value in identity.items() if state[key] != value]
         if differences:
             raise ValueError(
-                f"cannot resume the batches where they stopped: {'; '.join(differences)}. "
-                "Resume with the same data and settings, or start a new run"
+                f"cannot resume: {'; '.join(differences)}. Resume with the same data and settings, or start a new run"
             )
 
 
 class _Window(NamedTuple):
-    """Batches that are planned and read together."""
+    """Batches planned and read together."""
 
     batches: Iterator[Batch]
     n_batches: int
 
 
 class _Place(NamedTuple):
-    """Where a window is."""
+    """Place of a window."""
 
     epoch: int
     window: int
@@ -79,18 +78,17 @@ class _Place(NamedTuple):
 class Loader(Stream):
     """An endless, deterministic stream of batches.
 
-    Each epoch is a permutation drawn from ``(seed, epoch)``. Within windows of ``window`` batches the molecules are
-    sorted by size, cut into batches, and the batches shuffled: a batch then holds molecules of similar size (little
-    padding), while over a window every molecule is still drawn at random. Every molecule comes exactly once an epoch;
-    the last batch to be cut may be smaller. A window is read from the store at once, and the next one in a thread
-    meanwhile; the batches are views of it.
+    Each epoch is a permutation drawn from ``(seed, epoch)``. Molecules of a window of ``window`` batches are sorted by
+    size and cut into batches, which are shuffled: a batch has molecules of similar size (little padding), while the
+    molecules of a window are random. Every molecule comes exactly once an epoch; the last batch may be smaller. A
+    window is read at once, the next one meanwhile in a thread; batches are views of it.
 
-    A batch has ``batch_size`` molecules, or molecules of at most ``batch_atoms`` atoms together, as equal as whole
-    molecules allow (one that is larger is a batch of its own). Both count over all ranks: rank ``r`` takes molecules
-    ``r``, ``r + world_size``, ... of each batch, so what the model sees in a step does not depend on the number of
-    ranks. A rank gets an empty batch where a batch has fewer molecules than there are ranks.
+    A batch has ``batch_size`` molecules, or molecules with at most ``batch_atoms`` atoms together, as equal as whole
+    molecules allow (a larger molecule is a batch of its own). Both count over all ranks: rank ``r`` takes molecules
+    ``r``, ``r + world_size``, ... of each batch, so a step does not depend on the number of ranks. A rank may get an
+    empty batch.
 
-    ``indices`` are the molecules to draw, all of them if it is ``None``.
+    ``indices`` are the molecules to draw; ``None``: all.
     """
 
     def __init__(
@@ -128,7 +126,7 @@ class Loader(Stream):
     def __len__(self) -> int:
         """Batches an epoch."""
         if self.batch_size is None:
-            raise TypeError("how many batches of batch_atoms an epoch has is known when they have been cut")
+            raise TypeError("the number of batches of batch_atoms in an epoch is not known in advance; use batch_size")
         return -(-self._n // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -137,12 +135,12 @@ class Loader(Stream):
 
     @property
     def indices(self) -> Int64[np.ndarray, " n_chosen"]:
-        """The molecules that are drawn."""
+        """Molecules that are drawn."""
         return np.arange(self._n) if self._indices is None else self._indices.astype(np.int64)
 
     @property
     def epoch(self) -> int:
-        """The epoch of the next batch, from 0."""
+        """Epoch of the next batch, from 0."""
         return self._place.epoch
 
     def next_batch(self) -> Batch:
@@ -160,10 +158,10 @@ class Loader(Stream):
         return [Part(0, self.next_batch())]
 
     def epoch_batches(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Give every molecule once, in the order of ``indices``: a pass for validation, which moves nothing.
+        """Yield every molecule once, in the order of ``indices``, for validation; the place of the stream stays.
 
-        Of several processes each takes whole batches, ``rank``, ``rank + world_size``, ...: what a batch is does not
-        depend on their number, and the last ones may have one batch less, or none.
+        Each rank takes whole batches ``rank``, ``rank + world_size``, ...: the batches do not depend on the number of
+        ranks, and the last ranks may have one less, or none.
         """
         number = itertools.count()
         for window in range(self._n_windows):
@@ -172,14 +170,14 @@ class Loader(Stream):
                     yield self.store.gather(chosen)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the stream is, and what it is a stream of."""
+        """Return the place of the stream and its identity."""
         return {"epoch": self._place.epoch, "windows": self._place.window, "batch": self._done, **self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken.
+        """Resume at a saved place.
 
         Raises:
-            ValueError: the state is of other data or another order of batches.
+            ValueError: the state has other data or another order of batches.
         """
         self.check_state(state, {"epoch", "windows", "batch"}, self._identity)
         place = _Place(state["epoch"], state["windows"])
@@ -195,7 +193,7 @@ class Loader(Stream):
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Everything that decides the order of molecules; the number of ranks does not."""
+        """Everything that determines the order of molecules."""
         return {
             "order": ORDER_VERSION,
             "seed": self._seed,
@@ -211,7 +209,7 @@ class Loader(Stream):
         self._window: _Window | None = None
 
     def _current(self) -> _Window:
-        """Return the window of the next batch, whose batches begin with that one."""
+        """Return the rest of the window, from the next batch on."""
         if self._window is None:
             window = self._ahead.take(self._place)
             self._window = self._read(self._place, self._done, at_once=False) if window is None else window
@@ -222,7 +220,7 @@ class Loader(Stream):
         return _Place(place.epoch + 1, 0) if is_last else _Place(place.epoch, place.window + 1)
 
     def _read(self, place: _Place, done: int = 0, *, at_once: bool = True) -> _Window:
-        """Read a window, of which some batches are done already; the first batch alone where somebody waits for it."""
+        """Read a window from batch ``done`` on; the first batch alone if it is waited for (not ``at_once``)."""
         plan = [chosen[self._rank :: self._world_size] for chosen in self._plan(place)]
         left = plan[done:]
         if at_once:
@@ -240,7 +238,7 @@ class Loader(Stream):
         places = self._order[1](first, self._per_window)
         chosen = places if self._indices is None else self._indices[places].astype(np.int64)
         batches = self._cut(chosen[by_size(self.store.atom_counts(chosen))])
-        # The last number keeps these draws apart from those of the permutation.
+        # The last number separates these draws from those of the permutation.
         generator = np.random.default_rng([self._seed, place.epoch, place.window, 1])
         return [batches[i] for i in generator.permutation(len(batches))]
 
@@ -257,7 +255,7 @@ class Loader(Stream):
 
 
 def molecules_per_batch(store: MoleculeStore, batch_size: int | None, batch_atoms: int | None) -> int:
-    """Return the size of a batch, or about that of one with so many atoms."""
+    """Return the size of a batch, or the mean size of one with so many atoms."""
     if batch_size is not None:
         return batch_size
     assert batch_atoms is not None
@@ -273,7 +271,7 @@ def hash_of(store: MoleculeStore, indices: Int[np.ndarray, " n"]) -> str:
 
 
 def check_batch(batch_size: int | None, batch_atoms: int | None, window: int) -> None:
-    """Raise a ``ValueError`` unless just one size of a batch is given, and both numbers are positive."""
+    """Raise a ``ValueError`` unless exactly one size of a batch is given, and both numbers are positive."""
     if (batch_size is None) == (batch_atoms is None):
         raise ValueError(f"give batch_size or batch_atoms, one of them; got {batch_size} and {batch_atoms}")
     size = batch_atoms if batch_size is None else batch_size

@@ -1,4 +1,4 @@
-"""Several stores as one set of data: joined for statistics, mixed for training."""
+"""Join stores for statistics, and mix them for training."""
 
 import dataclasses
 import math
@@ -26,7 +26,7 @@ class Source(NamedTuple):
     indices: Int64[np.ndarray, " n_chosen"]
     """Molecules that are drawn."""
     probability: float
-    """That a molecule of a step comes from here."""
+    """Probability that a molecule of a step comes from it."""
 
 
 def mixing_probabilities(
@@ -38,13 +38,13 @@ def mixing_probabilities(
 
     ==================  ==============================================================
     :math:`n_s`         ``sizes``, molecules of the source
-    :math:`T`           ``temperature``; 1: as the sources were one, infinite: all alike
+    :math:`T`           ``temperature``; 1: by size, infinite: uniform
     ==================  ==============================================================
 
     Args:
         sizes: molecules of each source.
         temperature: at least 1.
-        weights: in place of the formula: the probabilities, up to a factor.
+        weights: unnormalised probabilities, instead of the formula.
     """
     if weights is None:
         if not temperature >= 1:
@@ -59,36 +59,34 @@ def mixing_probabilities(
 
 
 class _Place(NamedTuple):
-    """Where a round of steps begins."""
+    """Beginning of a round of steps."""
 
     step: int
     positions: tuple[int, ...]
-    """Molecules that each source has given before it."""
+    """Molecules drawn from each source before it."""
 
 
 class _Round(NamedTuple):
-    """Steps that are planned and read together."""
+    """Steps planned and read together."""
 
     sizes: Sequence[Sequence[int]]
     """Molecules of each source in each step, over all ranks."""
     batches: Sequence[Iterator[Batch]]
-    """Of each source, those of this rank."""
+    """Batches of this rank, for each source."""
     end: _Place
 
 
 class MixtureLoader(Stream):
     """An endless, deterministic stream of steps, each made of one batch from every source.
 
-    Of ``batch_size`` molecules a source gives its share, rounded down or up at random so that the mean is exact. Each
-    source is gone through in an order of its own: every molecule once an epoch of that source, however often the
-    others were gone through meanwhile. A term of the loss is averaged over the batches of a step together, so its
-    weight does not depend on how many molecules it had.
+    A source gives its share of ``batch_size`` molecules, rounded down or up at random so that the mean is exact. Each
+    source has its own epochs: every molecule comes once an epoch of its source. A term of the loss is averaged over the
+    batches of a step together, so its weight does not depend on its number of molecules.
 
-    Steps are planned ``window`` at a time: the molecules a source gives to all of them are sorted by size and cut, and
-    the cuts fall to the steps at random, so a batch holds molecules of similar size. Batches of different sources are
-    not joined: each is a pass of its own, and their sizes may differ without padding. With ``batch_atoms`` in place of
-    ``batch_size`` the cuts of a source have equal numbers of atoms, to a molecule, and a step has about as many; the
-    shares are of molecules all the same.
+    Steps are planned ``window`` at a time: the molecules of a source for all of them are sorted by size, cut, and
+    assigned to the steps at random, so a batch has molecules of similar size. Batches of different sources are not
+    joined, so their sizes may differ without padding. With ``batch_atoms`` instead of ``batch_size`` the cuts of a
+    source have equal numbers of atoms, up to a molecule; the shares are still those of molecules.
 
     Rank ``r`` takes molecules ``r``, ``r + world_size``, ... of a step, counted through all its batches.
     """
@@ -121,9 +119,9 @@ class MixtureLoader(Stream):
         self._begin(_Place(0, (0,) * len(sources)), 0)
 
     def next_parts(self) -> list[Part]:
-        """Return this rank's share of the next step: a batch from every source that has molecules in it.
+        """Return this rank's share of the next step: a batch from every source with molecules in it.
 
-        A batch is empty where a rank gets none of its molecules; all ranks get batches of the same sources.
+        A batch may be empty on a rank; all ranks get batches of the same sources.
         """
         steps = self._current()
         if self._done == self._window:
@@ -139,19 +137,19 @@ class MixtureLoader(Stream):
         return parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where the stream is, and what it is a stream of."""
+        """Return the place of the stream and its identity."""
         return {"step": self._place.step + self._done, "positions": list(self._place.positions), **self._identity}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken.
+        """Resume at a saved place.
 
         Raises:
-            ValueError: the state is of other data or another order of batches.
+            ValueError: the state has other data or another order of batches.
         """
         self.check_state(state, {"step", "positions"}, self._identity)
         if state["step"] < 0 or len(state["positions"]) != len(self._sources) or min(state["positions"]) < 0:
             raise ValueError(f"step {state['step']} at {state['positions']} is not a place in this mixture")
-        # A round that is just over is not left before the next step is asked for.
+        # A finished round is current until the next step is requested.
         done = state["step"] % self._window
         first = state["step"] - (done if done or not state["step"] else self._window)
         self._begin(_Place(first, tuple(state["positions"])), state["step"] - first)
@@ -166,14 +164,14 @@ class MixtureLoader(Stream):
         if per_step * shares.max() < 1:
             needed = math.ceil(float(shares @ atoms) / shares.max())
             raise ValueError(
-                f"batch_atoms={self.batch_atoms} is too few for a step of this mixture: even the source that is drawn "
-                f"most often would not give a molecule to each; give at least {needed}"
+                f"batch_atoms={self.batch_atoms} is too few for this mixture: even the most frequent source would not "
+                f"give a molecule to each step; give at least {needed}"
             )
         return per_step
 
     @cached_property
     def _identity(self) -> dict[str, Any]:
-        """Everything that decides the order of molecules; the number of ranks does not."""
+        """Everything that determines the order of molecules."""
         data = "".join(hash_of(s.store, s.indices) for s in self._sources)
         return {
             "order": ORDER_VERSION,
@@ -190,7 +188,7 @@ class MixtureLoader(Stream):
         self._round: _Round | None = None
 
     def _current(self) -> _Round:
-        """Return the steps of a round, beginning with the next one."""
+        """Return the rest of the round, from the next step on."""
         if self._round is None:
             self._round = self._ahead.take(self._place) or self._read(self._place)
             for sizes, batches in zip(self._round.sizes, self._round.batches, strict=True):
@@ -200,7 +198,7 @@ class MixtureLoader(Stream):
         return self._round
 
     def _read(self, place: _Place) -> _Round:
-        """Plan a round of steps and read this rank's molecules of it."""
+        """Plan a round of steps and read its molecules of this rank."""
         generator = np.random.default_rng([self._seed, len(self._sources), place.step])
         # Systematic sampling: one random offset a step, then evenly spaced points on the line of probabilities.
         offset = generator.random(self._window)
@@ -225,7 +223,7 @@ class MixtureLoader(Stream):
     def _cut(
         self, number: int, first: int, counts: Int64[np.ndarray, " n_steps"], generator: np.random.Generator
     ) -> list[Int64[np.ndarray, " _"]]:
-        """Return the molecules that a source gives to each step of a round."""
+        """Return the molecules of a source in each step of a round."""
         chosen = self._draw(number, first, int(counts.sum()))
         sizes = self._sources[number].store.atom_counts(chosen)
         order = by_size(sizes)
@@ -237,7 +235,7 @@ class MixtureLoader(Stream):
         return plan
 
     def _draw(self, number: int, first: int, n: int) -> Int64[np.ndarray, " n"]:
-        """Return molecules ``first`` to ``first + n`` of a source whose epochs follow one another without end."""
+        """Return molecules ``first`` to ``first + n`` of the endless epochs of a source."""
         indices = self._sources[number].indices
         drawn = [np.zeros(0, dtype=np.int64)]
         while n > 0:
@@ -256,7 +254,7 @@ class MixtureLoader(Stream):
 
 
 def joined(stores: Mapping[str, MoleculeStore]) -> MoleculeStore:
-    """Return one store of the molecules of several, in that order; nothing is copied but an index of molecules.
+    """Return one store of the molecules of several, in their order, without copying molecules.
 
     Raises:
         ValueError: a label is per molecule in one of them and per atom in another.
@@ -284,13 +282,13 @@ def adapted(
     level_of_theory: str | None = None,
     leave_out: Sequence[str] = (),
 ) -> MoleculeStore:
-    """Return a store that says something else about its molecules; the files stay as they are.
+    """Return a view of a store with other facts about its molecules.
 
     Args:
-        store: as it is.
-        is_equilibrium: whether all its positions are minima; ``None``: as the store says.
-        level_of_theory: of the labels; ``None``: as the store says.
-        leave_out: labels to pretend not to have.
+        store: the molecules.
+        is_equilibrium: all positions are minima, or none; ``None``: unchanged.
+        level_of_theory: level of theory of the labels; ``None``: unchanged.
+        leave_out: labels to drop.
 
     Raises:
         ValueError: the store has no such label.
@@ -320,15 +318,15 @@ def adapted(
 
 
 class ReplayStream(Stream):
-    """The batches of a stream, and with every ``every``-th of them one of another stream, whose molecules are marked.
+    """The batches of a stream, with a batch of another stream, whose molecules are flagged, at every ``every``-th step.
 
-    The sources of the first stream keep their names (one without a name is called ``data``).
+    The sources of the first stream keep their names (an empty name becomes ``data``).
 
     Args:
-        stream: gives a batch every time.
-        replay: gives one every ``every``-th time, from the first on.
+        stream: gives a batch at every step.
+        replay: gives a batch at every ``every``-th step, from the first on.
         every: at least 1.
-        flag: set on the molecules of ``replay``.
+        flag: flag of the molecules of ``replay``.
     """
 
     def __init__(self, stream: Stream, replay: Stream, *, every: int, flag: str) -> None:
@@ -339,15 +337,15 @@ class ReplayStream(Stream):
         self._n_given = 0
 
     def next_parts(self) -> list[Part]:
-        """Return this rank's share of the next batch, and of one to replay where it is its turn."""
+        """Return this rank's share of the next batch, and of a replayed one if it is due."""
         parts = self._stream.next_parts()
         if self._n_given % self._every == 0:
-            parts += [self._marked(part) for part in self._replay.next_parts()]
+            parts += [self._flagged(part) for part in self._replay.next_parts()]
         self._n_given += 1
         return parts
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where both streams are."""
+        """Return the places of both streams."""
         return {
             "n_given": self._n_given,
             "every": self._every,
@@ -356,17 +354,17 @@ class ReplayStream(Stream):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken.
+        """Resume at a saved place.
 
         Raises:
-            ValueError: the state is of other data or another order of batches.
+            ValueError: the state has other data or another order of batches.
         """
         self.check_state(state, {"n_given", "stream", "replay"}, {"every": self._every})
         self._stream.load_state_dict(state["stream"])
         self._replay.load_state_dict(state["replay"])
         self._n_given = state["n_given"]
 
-    def _marked(self, part: Part) -> Part:
+    def _flagged(self, part: Part) -> Part:
         batch = part.batch
         flags = {**batch.flags, self._flag: torch.ones(batch.n_molecules, dtype=torch.bool)}
         return Part(len(self._stream.sources) + part.source, batch.replace(flags=flags))

@@ -1,11 +1,11 @@
-"""Splits of published work, drawn again from their seeds: the same molecules train, validate and test.
+"""Draw the splits of published work again from their seeds.
 
-A split is known by the algorithm and the seed in the code that came with the paper. Indices count the data in the order
-of its source: QM9 as gdb9 without the 3,054 uncharacterised molecules, MD17 as the frames of the original file. A split
-says nothing about which file it is drawn from; only the number of molecules can be checked, and is.
+A split is defined by the algorithm and seed in the code of its paper. Indices are in the order of the source: QM9 as
+gdb9 without the 3,054 uncharacterised molecules, MD17 as the frames of the original file. Only the number of molecules
+can be checked.
 
-Left out, because they cannot be drawn again: the splits of 3D-EMGP for MD17 (from the global state of numpy, after
-whatever ran before), and those of rMD17 (files with indices, which come with the data).
+Not included, because they cannot be drawn again: the splits of 3D-EMGP for MD17 (from the global random state of numpy)
+and those of rMD17 (files with indices, which come with the data).
 """
 
 from collections.abc import Callable, Mapping
@@ -23,20 +23,20 @@ N_QM9 = 130_831
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedSplit:
-    """How a split is drawn, and where that is written."""
+    """A published split and its source."""
 
     draw: Callable[[int], Split]
-    """From the number of molecules."""
+    """Draws the split of a number of molecules."""
     n: int | None
     """Molecules of the data; ``None`` if it depends on the molecule (MD17)."""
     n_least: int
-    """Molecules that must be there."""
+    """Smallest number of molecules."""
     sizes: str
     source: str
 
 
 def torchmd_net(n: int, *, train: int, validation: int, seed: int) -> Split:
-    """Return the split of TorchMD-NET and what builds on it: a permutation cut in three, the rest for the test.
+    """Return the split of TorchMD-NET: a permutation cut in three, with the rest for the test.
 
     Source: ``train_val_test_split`` in ``torchmdnet/utils.py`` of torchmd/torchmd-net.
     """
@@ -104,14 +104,14 @@ PUBLISHED_SPLITS: Mapping[str, PublishedSplit] = MappingProxyType(
         ),
     }
 )
-"""By name, as ``split: qm9-110k`` in a recipe."""
+"""Published splits by name, as ``split: qm9-110k`` in a recipe."""
 
 
 def published_split(name: str, n: int) -> Split:
     """Draw a published split of ``n`` molecules.
 
     Raises:
-        ValueError: there is no such split, or the data has another number of molecules than the published one.
+        ValueError: there is no such split, or the data has another number of molecules.
     """
     if name not in PUBLISHED_SPLITS:
         raise ValueError(f"no published split is called {name!r}; expected {', '.join(PUBLISHED_SPLITS)}")
@@ -129,6 +129,6 @@ def _cut(order: Int64[np.ndarray, " n"], train: int, validation: int) -> Split:
 def _sklearn_split(
     items: Int64[np.ndarray, " n"], *, n_test: int, seed: int
 ) -> tuple[Int64[np.ndarray, " n_train"], Int64[np.ndarray, " n_test"]]:
-    """Return what ``train_test_split`` of scikit-learn returns for sizes that add up to all items."""
+    """Return ``train_test_split`` of scikit-learn for sizes that add up to all items."""
     order = np.random.RandomState(seed).permutation(len(items))
     return items[order[n_test:]], items[order[:n_test]]

@@ -1,4 +1,4 @@
-"""Which molecules train, validate and test: drawn with a seed, saved with a hash."""
+"""Split molecules into training, validation and test sets; draw with a seed, save with a hash."""
 
 import json
 import os
@@ -21,14 +21,14 @@ PARTS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
-    """Three disjoint sets of indices into a store or file. The order is kept: learning curves take the first n."""
+    """Three disjoint, ordered sets of indices into a store or file; learning curves take the first n."""
 
     train: Int64[np.ndarray, " n_train"]
     validation: Int64[np.ndarray, " n_validation"]
     test: Int64[np.ndarray, " n_test"]
 
     def __post_init__(self) -> None:
-        """Refuse a split that leaks."""
+        """Check that no index occurs twice."""
         every = np.concatenate([self.train, self.validation, self.test])
         if len(every) and every.min() < 0:
             raise ValueError(f"indices of a split start at 0, got {every.min()}")
@@ -46,7 +46,7 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """Hash of the three sets with their order."""
+        """Hash of the three ordered sets."""
         return sha256(json.dumps(self._lists()).encode()).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -59,7 +59,7 @@ class Split:
         """Read a split.
 
         Raises:
-            ValueError: not a split, of a newer format, or edited since it was saved.
+            ValueError: the file is no split, has a newer format, or was edited.
         """
         try:
             record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -81,15 +81,14 @@ class Split:
 def random_split(
     n: int, *, train: int | None = None, validation: int | None = None, test: int | None = None, seed: int
 ) -> Split:
-    """Draw disjoint sets of the given sizes from ``range(n)``; ``None`` for at most one of them: the rest.
+    """Draw disjoint sets of the given sizes from ``range(n)``; at most one size may be ``None``: the rest.
 
-    With the other two sizes given, the training set of a larger ``train`` begins with that of a smaller one: the
-    learning curves of one seed are nested.
+    For given other sizes, a larger training set begins with a smaller one: learning curves of one seed are nested.
     """
     sizes = {"train": train, "validation": validation, "test": test}
     open_ends = [name for name, size in sizes.items() if size is None]
     if len(open_ends) > 1:
-        raise ValueError(f"only one of train, validation, test may be left open, got {' and '.join(open_ends)}")
+        raise ValueError(f"only one of train, validation, test may be None, got {' and '.join(open_ends)}")
     given = sum(size for size in sizes.values() if size is not None)
     if any(size < 0 for size in sizes.values() if size is not None) or given > n:
         raise ValueError(f"cannot draw train={train}, validation={validation}, test={test} from {n} molecules")
@@ -102,10 +101,10 @@ def random_split(
 
 
 def split_by_smiles(store: MoleculeStore, validation_fraction: float, seed: int) -> Split:
-    """Hold out whole compounds for validation: all conformations of one SMILES fall on the same side.
+    """Hold out whole compounds for validation: all conformations of one SMILES are in one set.
 
-    Compounds are drawn until their conformations make up at least ``validation_fraction`` of the store; at least one
-    compound stays on each side, and the test set is empty.
+    Compounds are drawn until their conformations are at least ``validation_fraction`` of the store; both sets have at
+    least one compound, and the test set is empty.
 
     Raises:
         ValueError: a molecule has no SMILES, or there are fewer than two compounds.
@@ -130,28 +129,27 @@ def split_by_smiles(store: MoleculeStore, validation_fraction: float, seed: int)
 
 
 UNDECIDED, TRAIN, HELD, WITHIN = 0, 1, 2, 3
-"""Where the conformations of a compound go; ``WITHIN``: one store that has nothing else is split by conformation."""
+"""Assignment of a compound; ``WITHIN``: the only compound of a store, which is split by conformation."""
 
 
 class SourceSplits(NamedTuple):
-    """A split of each of several stores."""
+    """Splits of several stores."""
 
     splits: dict[str, Split]
     by_conformation: tuple[str, ...]
-    """Stores of one compound, whose conformations were split."""
+    """Stores of one compound, split by conformation."""
     left_out: dict[str, int]
-    """Molecules that are in neither part, because their compound is split by conformation in another store."""
+    """Molecules in neither set, because their compound is split by conformation in another store."""
 
 
 def split_sources(stores: Mapping[str, MoleculeStore], validation_fraction: float, seed: int) -> SourceSplits:
-    """Hold out a part of each store; a compound that is in several of them falls on the same side in all.
+    """Hold out a part of each store; a compound in several stores is in the same set in all.
 
-    Compounds are told apart by their canonical SMILES, however the stores write it. A molecule without SMILES counts
-    as a compound of its own. A store of a single compound can only be split by conformation; its compound is then left
-    out of the other stores.
+    Compounds are compared by canonical SMILES; a molecule without SMILES is a compound of its own. A store of a single
+    compound is split by conformation, and its compound left out of the other stores.
 
     Raises:
-        ValueError: a store is too small, or all its compounds are on one side already because of the other stores.
+        ValueError: a store is too small, or all its compounds are assigned to one set by other stores.
     """
     names = canonical_names(list(stores.values()))
     smiles = [[known.get(s, s) for s in store.smiles] for known, store in zip(names, stores.values(), strict=True)]
@@ -166,7 +164,7 @@ def split_sources(stores: Mapping[str, MoleculeStore], validation_fraction: floa
     splits: dict[str, Split] = {}
     by_conformation: list[str] = []
     left_out: dict[str, int] = {}
-    # Those with few compounds first: the larger ones can do with what is left.
+    # Stores with few compounds first: they have the least choice.
     for number, name in sorted(enumerate(stores), key=lambda item: n_compounds[item[1]]):
         found = codes[name]
         generator = np.random.default_rng([seed, number])
@@ -188,7 +186,7 @@ def split_sources(stores: Mapping[str, MoleculeStore], validation_fraction: floa
 def _decide(
     side: np.ndarray, found: Int64[np.ndarray, " n"], validation_fraction: float, generator: np.random.Generator
 ) -> None:
-    """Send the compounds of a store that are undecided to one of the sides."""
+    """Assign the undecided compounds of a store to the sets."""
     compounds, count = np.unique(found, return_counts=True)
     n_held = int(count[side[compounds] == HELD].sum())
     is_open = side[compounds] == UNDECIDED
@@ -205,14 +203,14 @@ def _split(name: str, train: Int64[np.ndarray, " n"], validation: Int64[np.ndarr
     for what, part in (("train on", train), ("validate on", validation)):
         if len(part) == 0:
             raise ValueError(
-                f"{name}: all its compounds are needed elsewhere, for they are in other sources too, and none is left "
-                f"to {what}; join the sources, or leave one out"
+                f"{name}: all its compounds are in other sources too, which leaves none to {what}; join the sources, "
+                "or leave one out"
             )
     return Split(train=train, validation=validation, test=np.zeros(0, dtype=np.int64))
 
 
 def compound_codes(smiles: Sequence[Sequence[str]]) -> list[Int64[np.ndarray, " _"]]:
-    """Return a number for each compound, the same in all lists; a molecule without SMILES has one of its own."""
+    """Return a number for each compound, the same in all lists; each molecule without SMILES has its own."""
     known: dict[str, int] = {}
     n_unknown = 0
     codes: list[np.ndarray] = []
