@@ -43,8 +43,8 @@ def test_a_trajectory_has_the_bonds_of_its_lowest_frame() -> None:
     assert [len(rotors(m)) for m in store] == [2] * 20
     assert (report.n_graphs, report.n_other, report.n_failed) == (1, 0, 0)
     assert str(report) == (
-        "bonds: 20 of 20 perceived from coordinates; 0 conformations whose bonds differ from those of the lowest energy; "
-        "0 failed"
+        "bonds: 20 of 20 perceived from coordinates; 0 conformations whose bonds differ from those of the lowest "
+        "energy; 0 failed"
     )
     assert store.manifest.settings["bonds"] == report.to_record()
     assert store.bond_counts == {"bonds": 20, "bond_orders": 20}
