@@ -34,7 +34,7 @@ def test_half_the_error_of_an_inverse_square_root_law_is_worth_four_times_the_la
     assert equivalent_labels(found, 1, 0).beyond(50) == "150 more"
     assert (equivalent_labels(found, 1, 2).labels, equivalent_labels(found, 1, 2).bound) == (400, "more")
     assert equivalent_labels(found, 1, 2).beyond(200) == "more than 200 more"
-    assert equivalent_labels(found, 1, 3).beyond(400) == "more, but how many was not measured"
+    assert equivalent_labels(found, 1, 3).beyond(400) == "more, beyond the measured sizes"
 
 
 def test_between_sizes_the_law_is_met_exactly():
@@ -47,7 +47,7 @@ def test_between_sizes_the_law_is_met_exactly():
 
 def test_an_error_above_the_whole_curve_has_no_number():
     found = curves([[4.0, 3.0, 2.0], [5.0, 5.0, 5.0]])
-    assert equivalent_labels(found, 1, 0).beyond(50) == "fewer than there were"
+    assert equivalent_labels(found, 1, 0).beyond(50) == "fewer than measured"
 
 
 def test_a_curve_that_rises_again_counts_the_fewest_labels_that_reach_an_error():

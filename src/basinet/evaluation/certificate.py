@@ -1,7 +1,7 @@
-r"""What a model promises, measured: symmetries, conservative forces, smoothness; nothing but the molecule counts.
+r"""Measure symmetries, conservative forces, smoothness and reproducibility of a model.
 
 A check compares outputs that must be equal. Its error is the largest difference: in eV for energies, in eV/Å for
-forces, and for all other outputs relative to the largest value. Unless a check is about precision, it is in float64.
+forces, and relative to the largest value for all other outputs. Checks are in float64, except those of precision.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -22,32 +22,32 @@ Ask = Callable[[Batch, Layout], Mapping[str, Tensor]]
 """Returns the outputs of a batch by name; the dtype is that of its positions."""
 
 VECTORS = frozenset({"forces", "noise"})
-"""Outputs that are rows of atoms and turn with the molecule; all others are one number for each molecule."""
+"""Outputs with one vector per atom, which rotate with the molecule; all others are one number per molecule."""
 UNITS = {"energy": "eV", "forces": "eV/Å"}
 FAR = 100.0
-"""Å, between two copies that must not feel each other."""
+"""Distance of two copies that must not interact, Å."""
 STEP = 5e-5
-"""Å, of finite differences: well below the 1e-3 over which lengths of vectors are rounded off."""
+"""Step of finite differences, Å: well below the 1e-3 over which vector norms are smoothed."""
 FLOOR = 1e-6
-"""The least size that an error is relative to: an output may vanish by symmetry."""
+"""Smallest value that an error is divided by: an output may vanish by symmetry."""
 NEAR = 1e-6
-"""Å, to both sides of the cutoff."""
+"""Distance to both sides of the cutoff, Å."""
 
 
 @settings
 class Thresholds:
-    """The largest errors that pass: in eV, eV/Å, or relative."""
+    """Largest errors that pass: in eV, eV/Å, or relative."""
 
     symmetry: float = 1e-6
-    """Turning, mirroring, shifting and permuting, in float64."""
+    """Rotation, reflection, translation and permutation, in float64."""
     finite_difference: float = 1e-5
-    """Forces against minus the slope of the energy."""
+    """Forces against minus the numerical gradient of the energy."""
     cutoff: float = 1e-5
     """Jump when an atom crosses the cutoff."""
     size: float = 1e-6
     """Two copies far apart against twice one."""
     batch: float = 1e-7
-    """What else is in the batch, and in which order."""
+    """Other molecules in the batch, and their order."""
     layout: float = 1e-7
     """Dense against sparse neighbours."""
     precision: float = 5e-3
@@ -68,9 +68,9 @@ class Check(NamedTuple):
     """Largest difference; ``None``: not measured."""
     threshold: float
     unit: str
-    """Of the error: eV, eV/Å or relative."""
+    """Unit of the error: eV, eV/Å or relative."""
     note: str = ""
-    """Why it was not measured, or how to read it."""
+    """Reason why it was not measured."""
 
     @property
     def verdict(self) -> str:
@@ -81,22 +81,22 @@ class Check(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is examined."""
+    """Model to examine."""
 
     ask: Ask
-    """In evaluation mode; takes batches in float32 and in float64."""
+    """Model in evaluation mode; takes batches in float32 and in float64."""
     cutoff: float | None
-    """Å; ``None``: there is none."""
+    """Cutoff, Å; ``None``: no cutoff."""
 
 
 def examine(subject: Subject, batch: Batch, thresholds: Thresholds, generator: torch.Generator) -> Iterator[Check]:
-    """Yield all checks but that of the kernels, on molecules in float64.
+    """Yield all checks except that of the kernels, on molecules in float64.
 
     Args:
         subject: the model.
         batch: at least one molecule; more make the checks of batches stronger.
-        thresholds: what passes.
-        generator: of rotations, shifts and orders.
+        thresholds: largest errors that pass.
+        generator: random numbers for rotations, shifts and orders.
     """
     yield from symmetries(subject, batch, thresholds.symmetry, generator)
     yield from finite_differences(subject, batch, thresholds.finite_difference)
@@ -109,7 +109,7 @@ def examine(subject: Subject, batch: Batch, thresholds: Thresholds, generator: t
 
 
 def symmetries(subject: Subject, batch: Batch, threshold: float, generator: torch.Generator) -> Iterator[Check]:
-    """Turn, mirror, shift and permute molecules."""
+    """Rotate, reflect, shift and permute molecules."""
     plain = subject.ask(batch, neighbors_of)
     random = torch.randn(3, 3, dtype=torch.float64, generator=generator)
     rotation = torch.linalg.qr(random).Q
@@ -168,7 +168,7 @@ def _slope(subject: Subject, batch: Batch, atoms: Tensor, axis: int) -> Float[Te
 
 
 def cutoff_jumps(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
-    """Move an atom away from each molecule across the cutoff: the change that no slope explains is a jump."""
+    """Move an atom across the cutoff of each molecule; a change beyond the slope is a jump."""
     names = sorted(subject.ask(batch, neighbors_of))
     plain = dict.fromkeys(names, torch.empty(0))
     if subject.cutoff is None or batch.topology is not None:
@@ -184,7 +184,7 @@ def cutoff_jumps(subject: Subject, batch: Batch, threshold: float) -> Iterator[C
 
 
 def _with_probe(batch: Batch, distance: float) -> Batch:
-    """Return each molecule with a copy of its outermost atom, pushed out by a distance (Å): nothing else is closer."""
+    """Return each molecule with a copy of its outermost atom moved outwards by ``distance`` (Å), its shortest one."""
     numbers: list[Tensor] = []
     positions: list[Tensor] = []
     for index in range(batch.n_molecules):
@@ -232,7 +232,7 @@ def size_consistency(subject: Subject, batch: Batch, threshold: float) -> Iterat
 
 
 def batch_invariance(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
-    """Ask for each molecule alone, and for all of them in the reverse order."""
+    """Compare with each molecule alone, and with the reverse order."""
     plain = subject.ask(batch, neighbors_of)
     alone = [subject.ask(batch.select([i]), neighbors_of) for i in range(batch.n_molecules)]
     joined = {name: torch.cat([one[name] for one in alone]) for name in plain}
@@ -256,7 +256,7 @@ def precision(subject: Subject, batch: Batch, threshold: float) -> Iterator[Chec
 
 
 def determinism(subject: Subject, batch: Batch, threshold: float) -> Iterator[Check]:
-    """Ask twice."""
+    """Compare two evaluations of the same input."""
     single = batch.to(dtype=torch.float32)
     yield from _compare("repeated", subject.ask(single, neighbors_of), subject.ask(single, neighbors_of), threshold)
 
@@ -269,7 +269,7 @@ def compare_kernels(subject: Subject, by_kernels: Ask, batch: Batch, threshold: 
 
 
 def without_kernels(names: Iterable[str], threshold: float, reason: str) -> Iterator[Check]:
-    """Say why kernels were not compared."""
+    """Yield the checks of kernels as not measured, with the reason."""
     yield from _unmeasured("kernels", names, threshold, reason)
 
 
@@ -299,5 +299,5 @@ def _largest(values: Tensor) -> float:
 
 
 def _larger(first: float, second: float) -> float:
-    """Return the larger number; one that is not a number wins."""
+    """Return the larger number, or NaN if the second is NaN."""
     return second if second > first or second != second else first

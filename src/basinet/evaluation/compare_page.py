@@ -1,4 +1,4 @@
-"""The page of a comparison of starts: learning curves, a table, and what they say."""
+"""Write the page of a comparison of starts: learning curves, a table, and conclusions."""
 
 from pathlib import Path
 
@@ -37,19 +37,19 @@ def table_of(curves: LearningCurves) -> Table:
     seeds = "one seed" if curves.n_seeds == 1 else f"mean ± standard deviation over {curves.n_seeds} seeds"
     caption = (
         f"Errors on the same test set: {seeds}. Change: of the error, against {curves.starts[0]} with the same labels, "
-        f"with its {CONFIDENCE:.0%} interval (paired, geometric mean). Worth: how many labels more {curves.starts[0]} "
-        "would need for that error, from its own curve."
+        f"with its {CONFIDENCE:.0%} interval (paired, geometric mean). Worth: additional labels that "
+        f"{curves.starts[0]} needs for that error, interpolated on its learning curve."
     )
     return Table(header=header, rows=rows, caption=caption)
 
 
 def readings(curves: LearningCurves) -> list[str]:
-    """Say in one sentence for each other start whether it helped."""
+    """Return a sentence about each other start: helps, harms, or not shown."""
     texts = {
         "helps": "{name} helps with {sizes} labels",
         "harms": "{name} harms with {sizes} labels",
-        "not shown": "{name} is not shown to help or to harm with {sizes} labels (more seeds would tell more)",
-        "one seed": "{name} was run with one seed, which says nothing about chance",
+        "not shown": "{name} shows no significant change with {sizes} labels; run more seeds",
+        "one seed": "{name} was run with one seed, so no interval is known; run more seeds",
     }
     lines: list[str] = []
     for k, name in enumerate(curves.starts[1:], start=1):
@@ -90,12 +90,12 @@ def curves_figure(curves: LearningCurves) -> Figure:
 
 def _line(axis: Axes, curves: LearningCurves, start: int) -> None:
     colour, marker = COLOURS[start % len(COLOURS)], MARKERS[start % len(MARKERS)]
-    # Side by side, so that bars can be told apart.
+    # Shifted sideways, so that error bars do not overlap.
     x = [size * 1.03 ** (start - (len(curves.starts) - 1) / 2) for size in curves.sizes]
     means = curves.means[start]
     if curves.n_seeds > 1:
         spans = [interval(curves.errors[start, s]) for s in range(len(curves.sizes))]
-        # An interval of few seeds may reach below zero, where a logarithmic axis has no place.
+        # The interval of few seeds may reach below zero, which a logarithmic axis cannot show.
         below = [m - max(span.low, 0.2 * m) for m, span in zip(means, spans, strict=True)]
         above = [span.high - m for m, span in zip(means, spans, strict=True)]
         axis.errorbar(x, means, yerr=[below, above], fmt="none", ecolor=colour, capsize=3, alpha=0.6)

@@ -1,7 +1,7 @@
-"""Does a model imply the right forces? Their correlation with reference forces against how far a molecule is displaced.
+"""Correlate the forces that a model implies with reference forces, by the displacement of the molecule.
 
-A denoiser never sees a force, but the noise it predicts is the score of the noised molecules and so a force up to a
-factor (Tweedie's formula). A correlation does not ask for the factor. Frad (Feng et al., ICML 2023) judges noise by it.
+The noise that a denoiser predicts is the score of the noised molecules, and so a force up to a factor (Tweedie's
+formula), which a correlation does not depend on. Frad (Feng et al., ICML 2023) compares kinds of noise by it.
 """
 
 import math
@@ -19,19 +19,19 @@ class CorrelationBin:
     """Implied against reference forces over the molecules of a range of displacements."""
 
     lower: float
-    """Of the range; NaN without molecules."""
+    """Lower end of the range; NaN without molecules."""
     upper: float
     n_molecules: int
     n_atoms: int
     pearson: float
-    """Correlation over all Cartesian components of all atoms, from -1 to 1; NaN if either side never changes."""
+    """Correlation over all Cartesian components of all atoms, from -1 to 1; NaN if either side is constant."""
     cosine: float
-    """Mean over atoms of the cosine between implied and reference force; atoms without a reference force are left out
-    and an implied force of zero counts as 0."""
+    """Mean over atoms of the cosine between implied and reference force; atoms with zero reference force are skipped, a
+    zero implied force counts as 0."""
 
 
 class ForceCorrelation:
-    """Collects molecules, a few sums of each, and gives correlations over any range of their displacements."""
+    """Collects a few sums of each molecule, and returns correlations over any range of displacements."""
 
     def __init__(self) -> None:
         self._displacements: list[float] = []
@@ -43,13 +43,13 @@ class ForceCorrelation:
         Args:
             implied: in any unit, the same for all molecules.
             reference: eV/Å.
-            displacement: where it goes along the axis.
+            displacement: its place on the axis.
 
         Raises:
             ValueError: a number is not finite.
         """
         if not (np.isfinite(implied).all() and np.isfinite(reference).all() and math.isfinite(displacement)):
-            raise ValueError("a force or displacement is not finite; a correlation of NaN says nothing")
+            raise ValueError("a force or displacement is not finite; expected finite numbers")
         x, y = implied.ravel(), reference.ravel()
         lengths = np.linalg.norm(reference, axis=1)
         directed = lengths > 0
@@ -65,7 +65,7 @@ class ForceCorrelation:
 
     @property
     def displacements(self) -> Float64[np.ndarray, " n_molecules"]:
-        """Of the molecules, in the order they came."""
+        """Displacements of the molecules, in the order of addition."""
         return np.array(self._displacements, dtype=np.float64)
 
     def whole(self) -> CorrelationBin:
@@ -73,7 +73,7 @@ class ForceCorrelation:
         return self._of(np.arange(len(self)))
 
     def bins(self, n_bins: int) -> list[CorrelationBin]:
-        """Return the correlation over ranges that hold about as many molecules each; fewer where many coincide."""
+        """Return the correlation over ranges of about equal numbers of molecules; fewer ranges where many coincide."""
         if n_bins < 1:
             raise ValueError(f"n_bins must be at least 1, got {n_bins}")
         if not len(self):
@@ -103,13 +103,13 @@ class ForceCorrelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorrelationCurves:
-    """The correlation of each force that a model implies, over the same molecules."""
+    """Correlations of each force that a model implies, over the same molecules."""
 
     axis: str
-    """What the displacement is, with its unit."""
+    """Name of the displacement, with its unit."""
     n_left_out: int
     """Labelled frames of compounds without a minimum to measure from."""
     curves: dict[str, Sequence[CorrelationBin]]
-    """By where the force comes from: ``energy`` (minus its gradient) or ``noise``."""
+    """Curves by the source of the force: ``energy`` (minus its gradient) or ``noise``."""
     whole: dict[str, CorrelationBin]
     """The same over all molecules."""

@@ -1,4 +1,4 @@
-"""Errors against the number of labels, for several starts: what one start is worth beside another."""
+"""Compare starts by their errors against the number of labels."""
 
 import math
 from collections.abc import Sequence
@@ -20,32 +20,32 @@ class LearningCurves:
     """
 
     starts: Sequence[str]
-    """Names; the first is what the others are compared with."""
+    """Names; the others are compared with the first."""
     sizes: Sequence[int]
-    """Labels, rising."""
+    """Numbers of labels, increasing."""
     errors: Float64[np.ndarray, "n_starts n_sizes n_seeds"]
     quantity: str
-    """What the errors are of: force, energy, or a property."""
+    """Quantity of the errors: force, energy, or a property."""
     unit: str
 
     def __post_init__(self) -> None:
-        """Refuse errors that do not fit, or are no errors."""
+        """Check shapes, signs and order."""
         shape = len(self.starts), len(self.sizes)
         if self.errors.shape[:2] != shape or not self.errors.shape[2]:
             raise ValueError(f"expected errors of {shape} starts and sizes, got {list(self.errors.shape)}")
         if not (np.isfinite(self.errors).all() and (self.errors > 0).all()):
             raise ValueError("errors must be positive and finite")
         if list(self.sizes) != sorted(set(self.sizes)):
-            raise ValueError(f"sizes must rise, got {list(self.sizes)}")
+            raise ValueError(f"sizes must increase, got {list(self.sizes)}")
 
     @cached_property
     def means(self) -> Float64[np.ndarray, "n_starts n_sizes"]:
-        """Over seeds."""
+        """Means over seeds."""
         return self.errors.mean(2)
 
     @property
     def n_seeds(self) -> int:
-        """Repetitions with other labels and other fresh weights."""
+        """Number of repetitions with different labels and initial weights."""
         return self.errors.shape[2]
 
 
@@ -59,7 +59,7 @@ class Interval:
 
 
 def interval(values: Float64[np.ndarray, " n"]) -> Interval:
-    """Return the mean of independent values with the interval of Student's t; without end for a single one."""
+    """Return the mean of independent values with the interval of Student's t; infinite for a single one."""
     mean, n = float(values.mean()), len(values)
     if n == 1:
         return Interval(value=mean, low=-math.inf, high=math.inf)
@@ -68,17 +68,17 @@ def interval(values: Float64[np.ndarray, " n"]) -> Interval:
 
 
 def change(curves: LearningCurves, start: int, size: int) -> Interval:
-    """Return the relative change of the error that a start makes, as a geometric mean over the pairs of seeds.
+    """Return the relative change of the error from the first start to another, a geometric mean over pairs of seeds.
 
-    -0.2 is an error lower by a fifth. The interval is that of the mean of log ratios: pairs see the same labels, so
-    what the draw of labels does to both of them is not counted.
+    -0.2: an error lower by a fifth. The interval is that of the mean of log ratios. Pairs see the same labels, so the
+    variation from the choice of labels cancels.
     """
     found = interval(np.log(curves.errors[start, size] / curves.errors[0, size]))
     return Interval(value=math.expm1(found.value), low=math.expm1(found.low), high=_expm1(found.high))
 
 
 def verdict(found: Interval) -> str:
-    """Say whether a change is shown: ``helps``, ``harms``, ``not shown``, or ``one seed``."""
+    """Return ``helps``, ``harms``, ``not shown`` (the interval holds zero), or ``one seed``."""
     if math.isinf(found.high):
         return "one seed"
     if found.high < 0:
@@ -89,10 +89,10 @@ def verdict(found: Interval) -> str:
 def equivalent_labels(curves: LearningCurves, start: int, size: int) -> "Equivalent":
     """Return the number of labels with which the first start would have the mean error of another.
 
-    Between two sizes the error of the first start is a power of the number of labels. Beyond the sizes that were
-    measured nothing is said but the bound.
+    The error of the first start is interpolated as a power of the number of labels. Beyond the measured sizes only a
+    bound is returned.
     """
-    # Of a curve that rises somewhere, the smallest number of labels counts that reaches an error.
+    # Where a curve is not monotonic, the smallest number of labels that reaches an error counts.
     reached = np.minimum.accumulate(curves.means[0])
     target = curves.means[start, size]
     sizes = np.array(curves.sizes, dtype=np.float64)
@@ -110,19 +110,19 @@ def equivalent_labels(curves: LearningCurves, start: int, size: int) -> "Equival
 
 @dataclass(frozen=True, kw_only=True)
 class Equivalent:
-    """How many labels an error is worth."""
+    """Number of labels that an error is worth."""
 
     labels: float
     bound: str
     """``more`` or ``fewer`` than ``labels``, or empty."""
 
     def beyond(self, size: int) -> str:
-        """Say how many labels more that is than those that were used."""
+        """Return the number of additional labels beyond ``size``, as text."""
         difference = round(self.labels - size)
         if self.bound == "fewer":
-            return "fewer than there were"
+            return "fewer than measured"
         if self.bound == "more":
-            return f"more than {difference} more" if difference > 0 else "more, but how many was not measured"
+            return f"more than {difference} more" if difference > 0 else "more, beyond the measured sizes"
         return f"{difference} more" if difference >= 0 else f"{-difference} fewer"
 
 

@@ -1,7 +1,7 @@
-"""Errors of energies and forces, accumulated over any stream of batches.
+"""Compute errors of energies and forces over a stream of batches.
 
-Everything is a plain sum divided by a count, in float64, so the result does not depend on how the molecules were split
-into batches. Papers differ in what they call a force error: here it is per Cartesian component, in eV/Å.
+Every error is a sum divided by a count, in float64, so the result does not depend on the division into batches. Papers
+differ in the definition of a force error: here it is per Cartesian component, in eV/Å.
 """
 
 import math
@@ -21,7 +21,7 @@ Predict = Callable[[Batch], Mapping[str, Tensor]]
 """Returns ``energy`` [n_molecules], eV, ``forces`` [n_atoms, 3], eV/Å, or both."""
 
 MAX_PARITY_SAMPLES = 4000
-"""Points kept for a parity plot: more cannot be told apart in print."""
+"""Points kept for a parity plot; more overlap in print."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +55,8 @@ class Errors:
     force_rmse: float
     """eV/Å, root of the mean square over components."""
     force_cosine: float
-    """Mean over atoms of the cosine of the angle between predicted and reference force (atoms without a reference force
-    have no direction and are left out; a prediction of zero counts as 0)."""
+    """Mean over atoms of the cosine of the angle between predicted and reference force ; atoms with
+    zero reference force are skipped, a zero prediction counts as 0."""
     force_mae_by_element: Mapping[int, float]
     """eV/Å, by atomic number."""
     energy_parity: Parity
@@ -69,11 +69,11 @@ class ForceEnergyErrors:
     """Accumulates errors batch by batch.
 
     A quantity counts for a molecule if the predictions have it and the flag ``has_<quantity>`` of the batch is set;
-    other molecules are left out, and the counts in :class:`Errors` say how many were in.
+    the counts in :class:`Errors` are those of such molecules.
 
     Args:
-        max_parity: how many energies and how many force components to keep for parity plots. Which ones depends only on
-            the order of the stream, not on the batches: the same evaluation keeps the same points for every model.
+        max_parity: number of energies, and of force components, to keep for parity plots. The choice depends only
+            on the order of the stream: the same evaluation keeps the same points for every model.
     """
 
     def __init__(self, max_parity: int = MAX_PARITY_SAMPLES) -> None:
@@ -164,7 +164,7 @@ class Spread(NamedTuple):
 
     mean: float
     std: float | None
-    """Standard deviation of a sample (n - 1); ``None`` for one seed, which has no spread."""
+    """Standard deviation of a sample (n - 1); ``None`` for one seed."""
     n: int
 
 
@@ -211,7 +211,7 @@ class _Sample:
     pairs: Float64[np.ndarray, "n_kept 2"] = field(default_factory=lambda: np.empty((0, 2)))
 
     def add(self, reference: Float64[np.ndarray, " n"], predicted: Float64[np.ndarray, " n"]) -> None:
-        """Offer the next elements of the stream."""
+        """Add the next elements of the stream."""
         place = np.arange(self.seen, self.seen + len(reference), dtype=np.uint64)
         self.seen += len(reference)
         rank = np.concatenate([self.rank, _splitmix64(place)])
@@ -236,7 +236,7 @@ def _labelled(key: str, batch: Batch) -> Bool[Tensor, " n_molecules"]:
     flag = f"has_{key}"
     if flag not in batch.flags:
         raise ValueError(
-            f"the batch has the label {key!r} but no flag {flag!r} that says which molecules own it; "
+            f"the batch has the label {key!r} but no flag {flag!r} for the molecules that have it; "
             "make batches with collate or a loader, which set it"
         )
     return batch.flags[flag]
@@ -255,7 +255,7 @@ def _pair(
     if not np.isfinite(prediction).all():
         ids = None if batch.ids is None else batch.ids.tolist()
         raise ValueError(
-            f"predicted {key} are not finite in the batch of molecules {ids}; an error of NaN says nothing"
+            f"predicted {key} are not finite in the batch of molecules {ids}; check their geometry and the model"
         )
     return prediction, reference[keep].double().cpu().numpy()
 

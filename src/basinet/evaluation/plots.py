@@ -16,13 +16,13 @@ from basinet.evaluation.force_correlation import CorrelationCurves
 NEUTRAL = "#56789A"
 INK = "#333333"
 WIDTH = 7.2
-"""Inches, of every figure."""
+"""Width of every figure, inches."""
 SOURCE = {"energy": ("#0072B2", "o"), "noise": ("#E69F00", "s")}
-"""Where an implied force comes from."""
+"""Colour and marker by the source of an implied force."""
 
 
 def new_figure(height: float) -> Figure:
-    """Return an empty figure as wide as all of them; ``height`` in inches."""
+    """Return an empty figure of the common width; ``height`` in inches."""
     return Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
 
 
@@ -68,7 +68,7 @@ def legend(axis: Axes) -> None:
 
 
 def finish_axis(axis: Axes, x: str, y: str, title: str) -> None:
-    """Label an axis, in the style of every figure."""
+    """Label an axis in the common style."""
     axis.set_xlabel(x, color=INK, fontsize=10)
     axis.set_ylabel(y, color=INK, fontsize=10)
     axis.set_title(title, color=INK, fontsize=11, loc="left", fontweight="bold")

@@ -1,4 +1,4 @@
-"""Errors of one property of molecules, and those of knowing nothing but the labels of the training set."""
+"""Compute errors of a molecular property, and of baselines."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,7 @@ class PropertyErrors:
 
     name: str
     unit: str
-    """Of all numbers here: that of the property in the package."""
+    """Unit of all numbers here: the unit of the property in the package."""
     n_molecules: int
     """Molecules seen."""
     n_labelled: int
@@ -30,7 +30,7 @@ class PropertyErrors:
     rmse: float
 
     def numbers(self) -> dict[str, float | int | str]:
-        """Return everything as plain values, the MAE also in the unit that the field reports."""
+        """Return everything as plain values, the MAE also in the unit usual in publications."""
         return {
             "property": self.name,
             "unit": self.unit,
@@ -63,7 +63,7 @@ def property_errors(predict: Predict, batches: Iterable[Batch], name: str, unit:
         predicted = predict(batch).detach()[has].double()
         if not torch.isfinite(predicted).all():
             ids = None if batch.ids is None else batch.ids.tolist()
-            raise ValueError(f"predicted {name} is not finite in the batch of molecules {ids}; its error says nothing")
+            raise ValueError(f"predicted {name} is not finite in the batch of molecules {ids}; check their geometry")
         error = predicted - batch.labels[name][has].double()
         absolute += float(error.abs().sum())
         squared += float(error.square().sum())
@@ -73,18 +73,18 @@ def property_errors(predict: Predict, batches: Iterable[Batch], name: str, unit:
 
 
 def to_reported(value: float, unit: str) -> float:
-    """Return a value in a unit of the package in the one that the field reports."""
+    """Convert a value from the unit of the package to the unit usual in publications."""
     return value / property_factor(REPORTED[unit])
 
 
 def describe_property_error(value: float, unit: str) -> str:
-    """Return an error as a person reads it."""
+    """Return an error with its unit, as text."""
     if REPORTED[unit] == unit:
         return f"{value:.4g}"
     return f"{to_reported(value, unit):.4g} {REPORTED[unit]} ({value:.4g} {unit})"
 
 
 def describe_baselines(maes: Mapping[str, float], unit: str) -> str:
-    """Return what one would get without a network."""
+    """Return the errors of the baselines, as text."""
     texts = {"mean": "the mean label", "composition": "a number per element"}
     return ", ".join(f"{texts[kind]}: {describe_property_error(mae, unit)}" for kind, mae in maes.items())

@@ -14,7 +14,7 @@ from basinet.files import write_bytes
 FILE_NAME = "report.html"
 DPI = 150
 _LONG = 28
-"""Characters; a longer text may be broken into lines."""
+"""Characters above which a text may be broken into lines."""
 _CSS = """
 body{font:16px/1.55 system-ui,sans-serif;color:#222;background:#fff;max-width:52rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;line-height:1.25;margin:.5rem 0}h2{font-size:1.2rem;margin:2.2rem 0 .3rem}
@@ -36,7 +36,7 @@ class Table:
     rows: Sequence[Sequence[str]]
     caption: str = ""
     folded: str = ""
-    """What to click on to see the table; empty for a table that is always in view."""
+    """Title that unfolds the table when clicked; empty: the table is always visible."""
 
     def __post_init__(self) -> None:
         """Refuse rows that do not fit the header."""
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """A figure with the name of its PNG file and what it shows, for those who cannot see it."""
+    """A figure, the name of its PNG file, and a description in place of the image."""
 
     name: str
     """File name without suffix."""
@@ -59,7 +59,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A title, one sentence that says what to read from the section, and its figures and tables."""
+    """A title, one sentence about the content, figures and tables."""
 
     title: str
     reading: str
@@ -82,10 +82,10 @@ class Report:
     lead: str
     sections: list[Section] = field(default_factory=list)
     footer: Sequence[Table] = ()
-    """Tables under a line at the end: where the numbers come from."""
+    """Tables at the end: provenance of the numbers."""
 
     def add(self, section: Section) -> None:
-        """Append a section; the names of pictures must be new."""
+        """Append a section whose pictures have new names."""
         taken = {picture.name for known in self.sections for picture in known.pictures}
         for picture in section.pictures:
             if picture.name in taken:
@@ -154,7 +154,7 @@ def _cell_html(tag: str, text: str, kind: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    """Tell whether a cell is a number, with or without its standard deviation."""
+    """Return whether a cell is a number, with or without its standard deviation."""
     try:
         float(text.split(" ± ")[0])
     except ValueError:

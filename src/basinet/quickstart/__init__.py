@@ -1,4 +1,4 @@
-"""The main job from end to end, on data it makes itself: label, pre-train, fine-tune, test, simulate, report."""
+"""Run the whole work flow on data made on the spot: label, pre-train, fine-tune, test, simulate, report."""
 
 import time
 from collections.abc import Iterator
@@ -22,8 +22,8 @@ def quickstart(config: QuickstartConfig, out: Path) -> Path:
     """Run everything and return the path of the report.
 
     Args:
-        config: sizes.
-        out: directory to work in; what is there already is not done again.
+        config: sizes of the data, the networks and the runs.
+        out: directory to work in; stages that are finished there are skipped.
     """
     _require_same_sizes(config, out)
     times: list[Stage] = []
@@ -43,13 +43,13 @@ def quickstart(config: QuickstartConfig, out: Path) -> Path:
 
 
 def _require_same_sizes(config: QuickstartConfig, out: Path) -> None:
-    """Begin in a new directory, or go on in one of the same sizes: what is there is not done again, nor mixed up.
+    """Begin in a new directory, or resume in one of the same sizes.
 
     Raises:
         ValueError: the directory was made with other sizes.
     """
     path = out / CONFIG_FILE
-    free = ("seeds", "processes")  # of these the files that are there do not depend
+    free = ("seeds", "processes")  # finished files do not depend on these
     wanted = {key: value for key, value in dump_settings(config).items() if key not in free}
     if path.exists():
         found = read_yaml(path)

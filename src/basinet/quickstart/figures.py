@@ -14,7 +14,7 @@ from basinet.evaluation.plots import INK, finish_axis, legend, logarithmic, new_
 from basinet.quickstart.results import STARTS, MDSeries, ModelParity, ResultRow, Start, TrainingCurve
 
 COLOUR: dict[Start | None, str] = {"scratch": "#D55E00", "pre-trained": "#0072B2", None: "#009E73"}
-"""Vermilion, blue; bluish green for pre-training itself."""
+"""Vermilion and blue; bluish green for the pre-training run."""
 MARKER: dict[Start | None, str] = {"scratch": "o", "pre-trained": "s", None: "D"}
 LINE: dict[Start | None, str] = {"scratch": "--", "pre-trained": "-", None: "-"}
 
@@ -194,7 +194,7 @@ def _extent(axis: Axes) -> tuple[float, float]:
 
 
 def _fit_energies(axis: Axes, linear_below: float = 10.0) -> None:
-    """Go over to a logarithm above ``linear_below`` (meV) if an energy went more than ten times beyond."""
+    """Use a logarithmic scale above ``linear_below`` (meV) if an energy exceeds ten times that."""
     low, high = _extent(axis)
     if max(-low, high) > 10 * linear_below:
         axis.set_yscale("symlog", linthresh=linear_below)
@@ -202,7 +202,7 @@ def _fit_energies(axis: Axes, linear_below: float = 10.0) -> None:
 
 
 def _fit_temperatures(axis: Axes, linear_below: float = 5000.0) -> None:
-    """Go over to a logarithm if a temperature went beyond ``linear_below`` (K)."""
+    """Use a logarithmic scale if a temperature exceeds ``linear_below`` (K)."""
     low, high = _extent(axis)
     if high > linear_below:
         axis.set_yscale("log")

@@ -35,7 +35,7 @@ def results(
     stages: Sequence[Stage],
     out: Path,
 ) -> QuickstartResults:
-    """Collect everything for the report."""
+    """Return the contents of the report."""
     molecules, frames = MoleculeStore.open(out / "molecules"), MoleculeStore.open(out / "frames")
     shown = {start: tested[Job(start, config.most_labels, 0)] for start in STARTS}
     return QuickstartResults(

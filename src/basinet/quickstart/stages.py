@@ -1,4 +1,4 @@
-"""The stages of the quickstart. Each leaves its files and is skipped, or resumed, where they are there already."""
+"""Run the stages of the quickstart; a stage whose files exist is skipped, or resumed."""
 
 from contextlib import closing
 from pathlib import Path
@@ -33,15 +33,15 @@ from basinet.training.optim import OptimizerConfig
 PRETRAINED = "pretrain"
 """Directory of the pre-training."""
 TIME_STEP = 0.5
-"""fs, of the dynamics at constant energy: a tenth of the fastest vibration's period and less."""
+"""Time step of the dynamics, fs: less than a tenth of the period of the fastest vibration."""
 
 
 def label_molecules(config: QuickstartConfig, out: Path) -> MoleculeStore:
-    """Make minima and thermal frames of many molecules, without the one of the fine-tuning."""
+    """Make minima and thermal frames of many molecules, without the molecule of the fine-tuning."""
     wanted = GenerateConfig(n_molecules=config.n_molecules, exclude=(config.smiles,), processes=config.processes)
-    with progress("labelling molecules") as show:
+    with progress("labelling", "molecules") as show:
         try:
-            return generate(wanted, out, lambda p: show(p.done, p.total, f"{p.frames} frames, {p.failed} failed"))
+            return generate(wanted, out, lambda p: show(p.done, p.total, f"{p.frames} frames  {p.failed} failed"))
         except FileExistsError:
             say(f"{out} is there already")
             return MoleculeStore.open(out)
@@ -67,8 +67,8 @@ def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> M
 def train_all(config: QuickstartConfig, out: Path) -> dict[Job, Errors]:
     """Pre-train, and fine-tune and test every model, each on one core.
 
-    The models that start from scratch need not wait for the pre-trained one. Both starts see the same labels, for as
-    many steps.
+    Models from scratch are trained beside the pre-training. Both starts see the same labels for the same number of
+    steps.
     """
     frames = MoleculeStore.open(out / "frames")
     jobs = jobs_of(config)
@@ -78,7 +78,7 @@ def train_all(config: QuickstartConfig, out: Path) -> dict[Job, Errors]:
     first = {out / PRETRAINED: _pretrain_recipe(config, out)} | dict(fine[j] for j in jobs if j.start == SCRATCH)
     later = dict(fine[job] for job in jobs if job.start != SCRATCH)
     for title, runs in (("pre-training, and training from scratch", first), ("fine-tuning", later)):
-        with progress(title) as show:
+        with progress(title, "steps") as show:
             run_side_by_side(runs, _processes(config), show)
     test = split_frames(config, frames, jobs[0]).test
     return {job: _test(job.directory(out) / MODEL_FILE, frames, test) for job in jobs}
