@@ -1,7 +1,7 @@
 """A backbone in one file: continuous-filter convolutions on distances, as in SchNet (Schütt et al., NeurIPS 2017).
 
 basinet pretrain molecules plugin=my_net.py model.kind=my_net objective.kind=forces --out mine
-basinet --plugin my_net.py predict mine/model.safetensors new.xyz predicted.xyz
+basinet --plugin my_net.py predict mine/model.safetensors new.extxyz predicted.extxyz
 """
 
 from collections.abc import Sequence

@@ -188,7 +188,7 @@ def check_cutoff(model: Model, layout: Layout) -> None:
         raise AssertionError(f"an atom 0.5 Å inside the cutoff changes forces by {inside:.1e} only (control)")
     for name, jump in crossing(model, layout, cutoff - STEP, cutoff + STEP).items():
         if not jump < 100 * STEP:
-            raise AssertionError(f"{name} jumps by {jump:.1e} at the cutoff, relative to the largest force")
+            raise AssertionError(f"{name}: jump of {jump:.1e} at the cutoff, relative to the largest force")
 
 
 def crossing(model: Model, layout: Layout, inner: float, outer: float) -> dict[str, float]:

@@ -35,5 +35,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "homo500.csv").write_text("\n".join(["smiles,homo_eV", *rows]) + "\n")
     (place / "new.csv").write_text("name,smiles\nbutanol,CCCCO\nbroken,C(((\n")
     (place / "list.smi").write_text("CO\nC=O\n")
-    shutil.copy(ROOT / "examples" / "my_noise.py", place)
+    for example in ("my_noise.py", "my_net.py"):
+        shutil.copy(ROOT / "examples" / example, place)
     return place
