@@ -1,1 +1,1 @@
-"""How molecules are noised: a clean batch in, a noisy batch and its target out."""
+"""Noise for molecules: a clean batch in, a noisy batch and its target out."""

@@ -52,7 +52,7 @@ class Objective(ABC):
 
 
 class Term(Objective):
-    """One term: its needs, the loss of the molecules that meet them, and what it is averaged over.
+    """One term: its needs, the loss of the molecules that meet them, and the things it is averaged over.
 
     A subclass sets ``name``, what it needs and :meth:`loss`. Molecules without one of its labels or flags are left out,
     and a batch in which none is left gives zero.
@@ -60,7 +60,7 @@ class Term(Objective):
 
     name: str
     per: Literal["molecule", "atom", "component"] = "molecule"
-    """What the sum is divided by the number of; another number: override :meth:`count`."""
+    """Things over which the loss is averaged; for others, override :meth:`count`."""
     requires = NOTHING
     labels = NOTHING
     flags = NOTHING
@@ -158,7 +158,7 @@ def mean_terms(sums: Mapping[str, Tensor | float], counts: Mapping[str, float]) 
 
 
 def check_declared(objective: Objective) -> None:
-    """Check what an objective says it needs, and its weights.
+    """Check the needs and weights that an objective declares.
 
     Raises:
         ValueError: an attribute is missing or not what :class:`Objective` says; the message is one line.

@@ -15,6 +15,9 @@ from basinet.structures.batch import Batch
 from basinet.structures.geometry import project_out_rigid_motion
 from basinet.units import BOLTZMANN
 
+ROOM_TEMPERATURE = 298.15
+"""K."""
+
 
 class NoiseTerm(Term):
     """A term on noisy molecules.
@@ -48,7 +51,7 @@ class Denoising(NoiseTerm):
     By Tweedie's formula the best prediction is proportional to the score of the noised data, and so to a force.
 
     Args:
-        perturbation: how molecules are noised.
+        perturbation: noise of the molecules.
     """
 
     name = "denoising"
@@ -62,7 +65,7 @@ class Denoising(NoiseTerm):
         return (predicted - target).square()
 
     def idle(self, model: Model) -> None:
-        """Take part in the sum over processes with which the statistics take in the noise of others."""
+        """Take part in the sum over processes in :meth:`RunningNormalizer.update`, which waits for all of them."""
         if model.training:
             normalizer = model.noise_head().normalizer
             normalizer.update(normalizer.total.new_zeros(0, 3))
@@ -94,7 +97,7 @@ class ForceDenoising(NoiseTerm):
     ================  ==========================================================================
 
     Args:
-        perturbation: how molecules are noised; its target must be a displacement over its scale, as all but the
+        perturbation: noise of the molecules; its target must be a displacement over its scale, as all but the
             Riemannian one are.
         temperature: K.
         loss: of the forces.
@@ -104,7 +107,9 @@ class ForceDenoising(NoiseTerm):
     per = "atom"
     requires = frozenset({"forces"})
 
-    def __init__(self, perturbation: Perturbation, temperature: float = 298.15, loss: ForceLoss = "norm") -> None:
+    def __init__(
+        self, perturbation: Perturbation, temperature: float = ROOM_TEMPERATURE, loss: ForceLoss = "norm"
+    ) -> None:
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite (K), got {temperature}")
         super().__init__(perturbation)

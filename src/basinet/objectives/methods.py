@@ -13,7 +13,7 @@ from basinet.noise.riemannian import LadderNoise, RiemannianNoise, SuperposedNoi
 from basinet.noise.vibration import AS_RELEASED, IN_RADIANS, VibrationRotationNoise
 from basinet.objectives.base import Method, Objective
 from basinet.objectives.combine import WeightedSum, Where
-from basinet.objectives.denoising import Denoising, ForceDenoising
+from basinet.objectives.denoising import ROOM_TEMPERATURE, Denoising, ForceDenoising
 from basinet.objectives.distances import DistanceDenoising
 from basinet.objectives.noise_level import EnergyGradientDenoising, NoiseLevel
 from basinet.objectives.properties import NoisyNodesConfig, PropertyConfig
@@ -189,7 +189,7 @@ class EtOreoConfig(Method):
     """Weight of the error of the force that pulls a noisy molecule back."""
     sigma: Positive = 0.04
     """Standard deviation of the noise, Å."""
-    temperature: Positive = 298.15
+    temperature: Positive = ROOM_TEMPERATURE
     """Temperature, K; the pull is kT/sigma² times the displacement."""
 
     def build(self) -> Objective:
@@ -316,7 +316,7 @@ AnyObjectiveConfig = (
     | NoisyNodesConfig
 )
 ObjectiveConfig = Annotated[AnyObjectiveConfig, Field(discriminator="kind")]
-"""Settings of any objective, told apart by ``kind``."""
+"""Settings of any objective, distinguished by ``kind``."""
 
 
 def property_settings(config: AnyObjectiveConfig) -> PropertyConfig | None:

@@ -18,12 +18,12 @@ class EnergyGradientDenoising(NoiseTerm):
     .. math:: L = \frac1B \sum_b \sum_{i \in b} \big\| -\nabla_i E(\tilde r) - t_i \big\|^2
 
     Summed over the atoms and components of a molecule and averaged over molecules, as in 3D-EMGP (Jiao et al., AAAI
-    2023, "equivariant force prediction"): large molecules weigh more. The energy is not told the size of the noise, so
+    2023, "equivariant force prediction"): large molecules weigh more. The size of the noise is not an input, so
     the best gradient is the mean of the target over all sizes that may have led to the noisy molecule. It has no unit:
     the energy is the pooled energy of the paper, not one in eV.
 
     Args:
-        perturbation: how molecules are noised.
+        perturbation: noise of the molecules.
     """
 
     name = "gradient"
@@ -36,15 +36,15 @@ class EnergyGradientDenoising(NoiseTerm):
 
 
 class NoiseLevel(NoiseTerm):
-    r"""The cross entropy of the level of the noise, told from the clean and the noisy molecule; mean over molecules.
+    r"""The cross entropy of the level of the noise, from the clean and the noisy molecule; mean over molecules.
 
     .. math:: L = -\frac1B \sum_b \log p_{k_b}(r_b, \tilde r_b)
 
-    A model that knows nothing has :math:`\ln 50 = 3.912` ("invariant noise-scale prediction" of 3D-EMGP). The classes
-    are levels without an order, as published. Two forward passes, clean and noisy, both with gradients.
+    A model that predicts all levels alike has :math:`\ln 50 = 3.912` ("invariant noise-scale prediction" of 3D-EMGP).
+    The classes are levels without an order, as published. Two forward passes, clean and noisy, both with gradients.
 
     Args:
-        perturbation: how molecules are noised; of a ladder with as many levels as the head tells apart.
+        perturbation: noise on a ladder with as many levels as the head has.
     """
 
     name = "noise_level"

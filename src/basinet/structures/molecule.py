@@ -40,11 +40,11 @@ class Molecule:
     labels: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """``energy``: float, eV; ``forces``: float64 array [n_atoms, 3], eV/Å; further properties by name."""
     is_equilibrium: bool = False
-    """Whether the positions are a minimum of the potential energy."""
+    """True if the positions are a minimum of the potential energy."""
     smiles: str = ""
     """Canonical SMILES of the compound if it is known: what the conformations of one compound share."""
     name: str = ""
-    """What a person would call this record in an error message: an identifier, a SMILES, ``file.xyz:17``."""
+    """Name of this record in error messages: an identifier, a SMILES, ``file.xyz:17``."""
 
     def __post_init__(self) -> None:
         """Refuse a record no method could treat correctly."""

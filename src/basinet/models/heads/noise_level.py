@@ -1,4 +1,4 @@
-"""Tell the level of the noise between a clean and a noisy molecule."""
+"""Predict the level of the noise between a clean and a noisy molecule."""
 
 from abc import ABC
 
