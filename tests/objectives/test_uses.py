@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from basinet.commands.statistics import used_by
+from basinet.data.store.store import MoleculeStore
 from basinet.noise.coordinate import CoordinateNoise
 from basinet.noise.internal import HybridNoise, RotorNoise
 from basinet.objectives.base import Objective
@@ -118,9 +120,6 @@ def test_an_empty_batch_uses_nothing(batch: Batch) -> None:
 
 
 def test_a_run_draws_only_what_is_used() -> None:
-    from basinet.commands.train.run import used_by
-    from basinet.data.store.store import MoleculeStore
-
     store = MoleculeStore.from_molecules(molecules())
     assert used_by(CoordinateDenoisingConfig().build(), store, np.arange(4)).tolist() == [0]
     assert used_by(Forces(), store, np.array([3, 1, 0])).tolist() == [1, 0]
@@ -128,9 +127,6 @@ def test_a_run_draws_only_what_is_used() -> None:
 
 
 def test_data_in_which_no_molecule_has_all_that_is_needed_is_refused() -> None:
-    from basinet.commands.train.run import used_by
-    from basinet.data.store.store import MoleculeStore
-
     store = MoleculeStore.from_molecules(molecules())
     with pytest.raises(ValueError, match="none of 2 conformations"):
         used_by(Where("is_equilibrium", Forces()), store, np.array([1, 2]))
