@@ -173,8 +173,8 @@ def test_a_model_starts_from_another_and_refuses_elements_it_does_not_know(done:
         ({"time": "when"}, "is for split=time"),
         ({"test_fraction": 0.9}, "leave nothing to train on"),
         ({"ensemble": 0}, "ensemble must be at least 1"),
-        ({"coverage": 1.0}, "coverage must be between 0 and 1"),
-        ({"validation_fraction": 0.0}, "validation_fraction must be between"),
+        ({"coverage": 1.0}, "coverage must be less than 1"),
+        ({"validation_fraction": 0.0}, "validation_fraction must be positive"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(changes: dict[str, Any], message: str) -> None:
