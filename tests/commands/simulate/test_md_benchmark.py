@@ -97,7 +97,7 @@ def test_the_true_force_field_has_no_error_and_stays_whole(data, calculator, tmp
     options = ["--calculator", f"{calculator}:make", "--split", "all", "--picoseconds", "0.2", "--replicas", "2"]
     result = CliRunner().invoke(app, ["benchmark", "md17-md", "--data", str(data), "--out", str(out), *options])
     assert result.exit_code == 0, result.output
-    assert "not the full one" in result.output and "2 of 2 whole to the end" in result.output
+    assert "not the full one" in result.output and "2 of 2 intact to the end" in result.output
     found = json.loads((out / "result.json").read_text())
     assert found["force_mae_meV_per_A"] < 0.01 and found["n_test_frames"] == 30
     assert found["stability_ps"] == {"mean": 0.2, "std": 0.0, "runs": 2} == found["stability_topology_ps"]
@@ -120,7 +120,7 @@ def test_a_force_field_without_forces_breaks_and_the_first_bad_frame_is_its_time
     assert all(r.stable_ps * 1000 % 50 == pytest.approx(0) for r in found.runs)  # a record is 50 fs
     counted = done.simulation.distances.counts.sum(dim=(0, 2)).tolist()
     assert counted == [6 * (round(r.stable_ps * 20) + 1) for r in found.runs]  # with the first bad frame
-    assert "0 of 3 whole" in found.rows["stability"]
+    assert "0 of 3 intact" in found.rows["stability"]
     assert len(ase.io.read(tmp_path / "out" / "bad_frames.extxyz", index=":")) == 3
     for one in found.runs:
         path = tmp_path / "out" / f"replica-00{one.run}.extxyz"
