@@ -1,7 +1,6 @@
 """Write a page for each command from its options: a Sphinx extension, run before every build."""
 
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +69,11 @@ def _settings(name: str) -> Iterator[str]:
     for purpose, path in recipes.items():
         described = [*options.describe(load_class(path))]
         yield f"## Options {purpose or 'of the recipe'}\n\nAs `key=value` on the command line, or in a YAML file."
-        for (group, when), members in groupby(described, key=lambda option: (option.group, option.when)):
-            rows = [(f"`{o.name}`", f"`{o.default}`", o.kind, " ".join(o.text.split())) for o in members]
+        groups: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+        for o in described:
+            row = (f"`{o.name}`", f"`{o.default}`" if o.default else "", o.kind, " ".join(o.text.split()))
+            groups.setdefault((o.group, o.when), []).append(row)
+        for (group, when), rows in groups.items():
             yield f"### {group or 'run and data'}" + (f", with `{when}`" if when else "")
             yield _rows(("option", "default", "values", "meaning"), rows)
 

@@ -39,9 +39,11 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_execution_show_tb = True
 highlight_language = "none"
+smartquotes = False  # --out stays --out
 copybutton_exclude = ".linenos, .gp, .go, .c1"
 
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
 autodoc_mock_imports = ["torch_sim"]
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
