@@ -166,7 +166,7 @@ def test_a_property_has_its_name(ethanol: Atoms) -> None:
     assert calc.get_property("gap", ethanol) == pytest.approx(float(expected))
     with pytest.raises(NotImplementedError):
         calc.get_potential_energy(ethanol)
-    with pytest.raises(ValueError, match="a Hessian is that of an energy"):
+    with pytest.raises(ValueError, match="a Hessian needs an energy"):
         calc.get_hessian(ethanol)
 
 

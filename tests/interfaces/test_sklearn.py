@@ -131,7 +131,7 @@ def test_a_cache_saves_the_work_for_the_same_model_and_settings_only(model: Path
 def test_a_file_that_is_no_cache_is_named(model: Path, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, " * 100)
-    with pytest.raises(ValueError, match=r"notes.txt is no cache of features .*; delete it"):
+    with pytest.raises(ValueError, match=r"notes.txt is not a cache of features .*; delete it"):
         Embedder(model, cache=path).fit_transform(["CO"])
     assert path.read_text().startswith("not a database")
 
@@ -180,7 +180,12 @@ def test_a_regressor_learns_predicts_and_is_saved(model: Path, tmp_path: Path) -
     smiles = [chain(n) for n in range(1, 6)] * 2 + [chain(n)[::-1] for n in range(1, 6)] + ["nonsense"]
     numbers = [float(n) for n in range(1, 6)] * 3 + [0.0]
     regressor = Regressor(
-        model, n_conformers=1, ensemble=2, validation_fraction=0.2, readout="sum", training=training(n_steps=20)
+        model,
+        n_conformers=1,
+        ensemble=2,
+        validation_fraction=0.2,
+        readout="sum",
+        training=training(n_steps=6, validate_every=6),
     )
     with pytest.warns(FailedMoleculesWarning, match="1 of 16 molecules failed"):
         regressor.fit(smiles, numbers)

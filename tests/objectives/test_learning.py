@@ -22,7 +22,7 @@ def frames(n: int, first_seed: int) -> Batch:
     return collate([spring_molecule("H2O", DISPLACEMENT, first_seed + k) for k in range(n)])
 
 
-def trained(objective: Objective, data: Batch, n_steps: int = 200) -> Model:
+def trained(objective: Objective, data: Batch, n_steps: int = 140) -> Model:
     torch.manual_seed(0)
     config = EquivariantTransformerConfig(n_features=32, n_layers=1, n_heads=4, n_basis=16)
     model = build_model(build_backbone(config), ["energy"]).train()
@@ -43,14 +43,14 @@ def force_at_the_minimum(model: Model) -> float:
 
 
 def test_forces_are_learned_and_minima_make_them_vanish_where_they_must() -> None:
-    off = [spring_molecule("H2O", DISPLACEMENT, k) for k in range(400)]
+    off = [spring_molecule("H2O", DISPLACEMENT, k) for k in range(200)]
     from_forces = trained(Forces(), collate(off))
     both = WeightedSum(forces=(1.0, Forces()), zero_force=(1.0, ZeroForce()))
-    from_both = trained(both, collate([*off, *[MINIMUM] * 100]))
-    test = frames(200, first_seed=10_000)
+    from_both = trained(both, collate([*off, *[MINIMUM] * 50]))
+    test = frames(100, first_seed=10_000)
     size = float(test.labels["forces"].square().mean().sqrt())
     for model in (from_forces, from_both):
         error = float((model(test, ["forces"])["forces"] - test.labels["forces"]).abs().mean())
-        assert error < 0.02 * size
+        assert error < 0.03 * size
     # What forces alone leave at the minimum depends on rounding, a factor of 2 either way; minima leave far less.
     assert force_at_the_minimum(from_both) < force_at_the_minimum(from_forces) / 2

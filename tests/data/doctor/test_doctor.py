@@ -398,7 +398,13 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+FURTHER = ("rmd17/rmd17_aspirin.npz", "rmd17/rmd17_uracil.npz")
+"""Files of the same kind as a smaller one."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in FURTHER else ()) for name in PUBLISHED]
+)
 def test_published_data_has_no_fault(name):
     assert faults(check_data(reference_file(name), reading=Reading(**PUBLISHED[name]))) == set()
 
