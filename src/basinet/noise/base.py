@@ -1,7 +1,7 @@
 """Define perturbations: a clean batch in, a noisy batch and the way back out."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +41,7 @@ def perturb(perturbation: Perturbation, batch: Batch, generator: torch.Generator
         ValueError: one of them is wrong.
     """
     name = type(perturbation).__name__
-    found: object = perturbation(batch, generator)
+    found = cast(object, perturbation(batch, generator))  # of a plugin, whose types are not checked
     if not isinstance(found, Perturbed):
         raise ValueError(f"{name}() returned {type(found).__name__}, expected Perturbed(batch, target, scale, level)")
     if found.batch.n_atoms != batch.n_atoms:

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from numbers import Real
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -178,7 +178,7 @@ def check_returned(objective: Objective, model: Model, batch: Batch, generator: 
         ValueError: a key, type or shape is not what :class:`Objective` says; the message is one line.
     """
     name = type(objective).__name__
-    used: object = objective.uses(batch)
+    used = cast(object, objective.uses(batch))
     if not isinstance(used, Tensor) or used.dtype != torch.bool or used.shape != (batch.n_molecules,):
         raise ValueError(f"{name}.uses() is {_described(used)}, expected a bool tensor of shape [{batch.n_molecules}]")
     _check_numbers(f"{name}.counts()", objective.counts(batch), objective.weights)
