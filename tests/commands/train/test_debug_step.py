@@ -181,6 +181,6 @@ def test_a_failed_step_knows_what_kind_its_heads_were(tmp_path, outputs):
     )
     assert isinstance(raise_later, NonFiniteLossError)
     failure = load_failure(tmp_path / FAILURE_FILE)
-    again = build_model_of(build_backbone(TINY), failure.heads)
+    again = build_model_of(build_backbone(TINY), failure.heads, failure.properties)
     again.load_state_dict(failure.weights)
     assert {k: type(h) for k, h in again.heads.items()} == {k: type(h) for k, h in model.heads.items()}
