@@ -37,7 +37,7 @@ def test_the_reading_says_what_happened_also_when_it_is_bad_news() -> None:
 
 def test_the_reading_of_the_dynamics_counts_the_replicas_that_stayed_whole() -> None:
     reading = dynamics_reading(demo_results().dynamics)
-    assert "whole for 5 ps" in reading
+    assert "intact for 5 ps" in reading
     assert "scratch: 2 of 4 (first broken after 1.62 ps)" in reading
     assert "pre-trained: 4 of 4." in reading
 

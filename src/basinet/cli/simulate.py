@@ -30,7 +30,7 @@ def simulate(
 ) -> None:
     """Run molecular dynamics of many replicas with a model, and write a report.
 
-    Exit code 0: all replicas stayed whole; 1: some failed (see bad_frames.extxyz); 2: wrong input, or stopped by
+    Exit code 0: all replicas stayed intact; 1: some failed (see bad_frames.extxyz); 2: wrong input, or stopped by
     Ctrl-C, with everything saved for --resume.
     """
     from basinet.commands.simulate.report import replica_cells, summarise
@@ -44,7 +44,7 @@ def simulate(
     table(f"{out}", found.rows)
     if found.n_failed:
         worst = sorted((r for r in found.replicas if r.reason), key=lambda r: r.stable_ps)[:SHOWN]
-        header = ["replica", "whole, ps", "stopped by", "mean T, K", "drift, meV/atom/ps", "bond, Å", "RMSD, Å"]
+        header = ["replica", "intact, ps", "stopped by", "mean T, K", "drift, meV/atom/ps", "bond, Å", "RMSD, Å"]
         columns("replicas that stopped", header, [replica_cells(one) for one in worst])
         say(f"the frames in which they stopped: {out / 'bad_frames.extxyz'}")
     say(f"report: {found.report}")
@@ -69,5 +69,5 @@ class StepWatcher:
         active = record.active
         temperature = record.temperature[active].nanmean()
         speed = (record.step - self.first) * self.dt * 1e-6 / max(seconds, 1e-9) * 86400
-        note = f"{speed:.3g} ns/day  {temperature:.0f} K  {int(active.sum())}/{len(active)} whole"
+        note = f"{speed:.3g} ns/day  {temperature:.0f} K  {int(active.sum())}/{len(active)} intact"
         self.show(record.step, self.n_steps, note)

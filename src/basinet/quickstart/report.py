@@ -60,12 +60,12 @@ def learning_reading(rows: Sequence[ResultRow]) -> str:
 
 
 def dynamics_reading(series: Sequence[MDSeries]) -> str:
-    """Describe how many replicas of each model stayed whole, and when the first one broke."""
+    """Describe how many replicas of each model stayed intact, and when the first one broke."""
     parts: list[str] = []
     for run in series:
         shortest = "" if run.n_stable == run.n_replicas else f" (first broken after {_ps(run.stability_time.min())} ps)"
         parts.append(f"{run.start}: {run.n_stable} of {run.n_replicas}{shortest}")
-    return f"Replicas that stayed whole for {_ps(max(run.duration for run in series))} ps - {'; '.join(parts)}."
+    return f"Replicas that stayed intact for {_ps(max(run.duration for run in series))} ps - {'; '.join(parts)}."
 
 
 def _learning_section(rows: Sequence[ResultRow]) -> Section:
@@ -117,7 +117,7 @@ def _parity_section(results: QuickstartResults) -> Section:
 
 def _dynamics_section(results: QuickstartResults) -> Section:
     table = Table(
-        header=["start", "replicas", "stayed whole", "shortest (ps)", "mean (ps)", "energy drift (meV/atom/ps)"],
+        header=["start", "replicas", "stayed intact", "shortest (ps)", "mean (ps)", "energy drift (meV/atom/ps)"],
         rows=[
             [
                 run.start,
@@ -129,7 +129,7 @@ def _dynamics_section(results: QuickstartResults) -> Section:
             ]
             for run in results.dynamics
         ],
-        caption="A replica is whole until a bond deviates by more than "
+        caption="A replica is intact until a bond deviates by more than "
         f"{results.dynamics[0].bond_tolerance} Å or a value is not finite. Drift: median size of the slope of the "
         "total energy.",
     )

@@ -102,7 +102,7 @@ class MDSeries:
     bond_deviation: Float64[np.ndarray, "n_records n_replicas"]
     """Largest deviation of a bond from its reference length, Å."""
     stability_time: Float64[np.ndarray, " n_replicas"]
-    """fs; equal to ``duration`` for a replica that stayed whole."""
+    """fs; equal to ``duration`` for a replica that stayed intact."""
     energy_drift: Float64[np.ndarray, " n_replicas"]
     """Slope of the total energy, eV/atom/ps."""
     duration: float
@@ -117,7 +117,7 @@ class MDSeries:
 
     @property
     def n_stable(self) -> int:
-        """Number of replicas that stayed whole for the whole duration."""
+        """Number of replicas that stayed intact for the whole duration."""
         return int((self.stability_time >= self.duration).sum())
 
 
