@@ -106,7 +106,7 @@ def build(
 def sources() -> None:
     """List the public data sets that can be named in place of a file."""
     from basinet.data.sources.cache import DIRECTORY_VARIABLE, cache_directory
-    from basinet.data.sources.listing import HEADER, rows
+    from basinet.data.sources.catalogue import HEADER, rows
 
     for name, *about in rows():
         table(name, dict(zip(HEADER[1:], about, strict=True)))

@@ -18,7 +18,7 @@ from basinet import __version__
 from basinet.backbones.base import Layout
 from basinet.commands.progress import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.reading import Reading, open_molecules
+from basinet.data.reading import open_unlabelled
 from basinet.evaluation.certificate import (
     VECTORS,
     Ask,
@@ -159,7 +159,7 @@ def _chosen(model: Model, file: Path | None) -> list[Molecule]:
         if not found:
             raise ValueError("the default molecules have elements unknown to the model; give others (--molecules FILE)")
     else:
-        stream, _ = open_molecules(file, Reading(energy_unit="eV" if file.suffix == ".npz" else None))
+        stream, _ = open_unlabelled(file)
         found = list(islice((m for m in stream if _known(m, model)), N_MOLECULES))
         if not found:
             raise ValueError(f"{file}: all molecules have elements unknown to the model")

@@ -16,6 +16,7 @@ a directory            a :class:`~basinet.data.store.store.MoleculeStore`
 The name of a file decides only where its content does not (:mod:`basinet.data.files.readers`).
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ __all__ = [
     "load_store",
     "locate",
     "open_molecules",
+    "open_unlabelled",
     "read_molecules",
     "write_extxyz",
 ]
@@ -66,6 +68,12 @@ def open_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) 
     store, report = _open_store(path, reading)
     report.n_molecules = 0  # counted as they come
     return counted(iter(store), report)
+
+
+def open_unlabelled(path: Path, reading: Reading = AS_WRITTEN) -> Opened:
+    """Open molecules whose labels do not matter: array files need no energy unit."""
+    energy_unit = reading.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None)
+    return open_molecules(path, dataclasses.replace(reading, energy_unit=energy_unit))
 
 
 def read_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> Iterator[Molecule]:

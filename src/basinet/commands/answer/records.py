@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.files.report import ReadReport
 from basinet.data.files.table import is_table, read_rows, smiles_column
-from basinet.data.reading import AS_WRITTEN, Reading, open_molecules
+from basinet.data.reading import AS_WRITTEN, Reading, open_unlabelled
 from basinet.structures import Molecule
 
 
@@ -66,12 +65,6 @@ def _of_table(path: Path, options: TableOptions, first: int) -> Iterator[Record]
     for number, (row, found) in enumerate(zip(rows, conformer_sets(tasks, options.processes), strict=True), first):
         made, reason = ([], f"SMILES: {found}") if isinstance(found, str) else (found, "")
         yield Record(number, f"{path.name}:{number}", row[column], row, made, reason)
-
-
-def open_unlabelled(path: Path, reading: Reading = AS_WRITTEN) -> tuple[Iterator[Molecule], ReadReport]:
-    """Open molecules whose labels do not matter: array files need no energy unit."""
-    energy_unit = reading.energy_unit or ("eV" if path.suffix in (".npz", ".mat") else None)
-    return open_molecules(path, dataclasses.replace(reading, energy_unit=energy_unit))
 
 
 def _of_molecules(path: Path, needs_bonds: bool, reading: Reading) -> Iterator[Record]:

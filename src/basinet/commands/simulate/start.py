@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
-from basinet.data.reading import Reading, open_molecules
+from basinet.data.reading import open_unlabelled
 from basinet.md.bonds import reference_bonds
 from basinet.md.integrators import Potential
 from basinet.md.potentials import relax
@@ -61,7 +61,7 @@ def prepare_start(
 
 def _read_start(config: SimulateConfig, say: Say) -> list[Molecule]:
     path = config.molecules
-    read, _ = open_molecules(path, Reading(energy_unit="eV" if path.suffix == ".npz" else None))
+    read, _ = open_unlabelled(path)
     if read_backbone(config.model).needs_bonds:
         read = with_perceived_bonds(read)
     molecules = list(islice(read, config.starts))

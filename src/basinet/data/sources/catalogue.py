@@ -4,7 +4,7 @@ Addresses and checksums are published by the authors or by widely used codes (Py
 TorchMD-NET, modelforge, ATOM3D). Without a published checksum, that of the first download is required of later ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from basinet.data.files.options import Reading
@@ -13,6 +13,7 @@ from basinet.data.sources.collection import (
     Collection,
     Contents,
     DrawSplits,
+    PublicDataset,
     RemoteFile,
     as_they_are,
     minima_of_sdf_archive,
@@ -337,3 +338,33 @@ COLLECTIONS: Mapping[str, Collection] = MappingProxyType(
     }
 )
 """Collections by name."""
+
+HEADER = ("name", "what", "level of theory", "units of the files", "download", "splits", "licence", "cite")
+
+
+def rows() -> Iterator[tuple[str, ...]]:
+    """Yield a row of texts for each source, under :data:`HEADER`."""
+    for collection in COLLECTIONS.values():
+        levels = dict.fromkeys(contents.level_of_theory for contents in collection.contents.values())
+        yield (
+            ", ".join(PublicDataset(collection, key).name for key in collection.contents),
+            collection.what,
+            ", ".join(levels),
+            collection.units,
+            _size(collection),
+            ", ".join(collection.splits) or "none",
+            collection.licence,
+            collection.citation,
+        )
+
+
+def _size(collection: Collection) -> str:
+    """Return the sizes of the parts where they are known."""
+    sizes = {
+        sum(file.n_bytes for file in contents.files if file.n_bytes is not None)
+        if all(file.n_bytes is not None for file in contents.files)
+        else None
+        for contents in collection.contents.values()
+    }
+    known = sorted(size for size in sizes if size is not None)
+    return ", ".join(f"{size / 1e9:.2g} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB" for size in known) or "not known"

@@ -82,31 +82,23 @@ class FlatArrays:
 
     def __post_init__(self) -> None:
         """Refuse arrays of contradicting lengths: from different stores, or damaged."""
-        n_atoms, n_bonds = len(self.atomic_numbers), len(self.bonds)
-        if len(self.positions) != n_atoms:
-            raise ValueError(f"{n_atoms} atomic numbers but {len(self.positions)} positions")
+        n_atoms, n_bonds, n = len(self.atomic_numbers), len(self.bonds), self.n_molecules
         for name, offsets, end in (
             ("offsets", self.offsets, n_atoms),
             ("bond_offsets", self.bond_offsets, n_bonds),
             ("rotor_offsets", self.rotor_offsets, len(self.rotors)),
             ("moved_offsets", self.moved_offsets, len(self.moved)),
         ):
-            if len(offsets) != self.n_molecules + 1 or offsets[0] != 0 or offsets[-1] != end:
-                raise ValueError(f"{name} must be {self.n_molecules + 1} numbers from 0 to {end}")
-        for name, rows in self.labels.items():
-            self._check_length(name, rows, self.n_molecules)
-        for name, rows in self.atom_labels.items():
-            self._check_length(name, rows, n_atoms)
-        for name, rows in self.has.items():
-            self._check_length(f"has {name}", rows, self.n_molecules)
-        for name, rows in (("charges", self.charges), ("has_bonds", self.has_bonds), ("names", self.names)):
-            self._check_length(name, rows, self.n_molecules)
-        self._check_length("smiles", self.smiles, self.n_molecules)
-        self._check_length("bond_orders", self.bond_orders, n_bonds)
-
-    def _check_length(self, name: str, rows: Shaped[np.ndarray, "..."] | Strings, expected: int) -> None:
-        if len(rows) != expected:
-            raise ValueError(f"{name} has {len(rows)} rows, expected {expected}")
+            if len(offsets) != n + 1 or offsets[0] != 0 or offsets[-1] != end:
+                raise ValueError(f"{name} must be {n + 1} numbers from 0 to {end}")
+        per_atom = {"positions": self.positions, **{f"label {k}": rows for k, rows in self.atom_labels.items()}}
+        per_molecule: dict[str, Any] = {f"label {k}": rows for k, rows in self.labels.items()}
+        per_molecule |= {f"has {k}": rows for k, rows in self.has.items()}
+        per_molecule |= {name: getattr(self, name) for name in ("charges", "has_bonds", "names", "smiles")}
+        for columns, expected in ((per_atom, n_atoms), (per_molecule, n), ({"bond_orders": self.bond_orders}, n_bonds)):
+            for name, rows in columns.items():
+                if len(rows) != expected:
+                    raise ValueError(f"{name} has {len(rows)} rows, expected {expected}")
 
     @property
     def n_molecules(self) -> int:

@@ -47,7 +47,7 @@ class Piece(NamedTuple):
         return slice(self.first, self.first + len(self.rows))
 
 
-class Located(NamedTuple):
+class Selection(NamedTuple):
     """Shards and indices of requested molecules."""
 
     n: int
@@ -64,17 +64,17 @@ class Located(NamedTuple):
         return unsorted
 
 
-def locate(first: Int64[np.ndarray, " n_shards_plus_1"], molecules: Int64[np.ndarray, " n"]) -> Located:
+def select(first: Int64[np.ndarray, " n_shards_plus_1"], molecules: Int64[np.ndarray, " n"]) -> Selection:
     """Return the shards and indices of molecules, if shard ``s`` holds those from ``first[s]`` to ``first[s + 1]``."""
     if len(first) == 2:
-        return Located(len(molecules), None, [Piece(0, molecules, 0)])
+        return Selection(len(molecules), None, [Piece(0, molecules, 0)])
     order = np.argsort(molecules)
     ascending = molecules[order]
     cuts = np.searchsorted(ascending, first)
     used = np.flatnonzero(np.diff(cuts)).tolist()
     ends = cuts.tolist()
     pieces = [Piece(s, ascending[ends[s] : ends[s + 1]] - first[s], ends[s]) for s in used]
-    return Located(len(molecules), order, pieces)
+    return Selection(len(molecules), order, pieces)
 
 
 class MoleculeValues:
@@ -87,16 +87,16 @@ class MoleculeValues:
         self._absent = absent
         """Every column, with its value in a shard that lacks it."""
 
-    def gather(self, located: Located) -> dict[str, Tensor]:
+    def gather(self, selection: Selection) -> dict[str, Tensor]:
         """Return the values of the molecules in every column."""
         found: dict[str, Tensor] = {}
         for name, absent in self._absent.items():
-            values = np.full(located.n, absent)
-            for piece in located.pieces:
+            values = np.full(selection.n, absent)
+            for piece in selection.pieces:
                 column = self._shards[piece.shard].get(name)
                 if column is not None:
                     values[piece.part] = column[piece.rows]
-            found[name] = torch.from_numpy(located.in_order(values))
+            found[name] = torch.from_numpy(selection.in_order(values))
         return found
 
 
@@ -117,34 +117,34 @@ class MoleculeRows:
         for shard in self._shards:
             self._like = {**shard, **self._like}
 
-    def counts(self, located: Located) -> Int64[np.ndarray, " n"]:
+    def counts(self, selection: Selection) -> Int64[np.ndarray, " n"]:
         """Return the number of rows of each molecule."""
-        return located.in_order(self._spans(located)[1])
+        return selection.in_order(self._spans(selection)[1])
 
-    def gather(self, located: Located) -> tuple[dict[str, Tensor], Int64[np.ndarray, " n"]]:
+    def gather(self, selection: Selection) -> tuple[dict[str, Tensor], Int64[np.ndarray, " n"]]:
         """Return the rows of the molecules in every column, and how many each of them has."""
-        starts, counts = self._spans(located)
+        starts, counts = self._spans(selection)
         rows = spans(starts, counts)
-        if located.order is None:
+        if selection.order is None:
             return {name: _take(column, rows) for name, column in self._shards[0].items()}, counts
         ends = np.cumsum(counts)
-        first = located.in_order(ends - counts)
-        counts = located.in_order(counts)
+        first = selection.in_order(ends - counts)
+        counts = selection.in_order(counts)
         back = spans(first, counts)
         gathered: dict[str, Tensor] = {}
         for name, like in self._like.items():
             buffer = like.new_empty((len(rows), *like.shape[1:]))
-            for piece in located.pieces:
+            for piece in selection.pieces:
                 begin = int(ends[piece.first - 1]) if piece.first else 0
                 part = slice(begin, int(ends[piece.part.stop - 1]))
                 self._read(name, piece.shard, rows[part], buffer[part])
             gathered[name] = buffer.index_select(0, back)
         return gathered, counts
 
-    def _spans(self, located: Located) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    def _spans(self, selection: Selection) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Return the first row within its shard, and the number of rows, of each molecule, sorted by place."""
-        starts, counts = np.empty(located.n, dtype=np.int64), np.empty(located.n, dtype=np.int64)
-        for piece in located.pieces:
+        starts, counts = np.empty(selection.n, dtype=np.int64), np.empty(selection.n, dtype=np.int64)
+        for piece in selection.pieces:
             offsets = self._offsets[piece.shard]
             starts[piece.part] = begin = offsets[piece.rows]
             counts[piece.part] = offsets[piece.rows + 1] - begin
@@ -181,12 +181,12 @@ class TopologyColumns:
         self._moved = MoleculeRows([s.moved_offsets for s in shards], [{"moved": s.moved} for s in shards])
 
     def gather(
-        self, located: Located, atoms_per_molecule: Int64[np.ndarray, " n"], flags: Mapping[str, Tensor]
+        self, selection: Selection, atoms_per_molecule: Int64[np.ndarray, " n"], flags: Mapping[str, Tensor]
     ) -> BatchTopology:
         """Return the bond graph of the molecules, given the flags of known bonds and rotors."""
-        bonds, n_bonds = self._bonds.gather(located)
-        rotors, n_rotors = self._rotors.gather(located)
-        moved, n_moved = self._moved.gather(located)
+        bonds, n_bonds = self._bonds.gather(selection)
+        rotors, n_rotors = self._rotors.gather(selection)
+        moved, n_moved = self._moved.gather(selection)
         return lay_out(
             first_atom=torch.from_numpy(np.cumsum(atoms_per_molecule) - atoms_per_molecule),
             n_bonds=torch.from_numpy(n_bonds),

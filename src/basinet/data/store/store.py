@@ -23,7 +23,7 @@ from ase.data import atomic_numbers as number_of_symbol
 from jaxtyping import Int, Int64
 
 from basinet.data.store.arrays import FlatArrays, flatten
-from basinet.data.store.gather import Located, MoleculeRows, MoleculeValues, TopologyColumns, flag_columns, locate
+from basinet.data.store.gather import MoleculeRows, MoleculeValues, Selection, TopologyColumns, flag_columns, select
 from basinet.data.store.manifest import Manifest, describe, with_label_units
 from basinet.data.store.shards import read_manifest, read_shard, shard_name
 from basinet.structures import Batch, Molecule
@@ -129,7 +129,7 @@ class MoleculeStore:
 
     def atom_counts(self, indices: Int[np.ndarray, " n_chosen"]) -> Int64[np.ndarray, " n_chosen"]:
         """Return the number of atoms of the given molecules."""
-        return self._atoms.counts(self._locate(indices))
+        return self._atoms.counts(self._select(indices))
 
     @property
     def fingerprint(self) -> str:
@@ -179,22 +179,22 @@ class MoleculeStore:
         Raises:
             IndexError: an index is negative or beyond the store.
         """
-        located = self._locate(indices)
-        rows, counts = self._atoms.gather(located)
-        flags = self._flags.gather(located)
+        selection = self._select(indices)
+        rows, counts = self._atoms.gather(selection)
+        flags = self._flags.gather(selection)
         return Batch(
             atomic_numbers=rows.pop("atomic_numbers").long(),
             positions=rows.pop("positions"),
             molecule=torch.from_numpy(np.repeat(np.arange(len(indices)), counts)),
             n_molecules=len(indices),
-            labels={**rows, **self._labels.gather(located)},
+            labels={**rows, **self._labels.gather(selection)},
             flags=flags,
             ids=torch.from_numpy(indices.astype(np.int64)),
-            topology=None if self._topology is None else self._topology.gather(located, counts, flags),
+            topology=None if self._topology is None else self._topology.gather(selection, counts, flags),
         )
 
-    def _locate(self, indices: Int[np.ndarray, " n_chosen"]) -> Located:
+    def _select(self, indices: Int[np.ndarray, " n_chosen"]) -> Selection:
         indices = indices.astype(np.int64, copy=False)
         if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
             raise IndexError(f"indices {indices.min()} to {indices.max()} of a store of {len(self)} molecules")
-        return locate(self._first, indices)
+        return select(self._first, indices)
