@@ -66,14 +66,14 @@ def map_in_order(
     window = max(processes, AHEAD * processes if ahead is None else ahead)
     supply = enumerate(tasks)
     done: dict[int, Future[Result]] = {}
-    n_begun = deaths = 0
+    n_started = deaths = 0
     with _lanes(function, processes) as lanes:
         for place in count():
             while place not in done:
-                n_begun += _begin(lanes, supply, place + window - n_begun)
-                if n_begun == place:
+                n_started += _fill(lanes, supply, place + window - n_started)
+                if n_started == place:
                     return
-                wait([lane.begun[0].future for lane in lanes if lane.begun], return_when=FIRST_COMPLETED)
+                wait([lane.queue[0].future for lane in lanes if lane.queue], return_when=FIRST_COMPLETED)
                 for lane in lanes:
                     if finished := lane.take_finished():
                         done |= finished
@@ -82,12 +82,12 @@ def map_in_order(
                         deaths += 1
                         if lost is None or deaths > 2 * processes + 2:
                             raise RunError(DEATH)
-                        done |= lane.begin_again(lost)
+                        done |= lane.restart(lost)
             yield done.pop(place).result()
 
 
 @dataclass(kw_only=True)
-class _Begun(Generic[Task, Result]):
+class _Queued(Generic[Task, Result]):
     """A task that is queued at a process, or done by it."""
 
     place: int
@@ -101,40 +101,40 @@ class _Lane(Generic[Task, Result]):
 
     def __init__(self, function: Callable[[Task], Result]) -> None:
         self.function = function
-        self.begun: deque[_Begun[Task, Result]] = deque()
+        self.queue: deque[_Queued[Task, Result]] = deque()
         self._workers: list[BaseProcess] = []
         self._executor = _one_process()
 
-    def begin(self, place: int, task: Task, deaths: int = 0) -> None:
+    def add(self, place: int, task: Task, deaths: int = 0) -> None:
         """Queue a task."""
-        self.begun.append(_Begun(place=place, task=task, future=self._submit(task), deaths=deaths))
+        self.queue.append(_Queued(place=place, task=task, future=self._submit(task), deaths=deaths))
 
     def take_finished(self) -> dict[int, Future[Result]]:
         """Return the finished results by place, errors of the function included."""
         finished: dict[int, Future[Result]] = {}
-        while self.begun and self.begun[0].future.done() and not self.has_died:
-            first = self.begun.popleft()
+        while self.queue and self.queue[0].future.done() and not self.has_died:
+            first = self.queue.popleft()
             finished[first.place] = first.future
         return finished
 
     @property
     def has_died(self) -> bool:
         """True if the process has died with its task."""
-        future = self.begun[0].future if self.begun else None
+        future = self.queue[0].future if self.queue else None
         return future is not None and future.done() and isinstance(future.exception(), BrokenProcessPool)
 
-    def begin_again(self, lost: Callable[[Task], Result]) -> dict[int, Future[Result]]:
+    def restart(self, lost: Callable[[Task], Result]) -> dict[int, Future[Result]]:
         """Start a new process; a first task that has ended two processes gets the result ``lost(task)``."""
         self._executor.shutdown(wait=True, cancel_futures=True)
         self._executor = _one_process()
-        waiting, self.begun = self.begun, deque()
+        waiting, self.queue = self.queue, deque()
         waiting[0].deaths += 1
         given_up: dict[int, Future[Result]] = {}
         if waiting[0].deaths == 2:
             first = waiting.popleft()
             given_up[first.place] = _settled(result=lost(first.task))
         for item in waiting:
-            self.begin(item.place, item.task, item.deaths)
+            self.add(item.place, item.task, item.deaths)
         return given_up
 
     def end(self, at_once: bool) -> None:
@@ -155,14 +155,14 @@ class _Lane(Generic[Task, Result]):
             self._workers += set(active_children()) - others
 
 
-def _begin(lanes: Sequence[_Lane[Task, Any]], supply: Iterator[tuple[int, Task]], most: int) -> int:
+def _fill(lanes: Sequence[_Lane[Task, Any]], supply: Iterator[tuple[int, Task]], most: int) -> int:
     """Queue at most ``most`` tasks where there is room, and return their number."""
-    for n_begun in range(most):
-        lane = min(lanes, key=lambda lane: len(lane.begun))
-        item = next(supply, None) if len(lane.begun) < IN_LANE else None
+    for n_started in range(most):
+        lane = min(lanes, key=lambda lane: len(lane.queue))
+        item = next(supply, None) if len(lane.queue) < IN_LANE else None
         if item is None:
-            return n_begun
-        lane.begin(*item)
+            return n_started
+        lane.add(*item)
     return most
 
 
@@ -179,7 +179,7 @@ def _lanes(function: Callable[[Task], Result], processes: int) -> Iterator[list[
 
 
 def _one_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_begin_worker)
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_initialize_worker)
 
 
 def _settled(*, result: Any = None, error: BaseException | None = None) -> Future[Any]:
@@ -209,7 +209,7 @@ def one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _begin_worker() -> None:
+def _initialize_worker() -> None:
     """Ignore Ctrl-C, and end when the parent dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -59,7 +59,7 @@ def write_store(
         on_progress: Callback, every 50 molecules.
 
     Raises:
-        ValueError: an input cannot be read, or ``out`` was begun with other settings.
+        ValueError: an input cannot be read, or ``out`` was started with other settings.
         FileExistsError: ``out`` is a finished store or something else.
     """
     writer = StoreWriter.open(out, level_of_theory=level_of_theory, source=source, settings=settings, units=dict(units))
