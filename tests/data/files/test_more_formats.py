@@ -83,21 +83,21 @@ def test_pickled_records_are_refused_and_not_loaded(tmp_path, pack):
 @pytest.mark.parametrize(
     ("record", "fault"),
     [
-        (b"", "is no JSON"),
-        (b"{", "is no JSON"),
-        (b"x\x9c" + bytes(20), "is no JSON"),
-        (gzip.compress(b"{}", mtime=0), "is no JSON"),
-        (b"[" * 100_000, "is no JSON"),
+        (b"", "is not JSON"),
+        (b"{", "is not JSON"),
+        (b"x\x9c" + bytes(20), "is not JSON"),
+        (gzip.compress(b"{}", mtime=0), "is not JSON"),
+        (b"[" * 100_000, "is not JSON"),
         (b"{}", "has no numbers and positions; it has nothing"),
         (b"17", "the record is int"),
-        ({"numbers": [8], "positions": [[0, 0]]}, "is no molecule"),
-        ({"numbers": [8, 1], "positions": [[0, 0, 0]]}, "is no molecule"),
-        ({"atoms": ["Qq"], "positions": [[0, 0, 0]]}, "is no molecule"),
+        ({"numbers": [8], "positions": [[0, 0]]}, "is not a molecule"),
+        ({"numbers": [8, 1], "positions": [[0, 0, 0]]}, "is not a molecule"),
+        ({"atoms": ["Qq"], "positions": [[0, 0, 0]]}, "is not a molecule"),
         ({"numbers": [400], "positions": [[0, 0, 0]]}, "atomic numbers must be"),
         ({"numbers": [8], "positions": [[0, 0, None]]}, "not finite"),
         (WATER | {"forces": [[0, 0, None]] * 3}, "'forces' is not finite"),
         (WATER | {"pbc": [True, True, True]}, "periodic"),
-        ({"numbers": {"__ndarray__": [[10**15], "int64", [1]]}, "positions": []}, "is no molecule"),
+        ({"numbers": {"__ndarray__": [[10**15], "int64", [1]]}, "positions": []}, "is not a molecule"),
     ],
 )
 def test_a_damaged_record_is_named(tmp_path, record, fault):
@@ -153,7 +153,7 @@ def test_cells_without_smiles_are_skipped_and_columns_are_asked_for_by_name(tmp_
 def test_a_row_whose_lists_do_not_fit_is_named(tmp_path):
     rows = {"numbers": [[8], [8, 1]], "positions": [[0.0, 0, 0], [0.0, 0, 0]]}
     pq.write_table(pa.table(rows), tmp_path / "p.parquet")
-    with pytest.raises(StructureError, match="p.parquet:1: the row is no molecule"):
+    with pytest.raises(StructureError, match="p.parquet:1: the row is not a molecule"):
         list(read_molecules(tmp_path / "p.parquet"))
 
 

@@ -89,7 +89,7 @@ class NpzFile(ArrayFile):
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         if foreign := [i.filename for i in archive.infolist() if not i.filename.endswith(".npy")]:
-            raise ValueError(f"{foreign[0][:40]!r} in it is no array")
+            raise ValueError(f"{foreign[0][:40]!r} in it is not an array")
         self._members = {i.filename.removesuffix(".npy"): i for i in archive.infolist()}
         self.headers = {name: self._open(name)[0] for name in self._members}
 

@@ -48,7 +48,7 @@ def read_ase_db(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
     SchNetPack keeps them.
 
     Raises:
-        StructureError: this is no database of ASE, it is damaged, or a row is periodic.
+        StructureError: the file is not a database of ASE or is damaged, or a row is periodic.
     """
     for identity, atoms in _rows(path):
         name = f"{path.name}:{identity}"
@@ -103,7 +103,7 @@ def _with_results(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
 
 
 class _ReadOnly(SQLite3Database):
-    """A database that ASE cannot write to: it makes its tables in whatever SQLite file it is given."""
+    """A read-only database; ASE would create its tables in any SQLite file it opens."""
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(f"file:{quote(str(self.filename))}?mode=ro", uri=True)
@@ -129,7 +129,7 @@ def _number_of_rows(path: Path) -> int:
     with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
         tables = connection.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'systems'").fetchone()[0]
         if not tables:
-            raise StructureError(f"{path}: has no table 'systems', so it is no database of ASE")
+            raise StructureError(f"{path}: has no table 'systems', so it is not a database of ASE")
         found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise StructureError(f"{path}: the database is damaged ({' '.join(str(found).split())[:200]})")

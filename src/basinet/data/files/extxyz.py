@@ -95,7 +95,7 @@ def _atom_count(header: str, name: str) -> int:
         return int(header)
     raise StructureError(
         f"{name}: expected a number of atoms, got {header.strip()[:40]!r}; "
-        "the frame before has more rows than it says, or this is no xyz file"
+        "the frame before has more rows than it says, or this is not an xyz file"
     )
 
 

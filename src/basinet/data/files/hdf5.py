@@ -94,7 +94,7 @@ def read_hdf5(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mole
 
     Raises:
         ValueError: the unit of the energies is not known.
-        StructureError: this is no HDF5 file of a known layout, arrays are missing or do not fit, or it is damaged.
+        StructureError: the file is not HDF5, has no known layout, lacks arrays, or is damaged.
         ImportError: h5py is not installed.
     """
     source = _find_layout(path, report, reading)

@@ -33,14 +33,14 @@ OF_FILE = frozenset({b"nextid", b"deleted_ids", b"metadata", b"length"})
 OF_ASE = frozenset({"cell", "pbc", "constraints", "ctime", "mtime", "user", "unique_id", "tags", "masses", *RESULTS})
 OF_CALCULATOR = frozenset({"calculator", "calculator_parameters", "initial_charges", "initial_magmoms", "momenta"})
 OF_ROW = OF_ASE | OF_CALCULATOR | {"data", "key_value_pairs"}
-"""Fields of a row that are no labels, or are read by name."""
+"""Fields of a row that are not labels, or are read by name."""
 
 
 def read_lmdb(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     """Read records in the order of their numbers; ``name`` is ``file.lmdb:17`` with the number of the record.
 
     Raises:
-        StructureError: the file is damaged, records are no JSON, or a row is periodic.
+        StructureError: the file is damaged, records are not JSON, or a row is periodic.
         ImportError: lmdb is not installed.
     """
     n_rows = 0
@@ -107,7 +107,7 @@ def _copied(file: IO[bytes]) -> Generator[tuple[bytes, bytes], None, tuple[int, 
 
 
 def _decoded(path: Path, name: str, value: bytes) -> Any:
-    with damaged_file(f"{name}: the record is no JSON, plain or compressed by zlib"):
+    with damaged_file(f"{name}: the record is not JSON, plain or compressed by zlib"):
         if value[:1] == b"\x78":
             value = unpacked(value)
         if value[:1] == b"\x80":
@@ -137,7 +137,7 @@ def _atoms(record: Any, name: str) -> Atoms:
     if not (set(ELEMENTS) & set(record) and set(POSITIONS) & set(record)):
         there = ", ".join(sorted(record))[:300] or "nothing"
         raise StructureError(f"{name}: has no numbers and positions; it has {there}")
-    with damaged_file(f"{name}: the record is no molecule"):
+    with damaged_file(f"{name}: the record is not a molecule"):
         fields = _plain(record)
         elements = next(fields.pop(key) for key in ELEMENTS if key in fields)
         positions = np.asarray(next(fields.pop(key) for key in POSITIONS if key in fields), dtype=np.float64)

@@ -24,7 +24,7 @@ def read_parquet(path: Path, report: ReadReport, reading: Reading) -> Iterator[M
     """Read a molecule a row, from lists of elements and positions or from a SMILES.
 
     Raises:
-        StructureError: this is no parquet file, it is damaged, or a row is no molecule.
+        StructureError: the file is not parquet or is damaged, or a row is not a molecule.
         ImportError: pyarrow is not installed.
     """
     with open_parquet(path) as file:
@@ -63,7 +63,7 @@ def _read_atoms(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
 
 
 def _atoms(cells: Mapping[str, Any], elements: str, positions: str, name: str) -> Atoms:
-    with damaged_file(f"{name}: the row is no molecule"):
+    with damaged_file(f"{name}: the row is not a molecule"):
         numbers = np.asarray(cells[elements])
         if numbers.dtype.kind not in "iu" or numbers.ndim != 1:
             raise ValueError(f"{elements} is {numbers.dtype} {list(numbers.shape)}, expected whole numbers")

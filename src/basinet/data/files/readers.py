@@ -76,8 +76,7 @@ def open_file(path: Path, reading: Reading = AS_WRITTEN) -> Opened:
 def format_of(path: Path) -> Format:
     """Return the format of a file.
 
-    A file of binary numbers is what its first bytes say, whatever it is called; a text is what its suffix says, or
-    what its first lines look like where the suffix says nothing.
+    The first bytes decide for a binary file, whatever its name; for a text the suffix decides, or else its first lines.
 
     Raises:
         ValueError: neither tells.

@@ -142,7 +142,7 @@ def sign_of_forces(key: str) -> float:
 def read_properties(
     values: Mapping[str, Any], columns: Sequence[PropertyColumn], name: str, report: ReadReport
 ) -> dict[str, float]:
-    """Return the properties of one molecule, converted; a NaN is no label, and the report counts it.
+    """Return the properties of one molecule, converted; a NaN is a missing label, which the report counts.
 
     Raises:
         StructureError: a column is not there (the message lists those that are), or holds no number.
@@ -179,7 +179,7 @@ def number_of(value: Any, key: str, name: str) -> float:
     """Return a value of a record as a number.
 
     Raises:
-        StructureError: it is no number.
+        StructureError: it is not a number.
     """
     try:
         return float(value)

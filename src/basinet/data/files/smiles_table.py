@@ -43,7 +43,7 @@ def wanted_columns(path: Path, reading: Reading) -> list[str]:
     """
     if reading.forces_key is not None or reading.length_unit is not None or reading.is_equilibrium:
         raise ValueError(
-            f"{path}: positions are made from its SMILES, in Angstrom, and are no minima of the energies of the data; "
+            f"{path}: positions are made from its SMILES, in Angstrom, and are not minima of the energies of the data; "
             "leave forces_key, length_unit and is_equilibrium out"
         )
     if reading.energy_key is not None and reading.energy_unit is None:
@@ -56,7 +56,7 @@ def read_smiles_rows(table: Iterable[Cells], path: Path, report: ReadReport, rea
 
     The conformer of a row depends on its SMILES and number alone, and rows stay in their order, whatever the number of
     processes; several are started for more than ``FEW`` rows. A SMILES that gives no conformer is skipped, and the
-    report says which and why. An empty cell is no label.
+    report says which and why. An empty cell is a missing label.
 
     Raises:
         StructureError: the table is damaged, or a label is not a number.

@@ -28,7 +28,7 @@ def column_names(path: Path) -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StructureError: it is no table, or a name occurs twice.
+        StructureError: it is not a table, or a name occurs twice.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
@@ -81,7 +81,7 @@ def smiles_column(path: Path, wanted: str | None) -> str:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows as text by column, an empty cell as ``""``; blank lines are no rows.
+    """Yield the rows as text by column, an empty cell as ``""``; blank lines are skipped.
 
     Raises:
         StructureError: the table is damaged.
@@ -97,10 +97,10 @@ def read_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def csv_lines(path: Path) -> Iterator[list[str]]:
-    """Yield the cells of the header of a CSV file, and of each row; blank lines are no rows.
+    """Yield the cells of the header of a CSV file, and of each row; blank lines are skipped.
 
     Raises:
-        StructureError: the file is no text, or a row is longer or shorter than the header.
+        StructureError: the file is not text, or a row is longer or shorter than the header.
     """
     row, n_columns = -1, 0
     try:

@@ -82,7 +82,7 @@ def _compounds(archive: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 if end < counted_stream.n_bytes:  # its iterator ends in silence where an object is cut off
                     raise ValueError(f"an object of it is cut off after {counted_stream.n_bytes - end} bytes")
             except (ValueError, AttributeError, msgpack.exceptions.UnpackException) as error:
-                raise StructureError(f"{archive.name}: {name} is no MessagePack of GEOM ({error!r})") from None
+                raise StructureError(f"{archive.name}: {name} is not MessagePack of GEOM ({error!r})") from None
 
 
 class _Counted:

@@ -14,7 +14,7 @@ Cv                          cal/mol/K         heat capacity
 U0_atom ... G_atom          Ha                the same less the atoms: U0 - sum of reference energies
 ==========================  ================  =======================================================
 
-``U0`` includes ``zpve``, so it is no point of the potential energy surface and is not called ``energy``.
+``U0`` includes ``zpve``, so it is not a point of the potential energy surface and is not called ``energy``.
 """
 
 import csv
