@@ -141,7 +141,7 @@ def test_a_batch_has_one_size(store, size, limit):
 
 def test_a_state_of_an_older_order_is_refused_in_words(store):
     state = {"epoch": 0, "position": 3, "seed": 1, "shuffle": True, "batch_size": 8, "window": 64, "data": "..."}
-    with pytest.raises(ValueError, match="another order; finish the run with that version"):
+    with pytest.raises(ValueError, match="another order of batches; finish the run with that version"):
         Loader(store, None, batch_size=8, seed=1).load_state_dict(state)
 
 
