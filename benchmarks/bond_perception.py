@@ -20,7 +20,7 @@ from ase.data import covalent_radii
 
 from basinet.data.chemistry.chemical_graph import ChemicalGraph, PerceptionError, perceive
 from basinet.data.chemistry.perception import perceive_bonds
-from basinet.data.reading import Reading, load_store
+from basinet.data.readers import Reading, load_store
 from basinet.structures import Molecule
 from basinet.structures.topology import adjacency, rotor_table, side_of
 

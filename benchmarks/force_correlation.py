@@ -24,7 +24,7 @@ from basinet.commands.answer.force_correlation import implied_forces
 from basinet.commands.answer.load import load_any
 from basinet.data.chemistry.conformers import GenerationError
 from basinet.data.generation.sampling import Surface
-from basinet.data.reading import open_molecules
+from basinet.data.readers import open_molecules
 from basinet.evaluation.force_correlation import ForceCorrelation
 from basinet.models.model import Model
 from basinet.noise.coordinate import CoordinateNoise

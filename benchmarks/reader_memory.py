@@ -117,7 +117,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path, int], None], dict[str, Any], float
 
 def measure(path: Path, options: dict[str, Any], as_store: bool, pipe: Any) -> None:
     """Read a file and send the growth of the largest resident memory (bytes) and the number of molecules."""
-    from basinet.data.reading import Reading, load_store, open_molecules
+    from basinet.data.readers import Reading, load_store, open_molecules
 
     watch = Watch()
     watch.start()

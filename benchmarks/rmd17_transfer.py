@@ -16,7 +16,7 @@ from basinet.commands.recipe import SCRATCH, FinetuneRecipe, LaunchConfig, Units
 from basinet.commands.train.finetune import finetune
 from basinet.data.stream.splits import Split
 from basinet.evaluation.metrics import to_unit
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
 

@@ -22,7 +22,7 @@ from basinet.commands.recipe import PretrainRecipe, SourceConfig, load_recipe
 from basinet.commands.statistics import chunks, label_statistics, start_from_statistics
 from basinet.commands.train.mixture import read_data
 from basinet.data.store.store import MoleculeStore
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.model import Model, build_model
 from basinet.objectives.base import Objective, total_loss
 from basinet.structures.batch import Batch

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from basinet.data.reading import Reading, open_molecules
+from basinet.data.readers import Reading, open_molecules
 from basinet.data.sources.archives import walk
 from basinet.structures import Molecule
 from source_files import write_tar, write_zip

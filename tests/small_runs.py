@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe
-from basinet.data.reading import write_extxyz
+from basinet.data.readers import write_extxyz
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.loader import Loader

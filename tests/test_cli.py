@@ -299,7 +299,7 @@ def test_a_full_disk_is_one_line_and_the_model_saved_before_stays(
     def full(*arguments: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("basinet.models.file.save_file", full)
+    monkeypatch.setattr("basinet.models.checkpoint.save_file", full)
     one_line(basinet("finetune", data, *TINY, *FEW, "--out", tmp_path / "run"), "model.safetensors", "No space left")
 
 

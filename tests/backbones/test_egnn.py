@@ -20,7 +20,7 @@ from basinet.backbones.egnn import (
     element_features,
 )
 from basinet.config import dump_settings, read_settings
-from basinet.models.file import n_parameters
+from basinet.models.checkpoint import n_parameters
 from basinet.models.model import Model, build_model
 from basinet.structures.batch import Batch, collate
 from basinet.structures.dense import DenseNeighbors

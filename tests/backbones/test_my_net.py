@@ -11,7 +11,7 @@ from basinet.backbones.plugin import load_plugin
 from basinet.cli import app
 from basinet.commands.recipe import PretrainRecipe, load_recipe
 from basinet.commands.train.pretrain import pretrain
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.testing import check_backbone
 from small_runs import frames, make_store, make_xyz
 
@@ -74,7 +74,7 @@ def test_a_kind_that_is_taken_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_are_the_same_after_saving(tmp_path: Path) -> None:
-    from basinet.models.file import save_model
+    from basinet.models.checkpoint import save_model
     from basinet.models.model import build_model
 
     config = load_plugin(EXAMPLE).MyNetConfig(n_features=8, n_layers=1)

@@ -9,7 +9,7 @@ from basinet.commands.build import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
 from basinet.data.doctor.check import check_consistency
 from basinet.data.files import build as build_module
-from basinet.data.reading import Reading, load_store
+from basinet.data.readers import Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.structures import StructureError

@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.cli import app
 from basinet.commands.certify import Certificate, certify, file_hash
-from basinet.data.reading import write_extxyz
+from basinet.data.readers import write_extxyz
 from basinet.evaluation.certificate import Check
-from basinet.models.file import load_model, save_model
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.scope import Scope
 from molecules import AMMONIUM, ETHANOL, WATER
 from small_runs import tiny_model

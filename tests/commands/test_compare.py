@@ -11,7 +11,7 @@ from basinet.commands.recipe import load_recipe, read_yaml
 from basinet.commands.train.pretrain import pretrain
 from basinet.config import read_settings
 from basinet.data.stream.splits import Split
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import ForceAndDenoiseConfig
 from small_runs import TINY, frames, make_store, make_xyz, pretrain_recipe, training
 

@@ -10,7 +10,7 @@ import pytest
 from basinet.commands.recipe import FinetuneRecipe, LaunchConfig, PretrainRecipe, TrainableRecipe, load_recipe
 from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.properties import NoisyNodesConfig
 from basinet.structures import Molecule
 from basinet.units import property_unit

@@ -11,7 +11,7 @@ from basinet.commands.run_directory import MODEL_FILE, RECIPE_FILE
 from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
 from basinet.data.stream.splits import Split
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import (
     CoordinateDenoisingConfig,
     EnergyForcesConfig,

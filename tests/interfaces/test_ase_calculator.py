@@ -16,7 +16,7 @@ from ase.vibrations import Vibrations, VibrationsData
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.interfaces.ase import Calculator, OutsideScopeWarning
-from basinet.models.file import save_model
+from basinet.models.checkpoint import save_model
 from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model, build_model
 from basinet.models.scope import OutsideScopeError, Scope

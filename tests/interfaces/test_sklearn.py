@@ -27,7 +27,7 @@ from sklearn.utils.estimator_checks import (
 from basinet.backbones.build import build_backbone
 from basinet.data.chemistry.compounds import ConformerTask, conformers
 from basinet.interfaces.sklearn import Embedder, FailedMoleculesWarning, Regressor
-from basinet.models.file import load_ensemble, load_model, save_model
+from basinet.models.checkpoint import load_ensemble, load_model, save_model
 from basinet.models.model import build_model
 from basinet.models.scope import Scope
 from basinet.structures.batch import collate

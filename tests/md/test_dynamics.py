@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import chi2, kstest
 
-from basinet.data.reading import read_molecules
+from basinet.data.readers import read_molecules
 from basinet.md.bonds import STRETCHED, BondStretch, reference_bonds
 from basinet.md.dynamics import NOT_FINITE, OUT_OF_RANGE, Dynamics, start
 from basinet.md.frames import BadFrames, frame_writer

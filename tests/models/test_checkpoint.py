@@ -12,7 +12,7 @@ from torch import Tensor
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.file import load_model, save_model
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.model import Model, build_model
 from basinet.models.scope import Scope
 from basinet.structures.batch import collate
@@ -170,7 +170,7 @@ def test_saving_that_fails_leaves_the_old_file_whole(
         to.write_bytes(before[:100])
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("basinet.models.file.save_file", fail_halfway)
+    monkeypatch.setattr("basinet.models.checkpoint.save_file", fail_halfway)
     with pytest.raises(OSError, match="no space left"):
         save_model(model, path, backbone_config)
     assert path.read_bytes() == before

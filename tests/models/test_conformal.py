@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import binom
 
+from basinet.models.checkpoint import load_ensemble, load_model, save_model
 from basinet.models.committee import joined
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
-from basinet.models.file import load_ensemble, load_model, save_model
 from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model
 from basinet.structures.batch import collate

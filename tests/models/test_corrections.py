@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.corrections import (
     D3Config,
     D3Dispersion,
@@ -15,7 +16,6 @@ from basinet.models.corrections import (
     build_correction,
     repulsion,
 )
-from basinet.models.file import load_model, save_model
 from basinet.models.model import Model
 from basinet.structures.batch import Batch, collate
 from basinet.units import BOHR, HARTREE

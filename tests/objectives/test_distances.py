@@ -10,7 +10,7 @@ from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import EGNNConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.config import read_settings
-from basinet.models.file import load_model, save_model
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.noise.base import Perturbation, Perturbed
 from basinet.noise.coordinate import CoordinateNoise

@@ -144,7 +144,7 @@ def info(
 ) -> None:
     """Summarise a store or a file, and compare the units and signs of its energies and forces."""
     from basinet.data.chemistry import perception
-    from basinet.data.reading import load_store, locate
+    from basinet.data.readers import load_store, locate
 
     ensure_fetched([store])
     found, report = load_store(store, from_options(READING).reading())

@@ -100,8 +100,8 @@ def convert(
 ) -> None:
     """Convert a checkpoint of 3D-EMGP, TorchMD-NET (ET), coordinate denoising or Frad into a model file."""
     from basinet.commands.exchange import convert as run
+    from basinet.models.checkpoint import n_parameters
     from basinet.models.convert.published import Sizes
-    from basinet.models.file import n_parameters
 
     found = run(
         checkpoint,

@@ -13,7 +13,7 @@ from basinet.data.chemistry.perception import Perceiver, with_perceived_bonds
 from basinet.data.files.build import Built, OnProgress, write_store
 from basinet.data.files.options import PropertyColumn, Reading, property_units
 from basinet.data.files.report import Opened, ReadReport
-from basinet.data.reading import locate, open_molecules
+from basinet.data.readers import locate, open_molecules
 from basinet.data.store.manifest import UNITS
 from basinet.data.store.store import MoleculeStore
 from basinet.data.workers import available_cores

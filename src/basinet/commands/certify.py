@@ -18,7 +18,7 @@ from basinet import __version__
 from basinet.backbones.base import Layout
 from basinet.commands.progress import Show, hidden
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.reading import open_unlabelled
+from basinet.data.readers import open_unlabelled
 from basinet.evaluation.certificate import (
     VECTORS,
     Ask,
@@ -30,7 +30,7 @@ from basinet.evaluation.certificate import (
     without_kernels,
 )
 from basinet.files import write_text
-from basinet.models.file import load_ensemble, load_model
+from basinet.models.checkpoint import load_ensemble, load_model
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate

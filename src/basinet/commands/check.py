@@ -7,7 +7,7 @@ from pathlib import Path
 from basinet.data.doctor.doctor import Diagnosis, examine
 from basinet.data.doctor.findings import N_NAMED, Finding
 from basinet.data.files.report import ReadReport
-from basinet.data.reading import AS_WRITTEN, Reading, load_store, locate
+from basinet.data.readers import AS_WRITTEN, Reading, load_store, locate
 from basinet.data.store.store import MoleculeStore
 
 

@@ -31,7 +31,7 @@ from basinet.data.stream.splits import Split
 from basinet.data.workers import available_cores
 from basinet.evaluation.learning_curves import LearningCurves
 from basinet.files import write_text
-from basinet.models.file import read_backbone
+from basinet.models.checkpoint import read_backbone
 from basinet.objectives.methods import EnergyForcesConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from basinet.commands.certify import file_hash
 from basinet.config import dump_settings
+from basinet.models.checkpoint import EnsembleFile, load_ensemble, save_model
 from basinet.models.committee import Committee
-from basinet.models.file import EnsembleFile, load_ensemble, save_model
 from basinet.models.model import Model
 
 

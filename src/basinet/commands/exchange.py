@@ -8,9 +8,9 @@ from ase.data import atomic_numbers, chemical_symbols
 
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.files import write_text, write_torch
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.convert.export import hyper_parameters, to_torchmd_net
 from basinet.models.convert.published import Layout, Published, Sizes, read_published
-from basinet.models.file import load_model, save_model
 from basinet.units import energy_factor
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from basinet.commands.certify import card_of, file_hash
 from basinet.config import dump_settings
-from basinet.models.file import UNITS, load_ensemble, n_parameters
+from basinet.models.checkpoint import UNITS, load_ensemble, n_parameters
 from basinet.models.model import Model
 from basinet.models.scope import Scope, symbols
 

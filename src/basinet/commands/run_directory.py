@@ -18,7 +18,7 @@ from basinet.commands.recipe import TrainableRecipe, load_recipe, save_recipe
 from basinet.config import dump_settings
 from basinet.data.store.store import MoleculeStore
 from basinet.files import TEMPORARY, write_text
-from basinet.models.file import save_model
+from basinet.models.checkpoint import save_model
 from basinet.models.model import Model
 from basinet.training.fit import SaveBest
 

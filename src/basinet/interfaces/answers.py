@@ -21,14 +21,14 @@ from basinet.commands.progress import silent
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.data.chemistry.compounds import ConformerTask, conformers
 from basinet.data.chemistry.perception import with_perceived_bonds
-from basinet.data.reading import read_molecules
+from basinet.data.readers import read_molecules
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
 from basinet.interfaces.models import Precision, Sources, load_potential, members_of, ready
 from basinet.interfaces.molecules import as_molecules, is_file
+from basinet.models.checkpoint import NOT_CALIBRATED, load_ensemble
 from basinet.models.committee import Committee, joined, mean_and_spread
 from basinet.models.conformal import Calibration
-from basinet.models.file import NOT_CALIBRATED, load_ensemble
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate, unbatch

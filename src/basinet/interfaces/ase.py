@@ -133,6 +133,10 @@ class Calculator(ase_calculator.Calculator):
         return collate([molecule], dtype=getattr(torch, self.precision)).to(self.device)
 
 
+BasinetCalculator = Calculator
+"""Name of :class:`Calculator` in version 0.1, for scripts."""
+
+
 def _names_of(model: Model | Committee) -> list[str]:
     names = sorted(model.offers & {"energy", "forces", *model.properties})
     spread = [f"{name}_std" for name in names] if isinstance(model, Committee) else []

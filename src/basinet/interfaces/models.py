@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 
 from basinet.backbones.base import with_kernels
+from basinet.models.checkpoint import load_ensemble
 from basinet.models.committee import Committee
-from basinet.models.file import load_ensemble
 from basinet.models.model import Model
 
 Precision = Literal["float32", "float64"]

@@ -10,7 +10,7 @@ from ase import Atoms
 from ase.data import atomic_numbers as number_of_symbol
 
 from basinet.data.files.readers import SUFFIXES
-from basinet.data.reading import Reading, read_molecules
+from basinet.data.readers import Reading, read_molecules
 from basinet.data.sources.names import dataset_named
 from basinet.data.store.store import MoleculeStore
 from basinet.errors import StructureError
@@ -27,7 +27,7 @@ def read(file: str | Path, **reading: Any) -> list[Molecule]:
     Args:
         file: extended XYZ, SDF, npz, HDF5, LMDB, a trajectory or database of ASE, a table of SMILES, the directory of
             a store, or the name of a data set such as ``"rmd17:aspirin"``.
-        **reading: options of :class:`~basinet.data.reading.Reading`, such as ``energy_unit="kcal/mol"``,
+        **reading: options of :class:`~basinet.data.readers.Reading`, such as ``energy_unit="kcal/mol"``,
             ``energy_key="E"``, ``forces_key="F"``, ``is_equilibrium=True``.
 
     Returns:

@@ -22,7 +22,7 @@ from basinet.md.bonds import BOND_TOLERANCE, reference_bonds
 from basinet.md.integrators import VelocityVerlet
 from basinet.md.observables import bond_deviation, energy_drift, stability_time
 from basinet.md.simulate import simulate
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.quickstart.config import Job, QuickstartConfig
 from basinet.quickstart.results import STARTS, MDSeries
 from basinet.structures.batch import Batch, collate

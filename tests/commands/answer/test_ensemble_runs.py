@@ -22,8 +22,8 @@ from basinet.commands.simulate.report_page import SPREAD_COLUMN
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import RECORDS_FILE, simulate_file
 from basinet.md.potentials import FORCES_APART
+from basinet.models.checkpoint import load_ensemble, save_model
 from basinet.models.committee import Committee
-from basinet.models.file import load_ensemble, save_model
 from basinet.models.model import build_model
 from basinet.models.scope import Scope
 from small_runs import TINY, frames, make_xyz

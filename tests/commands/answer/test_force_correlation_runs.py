@@ -20,7 +20,7 @@ from basinet.commands.answer.force_correlation import (
     write_correlation,
 )
 from basinet.commands.recipe import UnitsConfig
-from basinet.models.file import save_model
+from basinet.models.checkpoint import save_model
 from basinet.models.heads.noise import NoiseHead
 from basinet.models.heads.property import Readout
 from basinet.models.model import Model

@@ -20,8 +20,8 @@ from basinet.commands.answer.halving import Halving, OutOfMemoryError, is_out_of
 from basinet.commands.answer.predict import predict_file, predict_table
 from basinet.commands.answer.records import TableOptions
 from basinet.commands.answer.stream import Journal
+from basinet.models.checkpoint import save_model
 from basinet.models.conformal import Calibration
-from basinet.models.file import save_model
 from basinet.models.heads.property import PropertyForm, build_property_head
 from basinet.models.model import Model, Scope
 from basinet.structures import Molecule

@@ -14,7 +14,7 @@ from basinet.cli import app
 from basinet.commands.assay.finetune import AssayResult, finetune_assay, label_of
 from basinet.commands.assay.recipe import AssayRecipe
 from basinet.commands.recipe import load_recipe
-from basinet.models.file import load_ensemble
+from basinet.models.checkpoint import load_ensemble
 from small_runs import ON_CPU, TINY, differences, training
 
 ALCOHOLS = [f"{'C' * a}{tail}" for a in range(1, 9) for tail in ("O", "N", "C=O", "C#N", "OC", "Cc1ccccc1", "C1CC1")]

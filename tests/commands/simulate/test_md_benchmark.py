@@ -15,9 +15,9 @@ from basinet.cli import app
 from basinet.commands.simulate.benchmark import prepare_md_benchmark, run_md_benchmark
 from basinet.commands.simulate.benchmark_report import departures, report_benchmark
 from basinet.commands.simulate.settings import MDBenchmarkConfig
-from basinet.data.reading import read_molecules
+from basinet.data.readers import read_molecules
 from basinet.data.stream.splits import Split
-from basinet.models.file import save_model
+from basinet.models.checkpoint import save_model
 from basinet.models.scope import Scope
 from basinet.structures import Molecule
 from basinet.training.interrupt import InterruptedRunError

@@ -18,8 +18,8 @@ from basinet.cli import app
 from basinet.commands.simulate.report import summarise
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import simulate_file
-from basinet.data.reading import read_molecules
-from basinet.models.file import save_model
+from basinet.data.readers import read_molecules
+from basinet.models.checkpoint import save_model
 from basinet.models.model import build_model
 from basinet.models.scope import Scope
 from basinet.training.interrupt import InterruptedRunError

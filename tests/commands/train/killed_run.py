@@ -21,7 +21,7 @@ from basinet.commands.recipe import PretrainRecipe
 from basinet.commands.run_directory import LAST_FILE, MODEL_FILE, RECIPE_FILE, environment
 from basinet.commands.train.pretrain import pretrain
 from basinet.files import read_torch
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import ForceAndDenoiseConfig
 from small_runs import ON_CPU, TINY, training
 

@@ -13,8 +13,8 @@ from basinet.commands.answer.predict import predict_file
 from basinet.commands.recipe import UnitsConfig
 from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.convert.emgp import EMGP_EGNN, read_emgp
-from basinet.models.file import load_model, save_model
 from basinet.models.heads.property import ENERGY, POOLED_ENERGY
 from basinet.objectives.methods import EMGPConfig, ForcesConfig
 from molecules import bonded

@@ -17,7 +17,7 @@ from basinet.commands.train.pretrain import pretrain
 from basinet.commands.train.start import refit_references
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.heads.fit import composition
 from basinet.objectives.methods import ForceAndDenoiseConfig, ForcesConfig
 from small_runs import (

@@ -14,7 +14,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split
 from basinet.files import read_torch
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import EnergyForcesConfig, EtOreoConfig, ForceAndDenoiseConfig, ForcesConfig, FradConfig
 from basinet.training.interrupt import InterruptedRunError
 from basinet.training.state import STATE_FILE

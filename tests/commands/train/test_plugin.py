@@ -14,7 +14,7 @@ from basinet.commands.run_directory import LAST_FILE
 from basinet.commands.train.plugin import PLUGIN_FILE, load_objective, objective_of
 from basinet.commands.train.pretrain import pretrain
 from basinet.config import dump_settings
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import CoordinateDenoisingConfig
 from basinet.structures.batch import collate
 from small_runs import frames, make_store, pretrain_recipe, training

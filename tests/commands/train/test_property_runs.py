@@ -23,7 +23,7 @@ from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.evaluation.properties import PropertyErrors
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import EnergyForcesConfig
 from basinet.objectives.properties import NoisyNodesConfig, PropertyConfig
 from basinet.structures import Molecule

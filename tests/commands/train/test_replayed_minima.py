@@ -15,7 +15,7 @@ from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.files import read_torch
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.methods import EnergyForcesConfig, ForceAndDenoiseConfig, ForcesConfig
 from basinet.objectives.replay import IS_REPLAY, WithReplay, minima_to_keep
 from basinet.objectives.supervised import EnergyForces

@@ -9,8 +9,8 @@ from basinet.commands.build import BuildRecipe, build
 from basinet.commands.recipe import UnitsConfig
 from basinet.commands.train.finetune import finetune
 from basinet.data.chemistry.perception import Perceiver
-from basinet.data.reading import load_store
-from basinet.models.file import save_model
+from basinet.data.readers import load_store
+from basinet.models.checkpoint import save_model
 from data_files import LABELLED, conformations, write_file
 from small_runs import TINY, finetune_recipe, tiny_model, training
 

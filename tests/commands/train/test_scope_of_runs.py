@@ -14,7 +14,7 @@ from basinet.commands.answer.embed import embed_file, index_path
 from basinet.commands.answer.predict import predict_file, predict_table
 from basinet.commands.info import describe_model
 from basinet.commands.train.finetune import finetune
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.scope import OutsideScopeError
 from molecules import ETHANOL, WATER, molecule
 from small_runs import finetune_recipe, frames, make_xyz, training

@@ -15,7 +15,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.files import read_torch
 from basinet.md.stability import StabilityConfig, stability
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.properties import PropertyConfig
 from basinet.objectives.supervised import Forces
 from basinet.structures.batch import Batch

@@ -10,7 +10,7 @@ from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.heads.fit import fit_references
 from basinet.objectives.methods import ForceAndDenoiseConfig
 from basinet.structures import Molecule

@@ -12,7 +12,7 @@ from basinet.commands.answer.evaluate import evaluate_file
 from basinet.commands.recipe import UnitsConfig
 from basinet.commands.train.finetune import finetune
 from basinet.commands.train.pretrain import pretrain
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.heads.noise_level import PooledNoiseLevelHead
 from basinet.models.heads.property import ENERGY
 from basinet.objectives.methods import EMGPConfig, ForceAndDenoiseConfig, ForcesConfig, UnifiedConfig

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from basinet.data.chemistry.perception import Perceiver, lacks_bonds, perceive_bonds, with_perceived_bonds
-from basinet.data.reading import Reading, load_store
+from basinet.data.readers import Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.structures.molecule import Molecule
 from basinet.structures.topology import rotors

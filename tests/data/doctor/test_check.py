@@ -13,7 +13,7 @@ from ase.calculators.morse import MorsePotential
 from scipy.spatial.transform import Rotation
 
 from basinet.data.doctor.check import bond_ratio, check_consistency, require_consistent
-from basinet.data.reading import Reading, read_molecules
+from basinet.data.readers import Reading, read_molecules
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL, KJ_PER_MOL

@@ -20,7 +20,7 @@ from basinet.data.doctor.energies import ATOM_ENERGY
 from basinet.data.doctor.findings import Finding
 from basinet.data.doctor.forces import SPRING
 from basinet.data.doctor.scan import _longest_edge, scan  # pyright: ignore[reportPrivateUsage]
-from basinet.data.reading import Reading, load_store, write_extxyz
+from basinet.data.readers import Reading, load_store, write_extxyz
 from basinet.data.store.store import MoleculeStore
 from basinet.structures import Molecule
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL

@@ -15,7 +15,7 @@ from ase.io import Trajectory
 from basinet.data.doctor.check import check_consistency
 from basinet.data.files.hdf5 import formal_charge
 from basinet.data.files.options import PropertyColumn
-from basinet.data.reading import Reading, load_store, open_molecules, read_molecules
+from basinet.data.readers import Reading, load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
 from basinet.units import BOHR, DEBYE, HARTREE
 from data_files import LABELLED, arrays, conformations, write_file, write_hdf5

@@ -14,7 +14,7 @@ import pytest
 from scipy.io import savemat
 
 from basinet.data.files.options import PropertyColumn
-from basinet.data.reading import Reading, load_store, open_molecules, read_molecules
+from basinet.data.readers import Reading, load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL
 from data_files import TABLE, arrays, conformations, write_file, write_lmdb

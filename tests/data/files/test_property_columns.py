@@ -8,7 +8,7 @@ import pytest
 from ase import units as ase_units
 from rdkit import Chem
 
-from basinet.data.reading import PropertyColumn, Reading, load_store
+from basinet.data.readers import PropertyColumn, Reading, load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.units import PROPERTY, REPORTED, property_factor, property_unit

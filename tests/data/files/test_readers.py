@@ -9,7 +9,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io import read as ase_read
 from ase.io import write as ase_write
 
-from basinet.data.reading import Reading, load_store, open_molecules, read_molecules, write_extxyz
+from basinet.data.readers import Reading, load_store, open_molecules, read_molecules, write_extxyz
 from basinet.data.store.writer import StoreWriter
 from basinet.structures import Molecule, StructureError
 from basinet.units import BOHR, HARTREE, KCAL_PER_MOL

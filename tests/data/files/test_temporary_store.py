@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from basinet.data import reading
-from basinet.data.reading import Reading, load_store
+from basinet.data.readers import Reading, load_store
 from data_files import conformations, write_file
 
 

@@ -16,7 +16,7 @@ from ase.build import molecule as g2
 
 import source_files as native
 from basinet.data.doctor.check import check_consistency
-from basinet.data.reading import Reading, load_store, locate, open_molecules
+from basinet.data.readers import Reading, load_store, locate, open_molecules
 from basinet.data.sources.archives import walk
 from basinet.data.sources.collection import FetchConfig, Files, PublicDataset
 from basinet.data.sources.download import DownloadError

@@ -13,9 +13,9 @@ from basinet.backbones.equivariant_transformer import (
     EquivariantTransformer,
     EquivariantTransformerConfig,
 )
+from basinet.models.checkpoint import n_parameters
 from basinet.models.convert import torchmd_net as convert
 from basinet.models.convert.torchmd_net import from_torchmd_net
-from basinet.models.file import n_parameters
 from basinet.models.model import Layout, build_model
 from basinet.structures.batch import Batch
 from basinet.structures.dense import DenseNeighbors

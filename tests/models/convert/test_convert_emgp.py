@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from basinet.backbones.base import Layout
+from basinet.models.checkpoint import load_model, n_parameters, save_model
 from basinet.models.convert.emgp import EMGP_EGNN, from_emgp, read_emgp
-from basinet.models.file import load_model, n_parameters, save_model
 from basinet.models.heads.property import PooledReadout
 from basinet.models.model import Model, with_outputs, without_pretraining_heads
 from basinet.structures.batch import Batch, collate

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 from basinet.backbones.equivariant_transformer import EquivariantTransformer, EquivariantTransformerConfig
 from basinet.cli import app
 from basinet.commands.exchange import convert, export
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.convert.export import hyper_parameters, to_torchmd_net
 from basinet.models.convert.published import Sizes, read_published
 from basinet.models.convert.torchmd_net import from_torchmd_net
-from basinet.models.file import load_model, save_model
 from basinet.models.model import build_model
 from basinet.structures.batch import Batch
 from basinet.units import KCAL_PER_MOL

@@ -4,7 +4,7 @@ import torch
 from basinet.backbones.build import build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.file import load_model, n_parameters, save_model
+from basinet.models.checkpoint import load_model, n_parameters, save_model
 from basinet.models.heads.build import build_head
 from basinet.models.heads.noise_level import PooledNoiseLevelHead, SharedNoiseLevelHead
 from basinet.models.heads.property import ENERGY, POOLED_ENERGY, ScalarReadout, build_property_head

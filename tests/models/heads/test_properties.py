@@ -10,7 +10,7 @@ from ase import Atoms
 from basinet.backbones.build import BackboneConfig, build_backbone
 from basinet.backbones.egnn import EGNNConfig, RadiusGraph
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
-from basinet.models.file import load_model, save_model
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.heads.fit import LabelSample, fit_scale, set_scale
 from basinet.models.heads.property import (
     DipoleReadout,

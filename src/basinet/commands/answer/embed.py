@@ -26,8 +26,8 @@ from basinet.commands.answer.stream import (
 )
 from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.files import replacing
+from basinet.models.checkpoint import load_ensemble, read_backbone
 from basinet.models.committee import mean_over_conformers
-from basinet.models.file import load_ensemble, read_backbone
 from basinet.models.model import EmbeddingLevel, Model, Pooling
 from basinet.structures.batch import unbatch
 

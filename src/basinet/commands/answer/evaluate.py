@@ -12,12 +12,12 @@ from basinet.commands.answer.load import in_pieces, load_energy_or_property
 from basinet.commands.recipe import UnitsConfig, property_columns
 from basinet.commands.statistics import MODEL_BATCH
 from basinet.data.chemistry.perception import with_perceived_bonds
-from basinet.data.reading import open_molecules
+from basinet.data.readers import open_molecules
 from basinet.evaluation.metrics import Errors, ForceEnergyErrors, to_unit
 from basinet.evaluation.metrics import evaluate as energy_and_force_errors
 from basinet.evaluation.properties import PropertyErrors, property_errors
+from basinet.models.checkpoint import read_backbone
 from basinet.models.committee import Committee
-from basinet.models.file import read_backbone
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate

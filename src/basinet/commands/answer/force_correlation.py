@@ -14,7 +14,7 @@ from torch import Tensor
 from basinet.commands.answer.evaluate import in_chunks
 from basinet.commands.answer.load import load_any
 from basinet.commands.recipe import UnitsConfig
-from basinet.data.reading import open_molecules
+from basinet.data.readers import open_molecules
 from basinet.evaluation.force_correlation import CorrelationBin, CorrelationCurves, ForceCorrelation
 from basinet.evaluation.plots import force_correlation_figure
 from basinet.files import write_text

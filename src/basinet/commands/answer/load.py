@@ -11,8 +11,8 @@ from torch import Tensor
 
 from basinet.backbones.base import with_kernels
 from basinet.data.stream.batching import by_size, cuts_by_atoms
+from basinet.models.checkpoint import EnsembleFile, load_ensemble, load_model
 from basinet.models.committee import Committee, mean_and_spread
-from basinet.models.file import EnsembleFile, load_ensemble, load_model
 from basinet.models.model import Model
 from basinet.structures.batch import Batch
 from basinet.structures.batch_topology import Runs

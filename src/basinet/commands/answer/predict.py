@@ -28,7 +28,7 @@ from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.files.extxyz import frame_text
 from basinet.data.files.table import column_names, is_table
-from basinet.data.reading import AS_WRITTEN, Reading, open_unlabelled
+from basinet.data.readers import AS_WRITTEN, Reading, open_unlabelled
 from basinet.files import replacing
 from basinet.models.committee import joined
 from basinet.models.model import Model

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from basinet.data.chemistry.compounds import ConformerTask, Fragments, conformer_sets
 from basinet.data.chemistry.perception import Perceiver
 from basinet.data.files.table import is_table, read_rows, smiles_column
-from basinet.data.reading import AS_WRITTEN, Reading, open_unlabelled
+from basinet.data.readers import AS_WRITTEN, Reading, open_unlabelled
 from basinet.structures import Molecule
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from basinet.commands.answer.halving import Halving, OutOfMemoryError
 from basinet.commands.answer.records import Record, TableOptions, count_records, read_records
 from basinet.commands.progress import Say, Show, hidden, silent
-from basinet.data.reading import AS_WRITTEN, Reading
+from basinet.data.readers import AS_WRITTEN, Reading
 from basinet.data.sources.names import locate
 from basinet.files import move, write_text
 from basinet.models.scope import Scope

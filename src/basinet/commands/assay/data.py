@@ -24,7 +24,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.data.stream.splits import Split
 from basinet.files import write_text
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.structures import Molecule
 
 CONFORMERS = "conformers"

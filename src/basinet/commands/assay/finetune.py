@@ -33,9 +33,9 @@ from basinet.commands.train.finetune import finetune
 from basinet.commands.train.run import OnProgress
 from basinet.config import dump_settings
 from basinet.files import write_text
+from basinet.models.checkpoint import load_model, save_model
 from basinet.models.committee import Answers, joined
 from basinet.models.conformal import Calibration, calibrate, smallest_calibration
-from basinet.models.file import load_model, save_model
 from basinet.models.heads.property import check_property_name
 from basinet.models.model import Model
 from basinet.objectives.properties import PropertyConfig

@@ -40,7 +40,7 @@ from basinet.commands.simulate.start import Say, load_start
 from basinet.commands.train.data import given_split
 from basinet.data.chemistry.perception import perceive_bonds
 from basinet.data.generation.calculators import make_calculator
-from basinet.data.reading import load_store
+from basinet.data.readers import load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import ForceEnergyErrors
 from basinet.files import write_text
@@ -59,7 +59,7 @@ from basinet.md.running import (
     Table,
     standard_quantities,
 )
-from basinet.models.file import read_backbone
+from basinet.models.checkpoint import read_backbone
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate
 

@@ -15,12 +15,12 @@ from scipy.sparse.csgraph import connected_components
 
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
-from basinet.data.reading import open_unlabelled
+from basinet.data.readers import open_unlabelled
 from basinet.md.bonds import reference_bonds
 from basinet.md.integrators import Potential
 from basinet.md.potentials import relax
+from basinet.models.checkpoint import read_backbone
 from basinet.models.committee import Committee
-from basinet.models.file import read_backbone
 from basinet.models.model import Model
 from basinet.structures import Batch, Molecule
 from basinet.structures.batch import collate

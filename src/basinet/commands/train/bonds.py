@@ -11,7 +11,7 @@ from basinet.commands.recipe import SCRATCH, TrainableRecipe
 from basinet.commands.statistics import chunks
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
-from basinet.models.file import read_backbone
+from basinet.models.checkpoint import read_backbone
 from basinet.objectives.base import Objective
 
 BOND_FLAGS = frozenset({"has_bonds", "has_rotors"})

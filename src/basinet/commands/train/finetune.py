@@ -25,7 +25,7 @@ from basinet.data.stream.splits import Split, random_split
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
 from basinet.files import write_text
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.objectives.base import Objective
 from basinet.objectives.methods import property_settings
 from basinet.training.fit import FitResult

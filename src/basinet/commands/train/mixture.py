@@ -15,7 +15,7 @@ from basinet.commands.train.bonds import bond_needs, lacking_bonds, with_bonds_k
 from basinet.data.chemistry.perception import find_bonds
 from basinet.data.doctor.check import ConsistencyReport, require_consistent
 from basinet.data.doctor.leaks import find_leaks
-from basinet.data.reading import load_store, locate
+from basinet.data.readers import load_store, locate
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.loader import Loader
 from basinet.data.stream.mixture import MixtureLoader, Source, adapted, joined, mixing_probabilities

@@ -15,7 +15,7 @@ from basinet.commands.train.run import OnProgress, run
 from basinet.commands.train.start import Start, extended_scope
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split, random_split, split_by_smiles
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.model import build_model, with_outputs
 from basinet.objectives.base import Objective
 from basinet.training.fit import FitResult

@@ -37,7 +37,7 @@ from basinet.commands.train.validation import (
 from basinet.data.stream.loader import Loader, Stream
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
-from basinet.models.file import n_parameters, save_model
+from basinet.models.checkpoint import n_parameters, save_model
 from basinet.models.model import Model
 from basinet.objectives.base import Objective, check_returned
 from basinet.objectives.methods import property_settings

@@ -18,7 +18,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.evaluation.metrics import Errors
 from basinet.evaluation.properties import PropertyErrors
-from basinet.models.file import load_model
+from basinet.models.checkpoint import load_model
 from basinet.models.heads.fit import ReferenceFit, composition, fit_references
 from basinet.models.model import Model, build_model, with_outputs, without_pretraining_heads
 from basinet.models.scope import Scope
