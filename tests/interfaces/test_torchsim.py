@@ -87,7 +87,7 @@ def test_what_the_interface_asks_for_is_there() -> None:
 def test_periodic_systems_and_those_out_of_scope_are_refused() -> None:
     with pytest.raises(ValueError, match="the systems are periodic"):
         adapted()(state_of("H2O", pbc=True))
-    with pytest.raises(ValueError, match="system 1 is outside .*: elements C, the model knows H O"):
+    with pytest.raises(ValueError, match="system 1 is unlike .*: elements C, the model knows H O"):
         adapted(elements=frozenset({1, 8}))(state_of("H2O", "CO"))
 
 
