@@ -199,7 +199,7 @@ def test_the_command_does_the_same(data: Path, directory: Path) -> None:
     wrong = CliRunner().invoke(app, ["finetune", str(data), "target=pIC50", "--out", str(directory / "wrong")])
     assert "the columns are: id, Smiles, p IC50" in str(wrong.exception)
     helped = CliRunner().invoke(app, ["finetune", "--help-all"])
-    assert "for a table of SMILES" in helped.stdout
+    assert "OPTIONS FOR A TABLE OF SMILES" in helped.stdout
 
 
 def test_a_recipe_file_may_hold_all_of_it(data: Path, tmp_path: Path) -> None:
