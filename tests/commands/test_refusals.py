@@ -64,7 +64,7 @@ def test_data_without_the_labels_of_the_loss_is_refused(tmp_path, run, recipe, o
 @pytest.mark.parametrize("objective", [ForceAndDenoiseConfig(), CoordinateDenoisingConfig()])
 def test_data_without_minima_is_refused_by_objectives_of_minima(tmp_path, objective):
     data = make_xyz(tmp_path / "frames.xyz", frames())  # a file does not say which frames are minima
-    with pytest.raises(ValueError, match="molecules with the mark 'is_equilibrium', and the training part of"):
+    with pytest.raises(ValueError, match="molecules with the flag 'is_equilibrium', and the training part of"):
         pretrain(pretrain_recipe(data, objective=objective), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -98,19 +98,14 @@ def property_columns(path: Path, units: UnitsConfig, label: str | None) -> tuple
     Raises:
         ValueError: the unit is not given, or a column is given where none is read.
     """
-    given = units.property_key is not None or units.property_unit is not None
     if label is None or locate(path).is_dir():
-        if given:
-            reason = (
-                "energies and forces are learned here" if label is None else f"{path} is a store and has its labels"
-            )
+        if units.property_key is not None or units.property_unit is not None:
+            reason = "the target is energies or forces" if label is None else f"{path} is a store and has its labels"
             raise ValueError(f"{reason}; leave property_key and property_unit out")
         return ()
     if units.property_unit is None:
-        raise ValueError(
-            f"{path} does not say the unit of {label!r}; give property_unit, one of {', '.join(PROPERTY)} (1: without "
-            "a unit)"
-        )
+        known = ", ".join(PROPERTY)
+        raise ValueError(f"{path} does not say the unit of {label!r}; give property_unit, one of {known} (1: none)")
     return (PropertyColumn(name=label, key=units.property_key or label, unit=units.property_unit),)
 
 
@@ -324,8 +319,7 @@ def load_recipe(kind: type[Recipe], path: Path | None, overrides: Sequence[str],
     _merge(values, changes)
     _merge(values, {key: value for key, value in given.items() if value is not None})
     _load_plugin(values.get("plugin"), path)
-    where = "recipe" if path is None else str(path)
-    return read_settings(kind, values, where)
+    return read_settings(kind, values, "recipe" if path is None else str(path))
 
 
 def _load_plugin(plugin: object, recipe: Path | None) -> None:
@@ -354,10 +348,7 @@ def _read_override(override: str) -> dict[str, Any]:
 
 
 def read_recipe_file(path: Path) -> dict[str, Any]:
-    """Return the options in a recipe file, put over those of the recipe that its ``base`` names.
-
-    A base is a path relative to the recipe, or one of the recipes that come with basinet.
-    """
+    """Return the options of a recipe file, over those of its ``base``: a path beside it, or a recipe of basinet."""
     values = read_yaml(path)
     base = values.pop("base", None)
     if base is None:
@@ -389,10 +380,7 @@ def save_recipe(recipe: object, path: Path) -> None:
 
 
 def _defaults(kind: type[Any]) -> dict[str, Any]:
-    """Return the default of every option that has one.
-
-    Options a recipe leaves out keep the default of that recipe, also inside a group of which it sets another option.
-    """
+    """Return the defaults of a recipe; they hold too inside a group of which another option is set."""
     schema = adapter(kind).json_schema(by_alias=True)
     return {name: copy.deepcopy(field["default"]) for name, field in schema["properties"].items() if "default" in field}
 

@@ -240,7 +240,7 @@ def test_a_constant_target_is_refused(tmp_path: Path) -> None:
 def test_a_property_is_not_pre_trained_and_its_column_not_read_for_forces(store: Path, file: Path) -> None:
     with pytest.raises(ValueError, match="a property is learned by basinet finetune, with from=scratch"):
         pretrain_recipe(store, objective=SIZE)
-    with pytest.raises(ValueError, match="energies and forces are learned here; leave property_key"):
+    with pytest.raises(ValueError, match="the target is energies or forces; leave property_key"):
         finetune(finetune_recipe(file, units=BOHR2), file.parent / "never")
 
 

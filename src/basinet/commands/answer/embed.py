@@ -5,6 +5,7 @@ import io
 import shutil
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -95,19 +96,12 @@ def embed_file(
     }
     names = [FEATURES, INDEX] + ([OFFSETS] if level == "atom" else [])
     journal = Journal(out, names, fingerprint_of([model_file, data], options))
-
-    def compute(chunk: Sequence[Record]) -> list[Float32[np.ndarray, "_ n"]]:
-        return embed_records(model, chunk, level, pooling, device)
-
-    def write(rows: Sequence[Row]) -> dict[str, bytes]:
-        return _pieces(rows, level, n_features)
-
     done = answer_records(
         data,
-        compute,
+        partial(embed_records, model, level=level, pooling=pooling, device=device),
         model.scope,
         journal,
-        write,
+        partial(_pieces, level=level, n_features=n_features),
         table=table,
         needs_bonds=read_backbone(model_file).needs_bonds,
         outside_scope=outside_scope,

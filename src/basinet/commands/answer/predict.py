@@ -5,9 +5,10 @@ import io
 import math
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -40,6 +41,8 @@ OUTSIDE_KEY = "outside_scope"
 COVERAGE = 0.9
 """Default coverage of intervals."""
 FRAMES, ROWS = "frames", "rows"
+ADDED = ("status", "reason")
+"""Columns added to every table."""
 Numbers = Mapping[str, float]
 """Predictions for a record, by column."""
 
@@ -126,8 +129,8 @@ def predict_table(
     """Write a table of predictions, with a row for each row of a table or each molecule of a file, beside its columns.
 
     Columns: ``<name>_predicted``; ``<name>_std`` of an ensemble; ``<name>_lower`` and ``<name>_upper`` of a calibrated
-    model; ``status`` (ok, outside, failed) and ``reason``. A row that fails keeps its place, with empty predictions.
-    Memory does not grow with the file; an interrupted run is resumed by the same call.
+    model; ``status`` (ok, outside, failed) and ``reason``. Failed rows stay, without predictions.
+    As for :func:`predict_file`, memory does not grow with the file, and the same call resumes an interrupted run.
 
     Args:
         model_file: a model of energies or properties.
@@ -147,55 +150,59 @@ def predict_table(
         raise ValueError(f"{out}: a table of predictions is written as .csv, got {out.suffix or 'no suffix'}")
     data = locate_input(data, out)
     predictor = Predictor.load(model_file, device)
-    trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
-    level: float = trained.get("coverage", COVERAGE) if coverage is None else coverage
-    given = column_names(data) if is_table(data) else ["name", "smiles"]
-    table = _table_options(trained, given, smiles, n_conformers, processes)
-    columns = predicted_columns(predictor)
-    if clash := sorted({*columns, "status", "reason"} & set(given)):
-        raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
-    about = {"table": table._replace(processes=None), "coverage": level, "outside": outside_scope, "reading": reading}
-    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], {"kind": "table", **about}))
-
-    def compute(chunk: Sequence[Record]) -> list[Numbers]:
-        return predict_records(predictor, chunk, level)
-
-    def write(rows: Sequence[tuple[Record, Numbers | None, str]]) -> dict[str, bytes]:
-        return {ROWS: _lines(rows, given, columns).encode()}
-
+    plan = _plan(predictor, data, smiles, n_conformers, coverage, processes)
+    about = {"table": plan.table._replace(processes=None), "coverage": plan.coverage, "outside": outside_scope}
+    settings = {"kind": "table", **about, "reading": reading}
+    journal = Journal(out, [ROWS], fingerprint_of([model_file, data], settings))
     done = answer_records(
         data,
-        compute,
+        partial(predict_records, predictor, coverage=plan.coverage),
         predictor.first.scope,
         journal,
-        write,
-        table=table,
+        partial(_lines, given=plan.given, columns=plan.columns),
+        table=plan.table,
         needs_bonds=predictor.file.backbone.needs_bonds,
         reading=reading,
         outside_scope=outside_scope,
         show=show,
         say=say,
     )
-    _put_together(journal, out, [*given, *columns, "status", "reason"])
+    _put_together(journal, out, [*plan.given, *plan.columns, *ADDED])
     return done
 
 
-def _table_options(
-    trained: Mapping[str, Any],
-    given: Sequence[str],
+class _Plan(NamedTuple):
+    """Columns of a table of predictions, and the options for making it."""
+
+    given: Sequence[str]
+    columns: Sequence[str]
+    table: TableOptions
+    coverage: float
+
+
+def _plan(
+    predictor: Predictor,
+    data: Path,
     smiles: str | None,
     n_conformers: int | None,
+    coverage: float | None,
     processes: int | None,
-) -> TableOptions:
-    """Return how molecules are made from rows; by default as in the training."""
+) -> _Plan:
+    """Return how to make a table of predictions; by default as in the training."""
+    trained: Mapping[str, Any] = predictor.file.metadata.get("assay", {})
     known = trained.get("smiles")
-    return TableOptions(
+    given = column_names(data) if is_table(data) else ["name", "smiles"]
+    columns = predicted_columns(predictor)
+    if clash := sorted({*columns, *ADDED} & set(given)):
+        raise ValueError(f"{data} has columns that predictions are written to: {', '.join(clash)}; rename them")
+    table = TableOptions(
         smiles=known if smiles is None and known in given else smiles,
         n_conformers=n_conformers or trained.get("conformers", 1),
         seed=trained.get("conformer_seed", 0),
         fragments=trained.get("fragments", "refuse"),
         processes=processes,
     )
+    return _Plan(given, columns, table, trained.get("coverage", COVERAGE) if coverage is None else coverage)
 
 
 def predicted_columns(predictor: Predictor) -> list[str]:
@@ -235,7 +242,9 @@ def predict_records(predictor: Predictor, records: Sequence[Record], coverage: f
     return [{name: values[i] for name, values in found.items()} for i in range(n)]
 
 
-def _lines(rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[str], columns: Sequence[str]) -> str:
+def _lines(
+    rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[str], columns: Sequence[str]
+) -> dict[str, bytes]:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for record, numbers, reason in rows:
@@ -245,7 +254,7 @@ def _lines(rows: Sequence[tuple[Record, Numbers | None, str]], given: Sequence[s
         predicted = [""] * len(columns) if numbers is None else [f"{numbers[name]:.8g}" for name in columns]
         status = "failed" if numbers is None else "outside" if reason else "ok"
         writer.writerow([*(cells[name] for name in given), *predicted, status, reason])
-    return text.getvalue()
+    return {ROWS: text.getvalue().encode()}
 
 
 def _put_together(journal: Journal, out: Path, header: Sequence[str]) -> None:
