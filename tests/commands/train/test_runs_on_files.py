@@ -32,7 +32,10 @@ def test_every_format_is_evaluated_and_predicted_alike(kind, model, tmp_path):
     expected, _ = evaluate_file(model, xyz, UnitsConfig())
     found, _ = evaluate_file(model, path, units)
     assert found.force_mae == pytest.approx(expected.force_mae, rel=1e-5)
-    done = predict_file(model, xyz, tmp_path / "a.xyz"), predict_file(model, path, tmp_path / "b.xyz", units=units)
+    done = (
+        predict_file(model, xyz, tmp_path / "a.xyz"),
+        predict_file(model, path, tmp_path / "b.xyz", reading=units.reading()),
+    )
     assert done[0].n_records == done[1].n_records
     energies = [[a.get_potential_energy() for a in ase.io.read(tmp_path / f, ":")] for f in ("a.xyz", "b.xyz")]
     assert energies[0] == pytest.approx(energies[1], rel=1e-6)
