@@ -53,7 +53,7 @@ def batch_of(molecules: Sequence[Molecule]) -> Batch:
 def _embedded(n_atoms: int) -> Iterator[Molecule]:
     from rdkit import Chem
 
-    for line in files("basinet.data").joinpath("molecules.smi").read_text().splitlines():
+    for line in files("basinet.data.chemistry").joinpath("molecules.smi").read_text().splitlines():
         smiles = line.split()[0] if line.strip() else ""
         parsed = Chem.MolFromSmiles(smiles) if smiles and not smiles.startswith("#") else None
         if parsed is None or Chem.AddHs(parsed).GetNumAtoms() != n_atoms:

@@ -41,7 +41,7 @@ class PublishedEGNN(nn.Module):
             received = torch.zeros_like(scalar).index_add(0, receiver, message)
             update = layer.update
             scalar = scalar + update.second(F.silu(update.first(torch.cat([scalar, received], dim=-1))))
-        atomic = self.model.heads["energy"].atomic(scalar)[:, 0]
+        atomic = self.model.heads["energy"].readout.atoms.plain(scalar)[:, 0]
         return torch.zeros(batch.n_molecules, dtype=torch.float64).index_add(0, batch.molecule, atomic.double())
 
     def _hops(self, batch: Batch, receiver: Tensor, sender: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
     members = [load_model(model_file(tmp_path / f"{i}.safetensors")).model for i in range(3)]
     write_extxyz(tmp_path / "water.xyz", [(WATER, {})])
     with torch.no_grad():
-        members[1].energy_scale.scale.mul_(1000)
+        members[1].energy_scale.scale.mul_(3e4)
     file = tmp_path / "three.safetensors"
     save_model(members[0], file, SOUND, further=members[1:])
     limits = ["precision=1e-4", "--molecules", str(tmp_path / "water.xyz")]
@@ -98,7 +98,7 @@ def test_every_member_of_an_ensemble_is_examined(tmp_path: Path) -> None:
         assert worst in of_members
         assert worst["error"] == max((c["error"] for c in of_members if c["error"] is not None), default=None)
     faults = {check["name"] for check in card["checks"] if check["verdict"] == "fault"}
-    assert faults == {"float32"}
+    assert "float32" in faults and faults <= {"float32", "kernels"}  # both compare float32 with float64
     page = (tmp_path / "three.card.md").read_text()
     assert page.count("| rotation | forces |") == 4 and "## Member 3: passed" in page
 

@@ -137,6 +137,7 @@ def test_every_problem_is_named_at_once(tmp_path):
         "unknown option datta",
         "split_seed: got 'first'; input should be a valid integer",
         "training.n_steps: got 'many'",
+        "training.optimizer.learning_rate must be positive, got -1.0",
         "unknown option training.optimizer.momentum",
         "objective.loss: got 'l2'; input should be 'norm', 'l1' or 'mse'",
         "unknown option objective.energy",
@@ -144,7 +145,7 @@ def test_every_problem_is_named_at_once(tmp_path):
         "unknown option model.n_layer",
     ):
         assert f"  {problem}" in message, problem
-    assert message.count("\n") == 9
+    assert message.count("\n") == 10
 
 
 @pytest.mark.parametrize(

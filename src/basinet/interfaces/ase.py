@@ -53,10 +53,10 @@ class Calculator(ase_calculator.Calculator):
         ValueError: the model has neither an energy in eV nor a property, or there is no such device; in a calculation,
             the atoms are periodic or outside of the scope.
 
-    Example:
-        >>> atoms.calc = Calculator("model.safetensors")  # doctest: +SKIP
-        >>> atoms.get_potential_energy()  # doctest: +SKIP
-        -2080.1
+    Example::
+
+        atoms.calc = Calculator("model.safetensors")
+        atoms.get_potential_energy()  # eV
     """
 
     def __init__(

@@ -164,7 +164,7 @@ def test_models_that_are_not_alike_are_not_joined(tmp_path: Path, members: list[
         join_models([members[0], wide], out)
     with pytest.raises(ValueError, match="levels of theory"):
         join_models([members[0], fresh(tmp_path / "b.safetensors", 7, level="other")], out)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         join_models(members, members[0])
     assert not out.exists()
     done = CliRunner().invoke(app, ["ensemble", str(members[0]), str(out)])

@@ -154,7 +154,7 @@ def test_sources_of_one_name_are_refused(tmp_path, moved):
 
 
 def test_a_source_no_term_is_for_is_refused_by_name(tmp_path, minima, moved):
-    message = r"source minima, train: none of \d conformations has all that a term of the loss \(forces\)"
+    message = r"source minima: none of \d conformations has all that a term of the loss \(forces\)"
     refused(tmp_path, sources(minima, moved), message, objective=ForcesConfig())
 
 
@@ -177,7 +177,7 @@ def test_rotor_noise_without_bonds_names_the_source(tmp_path):
     data = make_xyz(tmp_path / "unbonded.xyz", molecules), make_store(tmp_path / "bonded", bonded)
     marked = [SourceConfig(path=path, is_equilibrium=True) for path in data]
     only_those = {"objective": FradConfig(), "units": UnitsConfig(bonds="file")}
-    refused(tmp_path, tuple(marked), "source unbonded, train: none of .* has all that a term of the loss", **only_those)
+    refused(tmp_path, tuple(marked), "source unbonded: none of .* has all that a term of the loss", **only_those)
 
 
 def two_levels(tmp_path, levels, shift=100.0):

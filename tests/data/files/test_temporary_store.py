@@ -5,7 +5,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from basinet.data import reading
+from basinet.data import readers
 from basinet.data.readers import Reading, load_store
 from data_files import conformations, write_file
 
@@ -21,7 +21,7 @@ def temporary(tmp_path, monkeypatch):
 def test_a_store_on_the_disk_is_that_in_memory(n, tmp_path, temporary, monkeypatch):
     path, _ = write_file(tmp_path, "extxyz", conformations(n))
     in_memory, _ = load_store(path, Reading(level_of_theory="DFT"))
-    monkeypatch.setattr(reading, "IN_MEMORY", 6 * 3)
+    monkeypatch.setattr(readers, "IN_MEMORY", 6 * 3)
     on_disk, report = load_store(path, Reading(level_of_theory="DFT"))
     assert on_disk.fingerprint == in_memory.fingerprint
     assert (len(on_disk), report.n_molecules, on_disk.manifest.level_of_theory) == (n, n, "DFT")
@@ -34,7 +34,7 @@ def test_a_store_on_the_disk_is_that_in_memory(n, tmp_path, temporary, monkeypat
 def test_a_file_that_turns_out_to_be_damaged_leaves_nothing(tmp_path, temporary, monkeypatch):
     path, _ = write_file(tmp_path, "extxyz", conformations(8))
     path.write_text(path.read_text()[:-50])
-    monkeypatch.setattr(reading, "IN_MEMORY", 6 * 3)
+    monkeypatch.setattr(readers, "IN_MEMORY", 6 * 3)
     with pytest.raises(ValueError, match="truncated"):
         load_store(path)
     assert list(temporary.iterdir()) == []

@@ -92,5 +92,5 @@ def test_a_list_that_is_cut_while_it_is_used_is_an_error(tmp_path):
     path = written(tmp_path, "C\nO\nN\n")
     chosen = choose(path, frozenset(), None, processes=1)
     path.write_text("C\n")
-    with pytest.raises(ValueError, match="was cut while it was read"):
+    with pytest.raises(ValueError, match="was truncated while it was read"):
         list(chosen.entries(0, 3))
