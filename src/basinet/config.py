@@ -21,9 +21,6 @@ STRICT = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 CLOSE = 0.75
 """Least similarity of the option that a message suggests, between 0 and 1."""
 
-MOST_NESTED = 50
-"""Largest depth of groups in a recipe."""
-
 Count = Annotated[int, Ge(1)]
 """A number of things: at least 1."""
 Positive = Annotated[float, Gt(0), AllowInfNan(False)]
@@ -69,17 +66,6 @@ def read_settings(kind: Any, values: object, where: str) -> Any:
     except ValidationError as error:
         problems = "\n".join(f"  {_problem(kind, e, values)}" for e in error.errors(include_url=False))
         raise ValueError(f"{where}:\n{problems}") from None
-
-
-def require_flat(values: object, where: str) -> None:
-    """Raise a ``ValueError`` about groups in groups without end, such as one that holds itself by an alias."""
-    level = [values]
-    for _ in range(MOST_NESTED):
-        inner = [v.values() if isinstance(v, Mapping) else v for v in level if isinstance(v, Mapping | list)]
-        level = list({id(value): value for group in inner for value in group}.values())
-        if not level:
-            return
-    raise ValueError(f"{where}: options nested more than {MOST_NESTED} deep; none needs more than five")
 
 
 def without_retired(values: Any, retired: Mapping[str, Sequence[object]], why: str) -> Any:

@@ -1,13 +1,11 @@
 """Write files that appear whole or not at all, read saved tensors, and map .npy files into memory.
 
 A file is written beside its place, synced to the disk and renamed: whatever happens, a reader sees the old file or the
-new one, never a part. What is read is compared with the checksums that the file has; damage is one line with its name.
+new one, never a part.
 """
 
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,79 +56,14 @@ def read_torch(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged (every checksum of its archive is compared), or holds anything else.
+        ValueError: it is damaged, or holds anything else.
     """
-    with _damage_named(path, "a saved state"):
-        _check_archive(path)
+    try:
         return torch.load(path, map_location=device, weights_only=True)
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
-    """Replace a file by arrays, as .npz."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """Read the arrays of an .npz file; pickled ones are refused.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is damaged (every checksum of its archive is compared), or holds anything else.
-    """
-    with _damage_named(path, "an .npz file"):
-        _check_archive(path)
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file in UTF-8.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON.
-    """
-    with _damage_named(path, "JSON"):
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
-@contextmanager
-def fields_named(path: Path, what: str) -> Iterator[None]:
-    """Raise an error about a missing or wrong entry of what was read as a ``ValueError`` that names the file.
-
-    Args:
-        path: The file.
-        what: What it should hold, such as "the state of a run".
-    """
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-        if isinstance(error, ValueError) and str(path) in str(error):
-            raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path} does not hold {what} ({type(error).__name__}: {reason})") from error
-
-
-def _check_archive(path: Path) -> None:
-    """Compare the checksum of every part of a zip archive, which neither torch nor numpy do for all."""
-    with zipfile.ZipFile(path) as archive:
-        if (damaged := archive.testzip()) is not None:
-            raise ValueError(f"the checksum of {damaged} in it does not match")
-
-
-@contextmanager
-def _damage_named(path: Path, what: str) -> Iterator[None]:
-    """Raise whatever goes wrong while a file is read as one line with its name; missing and closed files pass."""
-    try:
-        yield
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError:
         raise
     except Exception as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{path} cannot be read as {what} ({reason}); it may be damaged: use a copy of it, or make it anew"
-        ) from None
+        raise ValueError(f"{path} cannot be read as a saved state ({type(error).__name__}: {error})") from None
 
 
 @contextmanager
@@ -196,9 +129,8 @@ def map_array(path: Path) -> Shaped[np.ndarray, "..."]:
             version = np.lib.format.read_magic(file)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran_order, dtype = read_header[version](file)
-        except Exception as error:  # numpy parses the header as Python: errors of the tokenizer, of syntax, of types
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} is not a .npy file this store could have written: {reason}") from None
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path} is not a .npy file this store could have written: {error}") from None
         start = file.tell()
     n_bytes = path.stat().st_size
     expected = start + dtype.itemsize * int(np.prod(shape))

@@ -294,33 +294,3 @@ def test_an_unknown_option_suggests_the_nearest(override: str, meant: str) -> No
 def test_an_unknown_option_near_no_other_suggests_nothing() -> None:
     with pytest.raises(ValueError, match="unknown option objective.colour$"):
         load(PretrainRecipe, "objective.colour=red")
-
-
-def test_a_recipe_that_is_its_own_base_is_refused(tmp_path: Path) -> None:
-    one, other = tmp_path / "one.yaml", tmp_path / "other.yaml"
-    one.write_text("base: one.yaml\n")
-    with pytest.raises(ValueError, match=r"one\.yaml: this recipe is its own base"):
-        load_recipe(PretrainRecipe, one, [])
-    one.write_text("base: other.yaml\n")
-    other.write_text("base: one.yaml\n")
-    with pytest.raises(ValueError, match=r"one\.yaml: this recipe is its own base"):
-        load_recipe(PretrainRecipe, one, [])
-
-
-@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "[" * 60 + "]" * 60, "&a [*a]", "&a {b: *a}"])
-def test_options_nested_without_end_are_refused(tmp_path: Path, value: str) -> None:
-    path = tmp_path / "deep.yaml"
-    path.write_text(f"data: {value}\n")
-    with pytest.raises(
-        ValueError, match=r"deep\.yaml(: options nested more than| is not a YAML file: maximum recursion)"
-    ):
-        load_recipe(PretrainRecipe, path, [])
-    with pytest.raises(ValueError, match=r"training: options nested more than|the value is not YAML"):
-        load(PretrainRecipe, f"training={value}")
-
-
-def test_a_bomb_of_aliases_is_read_at_once_and_refused(tmp_path: Path) -> None:
-    path = tmp_path / "bomb.yaml"
-    path.write_text("a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{f'*a{i - 1}, ' * 9}]\n" for i in range(1, 60)))
-    with pytest.raises(ValueError, match=r"bomb\.yaml: options nested more than"):
-        load_recipe(PretrainRecipe, path, [])

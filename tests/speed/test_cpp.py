@@ -1,7 +1,6 @@
 """C++ that is compiled where it runs."""
 
 import ctypes
-import os
 from pathlib import Path
 
 import pytest
@@ -34,86 +33,11 @@ def test_it_is_compiled_once_and_again_when_anything_changes(tmp_path: Path, cac
     file = source(tmp_path, "GIVEN + ADDED")
     assert value_of(load(file, {"GIVEN": "41"})) == 42
     assert value_of(load(file, {"GIVEN": "41"})) == 42
-    assert len(list(cache.glob("*.so"))) == 1
+    assert len(list(cache.iterdir())) == 1
     assert value_of(load(file, {"GIVEN": "1"})) == 2
     (tmp_path / "given.h").write_text("#define ADDED 2\n")
     assert value_of(load(file, {"GIVEN": "1"})) == 3
-    libraries = {path.name for path in cache.glob("*.so")}
-    assert len(libraries) == 3
-    assert {path.name for path in cache.iterdir()} == libraries | {f"{name}.sha256" for name in libraries}
-
-
-def replace_kept(cache: Path, content: bytes) -> None:
-    """Put another file in the place of the library, as one that is not loaded yet: a new file of the same name."""
-    (place,) = cache.glob("*.so")
-    place.unlink()
-    place.write_bytes(content)
-
-
-def test_a_library_that_was_cut_or_changed_is_compiled_anew(tmp_path: Path, cache: Path) -> None:
-    file = source(tmp_path, "41 + ADDED")
-    load(file, {})
-    (place,) = cache.glob("*.so")
-    whole = place.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", whole[:-1] + b"x"):
-        replace_kept(cache, damaged)
-        assert value_of(load(file, {})) == 42
-        assert place.read_bytes() == whole
-
-
-def test_a_library_without_a_hash_beside_it_is_compiled_anew(tmp_path: Path, cache: Path) -> None:
-    file = source(tmp_path, "7")
-    load(file, {})
-    (note,) = cache.glob("*.sha256")
-    before = note.read_bytes()
-    note.unlink()
-    load(file, {})
-    assert note.read_bytes() == before
-
-
-def test_a_library_that_lacks_a_function_is_compiled_anew_or_refused(tmp_path: Path, cache: Path) -> None:
-    file = source(tmp_path, "7")
-    load(file, {})
-    (place,) = cache.glob("*.so")
-    other = tmp_path / "other.cpp"
-    other.write_text('extern "C" int another() { return 1; }')
-    load(other, {})
-    (of_other,) = cache.glob("other-*.so")
-    replaced = of_other.read_bytes()
-    of_other.unlink()
-    replace_kept(cache, replaced)
-    place.with_name(f"{place.name}.sha256").write_text(cpp._fingerprint(place))
-    assert value_of(load(file, {}, ["value"])) == 7
-    with pytest.raises(NoCompilerError, match="lacks the functions nothing"):
-        load(file, {}, ["value", "nothing"])
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-def test_a_folder_of_libraries_is_private_and_one_that_others_may_write_to_is_refused(
-    tmp_path: Path, cache: Path
-) -> None:
-    file = source(tmp_path, "7")
-    load(file, {})
-    assert cache.stat().st_mode & 0o777 == 0o700
-    for mode in (0o770, 0o777, 0o1777):
-        cache.chmod(mode)
-        with pytest.raises(NoCompilerError, match=r"others may write to it.*chmod go-w .*BASINET_KERNELS"):
-            load(file, {})
-    cache.chmod(0o755)
-    assert value_of(load(file, {})) == 7
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root gives files away")
-def test_a_folder_or_a_library_of_another_user_is_not_loaded(tmp_path: Path, cache: Path) -> None:
-    file = source(tmp_path, "7")
-    load(file, {})
-    (place,) = cache.glob("*.so")
-    os.chown(place, 65534, 65534)
-    assert value_of(load(file, {})) == 7
-    assert place.stat().st_uid == 0, "compiled anew"
-    os.chown(cache, 65534, 65534)
-    with pytest.raises(NoCompilerError, match="belongs to another user"):
-        load(file, {})
+    assert {path.suffix for path in cache.iterdir()} == {".so"} and len(list(cache.iterdir())) == 3
 
 
 def test_what_the_compiler_says_is_told_and_nothing_is_left(tmp_path: Path, cache: Path) -> None:

@@ -117,7 +117,7 @@ def _bonded(molecules: Iterator[Molecule], report: ReadReport) -> Iterator[Molec
 def _open(path: Path, recipe: BuildRecipe) -> OpenedFile:
     path = locate(path)
     if path.is_dir():
-        manifest = MoleculeStore.open(path, verify=True).manifest  # before anything is written
+        manifest = MoleculeStore.open(path).manifest
         opened = open_molecules(path, Reading(skip_invalid=recipe.skip_invalid))
         units = {name: unit for name, unit in manifest.units.items() if name not in UNITS}
         identity = {"name": path.name, "fingerprint": manifest.fingerprint}

@@ -30,7 +30,7 @@ from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.data.workers import available_cores
 from basinet.evaluation.learning_curves import LearningCurves
-from basinet.files import read_json, write_text
+from basinet.files import write_text
 from basinet.models.checkpoint import read_backbone
 from basinet.objectives.methods import EnergyForcesConfig, ObjectiveConfig, property_settings
 from basinet.training.fit import TrainingConfig
@@ -181,7 +181,7 @@ def _begin(out: Path, recipe: CompareRecipe, resume: bool) -> None:
 def _store(recipe: CompareRecipe, out: Path) -> MoleculeStore:
     """Return the data as a store, read once for all runs."""
     if recipe.data.is_dir():
-        return MoleculeStore.open(recipe.data, verify=True)
+        return MoleculeStore.open(recipe.data)
     target = property_settings(recipe.objective)
     units = dataclasses.replace(recipe.units, bonds="auto")
     if target is not None and units.property_key is None and units.property_unit is not None:
@@ -189,7 +189,7 @@ def _store(recipe: CompareRecipe, out: Path) -> MoleculeStore:
     try:
         return build(BuildRecipe(data=(recipe.data,), units=units), out / STORE).store
     except FileExistsError:
-        return MoleculeStore.open(out / STORE, verify=True)
+        return MoleculeStore.open(out / STORE)
 
 
 def _part_sizes(recipe: CompareRecipe, store: MoleculeStore) -> tuple[int, int]:
@@ -266,7 +266,7 @@ def _measure(record: Mapping[str, Any]) -> tuple[str, str, str, float]:
 
 
 def _results(directory: Path) -> dict[str, Any]:
-    return read_json(directory / RESULTS_FILE)
+    return json.loads((directory / RESULTS_FILE).read_text())
 
 
 def _record(found: Comparison) -> dict[str, Any]:

@@ -1,12 +1,12 @@
 """Describe a model file: network, training, scope and certificate."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from basinet.commands.certify import card_of, file_hash
 from basinet.config import dump_settings
-from basinet.files import read_json
 from basinet.models.checkpoint import UNITS, load_ensemble, n_parameters
 from basinet.models.model import Model
 from basinet.models.scope import Scope, symbols
@@ -27,9 +27,6 @@ def describe_model(model_file: Path) -> dict[str, str]:
         "corrections": ", ".join(c.config.kind for c in model.named_corrections()) or "none",
         "trained on": _trained_on(file.metadata),
         **_scope(model.scope),
-        "hash of weights": "no hash; files of this format carry none, so damage would not be noticed"
-        if file.sha256 is None
-        else file.sha256,
         "certificate": _certificate(model_file),
     }
 
@@ -65,7 +62,7 @@ def _certificate(model_file: Path) -> str:
     card = card_of(model_file)
     if not card.exists():
         return f"none (basinet certify {model_file})"
-    record = read_json(card)
+    record = json.loads(card.read_text(encoding="utf-8"))
     if record["sha256"] != file_hash(model_file):
         return f"{card.name} is for another file; run basinet certify {model_file} again"
     faults = sorted({c["name"] for c in record["checks"] if c["verdict"] == "fault"})

@@ -16,7 +16,7 @@ from pydantic import AllowInfNan, BeforeValidator, Discriminator, Field, Tag
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.backbones.plugin import load_plugin
-from basinet.config import Count, NonNegative, Positive, adapter, dump_settings, read_settings, require_flat, settings
+from basinet.config import Count, NonNegative, Positive, adapter, dump_settings, read_settings, settings
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.sources.names import locate
 from basinet.files import write_text
@@ -340,18 +340,15 @@ def _read_override(override: str) -> dict[str, Any]:
         raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
     try:
         change: Any = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ValueError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
-    require_flat(change, name)
     for part in reversed(name.split(".")):
         change = {part: change}
     return change
 
 
-def read_recipe_file(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+def read_recipe_file(path: Path) -> dict[str, Any]:
     """Return the options of a recipe file, over those of its ``base``: a path beside it, or a recipe of basinet."""
-    if path.resolve() in above:
-        raise ValueError(f"{path}: this recipe is its own base, directly or by others; name another base, or none")
     values = read_yaml(path)
     base = values.pop("base", None)
     if base is None:
@@ -359,8 +356,7 @@ def read_recipe_file(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     if not isinstance(base, str):
         raise ValueError(f"{path}: base must name a recipe file, got {base!r}")
     beside, shipped = path.parent / base, RECIPES / base
-    chosen = shipped if not beside.exists() and shipped.exists() else beside
-    merged = read_recipe_file(chosen, (*above, path.resolve()))
+    merged = read_recipe_file(shipped if not beside.exists() and shipped.exists() else beside)
     _merge(merged, values)
     return merged
 
@@ -371,11 +367,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise FileNotFoundError(f"no recipe {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected options, one 'key: value' a line, got {type(values).__name__}")
-    require_flat(values, str(path))
     return values
 
 

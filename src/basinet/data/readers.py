@@ -28,7 +28,6 @@ from basinet.data.files.options import AS_WRITTEN, PropertyColumn, Reading, prop
 from basinet.data.files.readers import open_file
 from basinet.data.files.report import Opened, ReadReport, counted
 from basinet.data.sources.names import locate
-from basinet.data.store.shards import require_hashes
 from basinet.data.store.store import MoleculeStore
 from basinet.data.store.writer import StoreWriter
 from basinet.structures import Molecule
@@ -68,14 +67,7 @@ def open_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) 
         return open_file(path, reading)
     store, report = _open_store(path, reading)
     report.n_molecules = 0  # counted as they come
-    return counted(_verified(path, store), report)
-
-
-def _verified(path: Path, store: MoleculeStore) -> Iterator[Molecule]:
-    """Yield the molecules of a store; the hashes of a shard are compared before its first molecule."""
-    for entry, shard in zip(store.manifest.shards, store.shards, strict=True):
-        require_hashes(path, entry)
-        yield from (shard[i] for i in range(shard.n_molecules))
+    return counted(iter(store), report)
 
 
 def open_unlabelled(path: Path, reading: Reading = AS_WRITTEN) -> Opened:
@@ -90,18 +82,18 @@ def read_molecules(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) 
 
 
 def load_store(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> tuple[MoleculeStore, ReadReport]:
-    """Return all molecules of a file as a store, or open the store in a directory and compare the hashes of its files.
+    """Return all molecules of a file as a store, or open the store in a directory.
 
     Molecules beyond ``IN_MEMORY`` atoms go to the directory for temporary files (``TMPDIR``), in files that are mapped
     and then deleted: their space is free when the store is gone, however this process ends.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: there are no molecules, a file of a store is damaged, or as :func:`open_molecules`.
+        ValueError: there are no molecules, or as :func:`open_molecules`.
     """
     path = locate(path)
     if path.is_dir():
-        store, report = _open_store(path, reading, verify=True)
+        store, report = _open_store(path, reading)
         if len(store) == 0:
             raise ValueError(f"{path}: the store has no molecules")
         return store, report
@@ -109,12 +101,12 @@ def load_store(path: str | os.PathLike[str], reading: Reading = AS_WRITTEN) -> t
     return _store_of(molecules, str(path), reading, report), report
 
 
-def _open_store(path: Path, reading: Reading, verify: bool = False) -> tuple[MoleculeStore, ReadReport]:
+def _open_store(path: Path, reading: Reading) -> tuple[MoleculeStore, ReadReport]:
     if reading != Reading(skip_invalid=reading.skip_invalid, processes=reading.processes):
         raise ValueError(
             f"{path}: a store has its own units, keys and flags, and its level of theory; leave those options out"
         )
-    store = MoleculeStore.open(path, verify)
+    store = MoleculeStore.open(path)
     report = ReadReport(path=str(path), n_molecules=len(store))
     for label, used in (("energy", report.energy_keys), ("forces", report.forces_keys)):
         if label in store.label_counts:

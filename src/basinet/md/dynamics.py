@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from basinet.files import fields_named, read_torch, write_torch
+from basinet.files import read_torch, write_torch
 from basinet.md.integrators import Integrator, MDState, Potential, Temperature, init, kinetic_energy, temperature_of
 from basinet.structures.batch import Batch
 
@@ -218,10 +218,6 @@ class Dynamics:
             ValueError: the file is damaged, or of other molecules, replicas or seeds.
         """
         saved = read_torch(path, self.state.batch.positions.device)
-        with fields_named(path, "the state of this simulation"):
-            self._take(saved, path)
-
-    def _take(self, saved: Mapping[str, Any], path: Path) -> None:
         same = torch.equal(saved["atomic_numbers"], self.state.batch.atomic_numbers)
         if not same or [int(seed) for seed in saved["seeds"]] != list(self.state.streams.seeds):
             raise ValueError(f"{path} was saved by a run of other molecules, replicas or seeds")

@@ -1,8 +1,7 @@
-"""Save and load model files: safetensors with a JSON header and a hash of both, which run no code."""
+"""Save and load model files: safetensors with a JSON header, which run no code."""
 
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from basinet.backbones.base import BackboneSettings
 from basinet.backbones.build import BackboneConfig, build_backbone, is_known, plugin_of
 from basinet.backbones.plugin import load_plugin
 from basinet.config import dump_settings, read_settings
-from basinet.files import fields_named, replacing
+from basinet.files import replacing
 from basinet.models.conformal import Calibration
 from basinet.models.corrections import CorrectionConfig
 from basinet.models.heads.base import HeadKind
@@ -26,13 +25,10 @@ from basinet.models.model import Model, build_model_of
 from basinet.models.scope import Scope
 from basinet.models.version_0_1 import current_heads, current_weights
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 6
 """1: heads were a list of names, the energy head was the gated one; up to 2: no properties; up to 3: one member, no
 calibration; up to 4: no corrections, charges and sizes; up to 5 (version 0.1): the energy was a head of its own kind,
-apart from its reference energies, and not a property; up to 6: no hash."""
-HASHED_SINCE = 7
-HASH = "sha256"
-"""Entry of the file's metadata with the hash of header and tensors (:func:`hash_of`)."""
+apart from its reference energies, and not a property."""
 MEMBER = "members."
 """Prefix of the weights of further members, before their number."""
 CALIBRATION = "calibration."
@@ -60,8 +56,6 @@ class EnsembleFile(NamedTuple):
     metadata: Mapping[str, Any]
     calibration: Mapping[str, Calibration]
     """Calibration of each property, by name."""
-    sha256: str | None = None
-    """Hash of header and tensors, which was compared; ``None`` in files of formats up to 6, which have none."""
 
 
 def save_model(
@@ -106,18 +100,8 @@ def save_model(
     for number, member in enumerate(further, start=1):
         tensors |= _weights(member, f"{MEMBER}{number}.")
     tensors |= {f"{CALIBRATION}{name}": c.scores.double().cpu().contiguous() for name, c in calibration.items()}
-    text = json.dumps(header)
     with replacing(path, OSError, SafetensorError) as temporary:
-        save_file(tensors, temporary, metadata={"basinet": text, HASH: hash_of(text, tensors)})
-
-
-def hash_of(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of the header of a model file and of all tensors: names, types, shapes and bytes."""
-    found = sha256(header.encode())
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"|{name} {tensor.dtype} {list(tensor.shape)}|".encode())
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
+        save_file(tensors, temporary, metadata={"basinet": json.dumps(header)})
 
 
 def load_model(path: Path, plugin: Path | None = None) -> ModelFile:
@@ -129,7 +113,7 @@ def load_model(path: Path, plugin: Path | None = None) -> ModelFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a model file of ours, is damaged (its hash is compared), or is from a newer version.
+        ValueError: it is not a model file of ours, is damaged, or is from a newer version.
     """
     file = load_ensemble(path, plugin)
     return ModelFile(file.members[0], file.backbone, file.metadata)
@@ -139,13 +123,7 @@ def load_ensemble(path: Path, plugin: Path | None = None) -> EnsembleFile:
     """Read all members of a model file, and its calibration; arguments and errors as in :func:`load_model`."""
     if plugin is not None:
         load_plugin(plugin)
-    header, tensors, found = _read(path)
-    with fields_named(path, "a model in its header"):
-        return _ensemble(header, tensors, path)._replace(sha256=found)
-
-
-def _ensemble(header: Mapping[str, Any], tensors: dict[str, Tensor], path: Path) -> EnsembleFile:
-    """Return the members and the calibration that a header describes."""
+    header, tensors = _read(path)
     config = _backbone(header, path)
     wanted = {f"{CALIBRATION}{name}": floor for name, floor in _floors(header, path).items()}
     if missing := sorted(wanted.keys() - tensors.keys()):
@@ -188,9 +166,7 @@ def _floors(header: Mapping[str, Any], path: Path) -> dict[str, float | None]:
 
 def read_backbone(path: Path) -> BackboneConfig:
     """Return the settings of the backbone in a model file; errors as in :func:`load_model`."""
-    header = _read(path)[0]
-    with fields_named(path, "a model in its header"):
-        return _backbone(header, path)
+    return _backbone(_read(path)[0], path)
 
 
 def _backbone(header: Mapping[str, Any], path: Path) -> BackboneSettings:
@@ -203,45 +179,26 @@ def _backbone(header: Mapping[str, Any], path: Path) -> BackboneSettings:
     return read_settings(BackboneConfig, values, f"{path}: backbone")
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], str | None]:
-    """Return the header, the tensors and their hash, compared; files of old formats have none."""
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if path.is_dir():
         raise ValueError(f"{path} is a directory; name the model file in it, for example {path / 'model.safetensors'}")
     if not path.exists():
         raise FileNotFoundError(f"no model file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            text = (file.metadata() or {}).get("basinet")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
-    except PermissionError:
-        raise
-    except Exception as error:  # of safetensors, and of torch for a type of numbers that it does not know
+    except SafetensorError as error:
         raise ValueError(f"{path} is not a model file, or is cut short ({error}); expected *.safetensors") from None
-    if "basinet" not in about:
+    if text is None:
         raise ValueError(f"{path} is a safetensors file but not one of basinet; convert it first")
-    header, expected = _header(about["basinet"], path), about.get(HASH)
+    header = json.loads(text)
     if header["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path} has format {header['format_version']} (basinet {header['basinet_version']}), this basinet "
             f"{__version__} reads up to {FORMAT_VERSION}; update basinet"
         )
-    has_none = expected is None and header["format_version"] < HASHED_SINCE
-    if not has_none and hash_of(about["basinet"], tensors) != expected:
-        raise ValueError(
-            f"{path} is damaged: the hash of its tensors and header is not the one it was saved with; copy it again, "
-            "or train or convert it anew"
-        )
-    return header, tensors, expected
-
-
-def _header(text: str, path: Path) -> dict[str, Any]:
-    try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: its header is not JSON ({error}); copy it again") from None
-    if not isinstance(header, dict) or not isinstance(header.get("format_version"), int):
-        raise ValueError(f"{path} is damaged: its header has no format_version; copy it again")
-    return header
+    return header, tensors
 
 
 def _heads(header: Mapping[str, Any], path: Path) -> tuple[dict[str, HeadKind], dict[str, PropertyForm]]:

@@ -44,7 +44,7 @@ def label_molecules(config: QuickstartConfig, out: Path) -> MoleculeStore:
             return generate(wanted, out, lambda p: show(p.done, p.total, f"{p.frames} frames  {p.failed} failed"))
         except FileExistsError:
             say(f"{out} is there already")
-            return MoleculeStore.open(out, verify=True)
+            return MoleculeStore.open(out)
 
 
 def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> MoleculeStore:
@@ -57,7 +57,7 @@ def label_frames(config: QuickstartConfig, out: Path, level_of_theory: str) -> M
         )
     except FileExistsError:
         say(f"{out} is there already")
-        return MoleculeStore.open(out, verify=True)
+        return MoleculeStore.open(out)
     with progress(f"labelling {2 * per_chain} frames of {config.name}"):
         frames = trajectory(wanted)
     writer.write_shard(frames)

@@ -13,11 +13,6 @@ from basinet.speed.cpp import load
 from basinet.structures.sparse import PairList
 
 SOURCES = Path(__file__).with_name("cpp")
-FUNCTIONS = {
-    "pair_stage": ("pair_stage", "pair_stage_backward", "pair_stage_double_backward"),
-    "pair_sum": ("pair_sum", "pair_product"),
-}
-"""Functions of each file."""
 WITHOUT = "call backbone.use_kernels('plain')"
 REALS = {torch.float32: "float", torch.float64: "double"}
 
@@ -71,7 +66,7 @@ def library(name: str, dtype: torch.dtype, **sizes: int) -> ctypes.CDLL:
     if dtype not in REALS:
         raise TypeError(f"the C++ kernels are for float32 and float64, got {dtype}; use launch.kernels=plain")
     names = {"REAL": REALS[dtype]} | {name: str(value) for name, value in sizes.items()}
-    return load(SOURCES / f"{name}.cpp", names, FUNCTIONS[name])
+    return load(SOURCES / f"{name}.cpp", names)
 
 
 def _require_ordinary(tensors: Sequence[Tensor]) -> None:

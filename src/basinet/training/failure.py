@@ -10,7 +10,7 @@ from torch import Tensor
 
 from basinet.config import read_settings
 from basinet.errors import RunError
-from basinet.files import fields_named, read_torch, write_torch
+from basinet.files import read_torch, write_torch
 from basinet.models.heads.base import HeadKind
 from basinet.models.heads.property import PropertyForm
 from basinet.models.model import Model
@@ -87,13 +87,12 @@ class Failure(NamedTuple):
 def load_failure(path: Path) -> Failure:
     """Read a failed step, onto the CPU."""
     saved = read_torch(path)
-    with fields_named(path, "a failed step"):
-        batches = [_batch(b) for b in saved["batches"]]
-        properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
-        kinds, forms = current_heads(saved["heads"], properties)
-        heads: dict[str, HeadKind] = read_settings(dict[str, HeadKind], kinds, f"{path}: heads")
-        weights = current_weights(saved["model"])
-        return Failure(saved["step"], heads, forms, weights, saved["generator"], batches, saved["sources"])
+    batches = [_batch(b) for b in saved["batches"]]
+    properties = {name: PropertyForm(**form) for name, form in saved["properties"].items()}
+    kinds, forms = current_heads(saved["heads"], properties)
+    heads: dict[str, HeadKind] = read_settings(dict[str, HeadKind], kinds, f"{path}: heads")
+    weights = current_weights(saved["model"])
+    return Failure(saved["step"], heads, forms, weights, saved["generator"], batches, saved["sources"])
 
 
 def _plain(batch: Batch) -> dict[str, Any]:

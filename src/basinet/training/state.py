@@ -10,7 +10,7 @@ from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel
 
 from basinet.data.stream.loader import Stream
-from basinet.files import fields_named, read_torch, write_torch
+from basinet.files import read_torch, write_torch
 from basinet.models.version_0_1 import current_weights
 from basinet.training.optim import Schedule
 
@@ -72,10 +72,6 @@ class TrainState:
             ValueError: the state does not fit this run.
         """
         state = read_torch(path, device)
-        with fields_named(path, "the state of this run"):
-            self._take(state, path, rank, world_size)
-
-    def _take(self, state: Mapping[str, Any], path: Path, rank: int, world_size: int) -> None:
         if (state["average"] is None) != (self.average is None):
             raise ValueError(f"{path}: ema_decay was switched on or off since the run was stopped; restore it")
         if world_size != len(state["generators"]):

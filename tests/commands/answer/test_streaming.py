@@ -333,34 +333,3 @@ def test_the_commands_do_the_same(ensemble: Path, table: Path, tmp_path: Path) -
         app, ["predict", str(ensemble), str(table), str(tmp_path / "o.xyz"), "--coverage", "0.5"]
     )
     assert "are for a table (.csv)" in str(wrong.exception)
-
-
-@pytest.mark.parametrize("kind", ["directory", "file", "link", "of another program"])
-def test_what_is_no_journal_is_left_alone_and_named(tmp_path: Path, kind: str) -> None:
-    partial, notes = tmp_path / "out.csv.partial", tmp_path / "notes"
-    notes.mkdir()
-    (notes / "notes.txt").write_text("my notes")
-    match kind:
-        case "file":
-            partial.write_text("my notes")
-        case "link":
-            partial.symlink_to(notes)
-        case _:
-            partial.mkdir()
-            (partial / "notes.txt").write_text("my notes")
-            if kind == "of another program":
-                (partial / "state.json").write_text('{"state": 1}')
-    with pytest.raises(FileExistsError, match=r"out\.csv\.partial is no unfinished work of basinet"):
-        Journal(tmp_path / "out.csv", ["rows"], "of this")
-    kept = partial if kind == "file" else partial / "notes.txt"
-    assert kept.read_text() == "my notes"
-
-
-def test_a_journal_killed_at_any_moment_is_one(tmp_path: Path) -> None:
-    partial = tmp_path / "out.csv.partial"
-    partial.mkdir()  # killed after this
-    Journal(tmp_path / "out.csv", ["rows"], "of this")
-    (partial / "state.json").unlink()  # as version 0.1 left it before the first piece
-    Journal(tmp_path / "out.csv", ["rows"], "of this").append({"rows": b"1\n"}, 1)
-    assert Journal(tmp_path / "out.csv", ["rows"], "of this").done == 1
-    assert Journal(tmp_path / "out.csv", ["rows"], "of other work").done == 0

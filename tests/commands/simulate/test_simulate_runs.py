@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from dataclasses import replace
 
@@ -19,7 +18,6 @@ from basinet.cli import app
 from basinet.commands.simulate.report import summarise
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.commands.simulate.simulate import simulate_file
-from basinet.commands.simulate.start import load_start, save_start
 from basinet.data.readers import read_molecules
 from basinet.models.checkpoint import save_model
 from basinet.models.model import build_model
@@ -218,40 +216,3 @@ def test_settings_that_make_no_sense_are_refused(model, water):
     ):
         with pytest.raises(ValueError, match=message):
             replace(base, **change)
-
-
-def test_a_run_resumes_with_the_model_and_the_molecules_it_began_with_only(model, water, tmp_path):
-    mine, out = tmp_path / "mine.safetensors", tmp_path / "out"
-    shutil.copy(model, mine)
-    run(mine, water, out)
-    records = (out / "records.csv").read_bytes()
-
-    def refused(path):
-        with pytest.raises(ValueError, match=rf"{path.name} is not the \w+ file .*its hash differs.*another --out"):
-            run(mine, water, out, resume=True, picoseconds=0.04)
-        assert (out / "records.csv").read_bytes() == records
-
-    before = water.read_bytes()
-    water.write_bytes(before.replace(b"O", b"S"))
-    refused(water)
-    water.write_bytes(before)
-    torch.manual_seed(1)
-    save_model(build_model(build_backbone(TINY), ["energy", "forces"]), mine, TINY)
-    refused(mine)
-    shutil.copy(model, mine)
-    start = out / "start.npz"
-    kept = start.read_bytes()
-    save_start(start, [replace(m, name="other") for m in load_start(start)])
-    refused(start)
-    start.write_bytes(kept)
-    water.unlink()  # what is simulated is in the directory
-    assert run(mine, water, out, resume=True, picoseconds=0.04).steps_done > 0
-
-
-def test_a_run_without_hashes_resumes_and_says_so(model, water, tmp_path):
-    out, said = tmp_path / "out", []
-    run(model, water, out)
-    path = out / "simulation.yaml"
-    path.write_text(path.read_text().partition("hashes:")[0])
-    run(model, water, out, said, resume=True, picoseconds=0.04)
-    assert any("has no hashes of its model and molecules" in line for line in said)

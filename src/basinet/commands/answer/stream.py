@@ -19,7 +19,7 @@ from basinet.commands.answer.records import Record, TableOptions, count_records,
 from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.readers import AS_WRITTEN, Reading
 from basinet.data.sources.names import locate
-from basinet.files import TEMPORARY, move, write_text
+from basinet.files import move, write_text
 from basinet.models.scope import Scope
 from basinet.structures import Batch
 from basinet.structures.batch import collate
@@ -51,21 +51,17 @@ class Journal:
 
     A piece is written to all files, synced, and only then counted. Whatever follows the last count, because the process
     was killed, is cut off when the journal is opened again. A journal of something else (another input, model or
-    setting) is deleted; a directory that is no journal is left alone.
+    setting) is deleted.
 
     Args:
         out: the finished file.
         names: of the files in the journal.
         fingerprint: of all that decides what is written (:func:`fingerprint_of`).
-
-    Raises:
-        FileExistsError: there is such a directory (or file or link), and it is no journal.
     """
 
     def __init__(self, out: Path, names: Sequence[str], fingerprint: str) -> None:
         self.directory = out.with_name(f"{out.name}.partial")
         self._fingerprint = fingerprint
-        self._require_own(names)
         state = self._read(names)
         if state is None:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -76,22 +72,9 @@ class Journal:
         self.notes: dict[str, Any] = state["notes"]
         """Counts to resume from."""
         self._sizes: dict[str, int] = state["sizes"]
-        self._save()  # before any other file: a directory without it is no journal
         for name, size in self._sizes.items():
             (self.directory / name).touch()
             os.truncate(self.directory / name, size)
-
-    def _require_own(self, names: Sequence[str]) -> None:
-        """Raise an error if the directory is there and no journal made it, for it would be deleted."""
-        if not self.directory.exists() and not self.directory.is_symlink():
-            return
-        is_directory = self.directory.is_dir() and not self.directory.is_symlink()
-        there = [path for path in self.directory.iterdir() if _is_unknown(path, names)] if is_directory else []
-        if not is_directory or (there and not _is_journal(self.directory / STATE_FILE)):
-            raise FileExistsError(
-                f"{self.directory} is no unfinished work of basinet (it has no {STATE_FILE} of one), and it is where "
-                "unfinished results are kept; move it away, or choose another place for the results"
-            )
 
     def _read(self, names: Sequence[str]) -> dict[str, Any] | None:
         """Return the state of the same work; ``None`` if there is none to resume."""
@@ -118,9 +101,6 @@ class Journal:
             self._sizes[name] += len(piece)
         self.done += n_records
         self.notes |= notes or {}
-        self._save()
-
-    def _save(self) -> None:
         state = {"fingerprint": self._fingerprint, "done": self.done, "sizes": self._sizes, "notes": self.notes}
         write_text(self.directory / STATE_FILE, json.dumps(state))
 
@@ -139,18 +119,6 @@ class Journal:
     def discard(self) -> None:
         """Remove all files of the journal."""
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def _is_unknown(path: Path, names: Sequence[str]) -> bool:
-    """Whether a file is none that a journal leaves before it first saves its state."""
-    return not path.name.startswith(TEMPORARY) and (path.name not in names or path.stat().st_size > 0)
-
-
-def _is_journal(file: Path) -> bool:
-    try:
-        return {"fingerprint", "done", "sizes", "notes"} <= json.loads(file.read_text(encoding="utf-8")).keys()
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return False
 
 
 def fingerprint_of(paths: Sequence[Path], settings: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ def _conformer_store(recipe: AssayRecipe, compounds: Compounds, path: Path, labe
     if (path / MANIFEST_FILE).exists() and (manifest := read_manifest(path)).complete:
         if manifest.settings != settings:
             raise ValueError(f"{path} was made from another table or with other options; choose another --out")
-        return MoleculeStore.open(path, verify=True)
+        return MoleculeStore.open(path)
     writer = StoreWriter.open(path, level_of_theory="", source=str(recipe.data), settings=settings, units={label: "1"})
     total = len(compounds.smiles)
     done = min(total, writer.n_shards * COMPOUNDS_PER_SHARD)

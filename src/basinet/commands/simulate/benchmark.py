@@ -43,7 +43,7 @@ from basinet.data.generation.calculators import make_calculator
 from basinet.data.readers import load_store
 from basinet.data.store.store import MoleculeStore
 from basinet.evaluation.metrics import ForceEnergyErrors
-from basinet.files import fields_named, read_json, write_text
+from basinet.files import write_text
 from basinet.md.bonds import STRETCHED
 from basinet.md.dynamics import Dynamics, Speed, measure_speed, start
 from basinet.md.frames import BadFrames, frame_writer
@@ -129,7 +129,7 @@ def prepare_md_benchmark(
     Raises:
         ValueError: the data is no trajectory of one molecule with forces, or the directory holds another run.
     """
-    check_directory(config, out, resume, say)
+    check_directory(config, out, resume)
     require_device(device)
     store, tests = _read(config, say)
     reference = ReferenceGeometry.of(_frames(store, np.arange(len(store))))
@@ -229,9 +229,8 @@ def _potential(config: MDBenchmarkConfig, molecule: Molecule, device: str) -> Po
 
 
 def _load_measured(path: Path) -> Measured:
-    saved = read_json(path)
-    with fields_named(path, "the measurements of a benchmark"):
-        return Measured(saved["force_mae"], saved["n_test"], None if saved["speed"] is None else Speed(*saved["speed"]))
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return Measured(saved["force_mae"], saved["n_test"], None if saved["speed"] is None else Speed(*saved["speed"]))
 
 
 def _force_mae(

@@ -8,19 +8,15 @@ The directory of a simulation holds ``simulation.yaml`` (its settings), ``start.
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-import yaml
 
 from basinet.commands.answer.load import load_energy_model
-from basinet.commands.answer.stream import fingerprint_of
-from basinet.commands.recipe import read_yaml
+from basinet.commands.recipe import read_yaml, save_recipe
 from basinet.commands.simulate.settings import MDBenchmarkConfig, SimulateConfig
 from basinet.commands.simulate.start import Say, load_start, prepare_start, save_start
 from basinet.config import dump_settings, read_settings
-from basinet.data.sources.names import locate
-from basinet.files import write_text
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
@@ -35,8 +31,6 @@ from basinet.structures.batch import collate
 from basinet.training.interrupt import InterruptedRunError, stop_on_signals
 
 SETTINGS_FILE, START_FILE, STATE_FILE = "simulation.yaml", "start.npz", "state.pt"
-HASHES = "hashes"
-"""Entry of the settings file with the hashes of the model and the molecules."""
 RECORDS_FILE, BAD_FILE = "records.csv", "bad_frames.extxyz"
 SPREAD_COLUMN = "force_std_eV_A"
 """Column of the largest deviation of a force between the members of an ensemble."""
@@ -86,7 +80,7 @@ def simulate_file(
         InterruptedRunError: stopped by a signal; the state is saved.
         ValueError: the molecules cannot be simulated, or the directory holds another simulation.
     """
-    check_directory(config, out, resume, say)
+    check_directory(config, out, resume)
     model = load_energy_model(config.model, device)
     columns, limits = _force_spread(config, model)
     potential = model_potential(model)
@@ -103,46 +97,11 @@ def simulate_file(
 def save_settings(
     config: SimulateConfig | MDBenchmarkConfig, out: Path, molecules: list[Molecule], resume: bool
 ) -> None:
-    """Write the settings, the hashes of what they name and, for a new run, its initial molecules."""
-    if resume:
-        hashes = _read_settings(config, out)[1]
-    else:
+    """Write the settings and, for a new run, its initial molecules."""
+    if not resume:
         out.mkdir(parents=True, exist_ok=True)
         save_start(out / START_FILE, molecules)
-        hashes = {name: fingerprint_of([path], {}) for name, path in _inputs(config, out).items()}
-    kept = {HASHES: hashes} if hashes else {}
-    write_text(out / SETTINGS_FILE, yaml.safe_dump({**dump_settings(config), **kept}, sort_keys=False))
-
-
-def _inputs(config: SimulateConfig | MDBenchmarkConfig, out: Path) -> dict[str, Path]:
-    """Return the files that decide what a run computes, by what they are."""
-    molecules = config.molecules if isinstance(config, SimulateConfig) else config.data
-    model = {} if config.model is None else {"model": config.model}
-    return {**model, "molecules": locate(molecules), "start": out / START_FILE}
-
-
-def _read_settings(config: SimulateConfig | MDBenchmarkConfig, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the settings and the hashes that a directory has; runs of early versions have no hashes."""
-    path = out / SETTINGS_FILE
-    values = read_yaml(path)
-    hashes = read_settings(dict[str, str], values.pop(HASHES, {}), f"{path}: {HASHES}")
-    return dump_settings(read_settings(type(config), values, str(path))), hashes
-
-
-def _require_same_inputs(
-    config: SimulateConfig | MDBenchmarkConfig, hashes: Mapping[str, str], out: Path, say: Say
-) -> None:
-    """Raise a ``ValueError`` if a file that decides what a run computes is another one than when it began."""
-    if not hashes:
-        say(f"warning: {out} has no hashes of its model and molecules: whether they are still the same is not known")
-        return
-    for name, path in _inputs(config, out).items():
-        # The molecules themselves are in the directory: their file may be gone.
-        if name in hashes and path.exists() and fingerprint_of([path], {}) != hashes[name]:
-            raise ValueError(
-                f"{path} is not the {name} file that {out} was started with (its hash differs); restore it, or start "
-                "another run with another --out"
-            )
+    save_recipe(config, out / SETTINGS_FILE)
 
 
 def _dynamics(
@@ -235,11 +194,8 @@ def run(
     return time.monotonic() - begin, dynamics.state.step - first
 
 
-def check_directory(config: SimulateConfig | MDBenchmarkConfig, out: Path, resume: bool, say: Say) -> None:
-    """Check that a directory is free for a new run or, to resume, holds one with the same settings, no longer one.
-
-    The model and the molecules must be the same too, by their hashes.
-    """
+def check_directory(config: SimulateConfig | MDBenchmarkConfig, out: Path, resume: bool) -> None:
+    """Check that a directory is free for a new run or, to resume, holds one with the same settings, no longer one."""
     has_run = (out / SETTINGS_FILE).exists()
     if not resume:
         if has_run:
@@ -249,7 +205,7 @@ def check_directory(config: SimulateConfig | MDBenchmarkConfig, out: Path, resum
         return
     if not has_run:
         raise ValueError(f"{out} holds no simulation to resume; leave out --resume to start one")
-    old, hashes = _read_settings(config, out)
+    old = dump_settings(read_settings(type(config), read_yaml(out / SETTINGS_FILE), str(out / SETTINGS_FILE)))
     new = dump_settings(config)
     changed = [f"{k} was {old[k]}, now {new[k]}" for k in new if k != "picoseconds" and new[k] != old[k]]
     if changed:
@@ -259,4 +215,3 @@ def check_directory(config: SimulateConfig | MDBenchmarkConfig, out: Path, resum
             f"{out} is to be {old['picoseconds']:g} ps long, got picoseconds={new['picoseconds']:g}; it can be made "
             "longer, not shorter"
         )
-    _require_same_inputs(config, hashes, out, say)

@@ -16,7 +16,6 @@ from scipy.sparse.csgraph import connected_components
 from basinet.commands.simulate.settings import SimulateConfig
 from basinet.data.chemistry.perception import with_perceived_bonds
 from basinet.data.readers import open_unlabelled
-from basinet.files import fields_named, read_arrays, write_arrays
 from basinet.md.bonds import reference_bonds
 from basinet.md.integrators import Potential
 from basinet.md.potentials import relax
@@ -134,13 +133,12 @@ def save_start(path: Path, molecules: list[Molecule]) -> None:
         arrays |= {f"charge{i}": np.array(m.charge), f"smiles{i}": np.array(m.smiles or "")}
         if m.bond_orders is not None:
             arrays[f"orders{i}"] = m.bond_orders
-    write_arrays(path, arrays)
+    np.savez(path, **arrays)
 
 
 def load_start(path: Path) -> list[Molecule]:
     """Read molecules written by :func:`save_start`."""
-    file = read_arrays(path)
-    with fields_named(path, "the molecules of a simulation"):
+    with np.load(path, allow_pickle=False) as file:
         return [
             Molecule(
                 atomic_numbers=file[f"z{i}"],

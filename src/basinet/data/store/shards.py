@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from basinet.data.store.arrays import FlatArrays
-from basinet.data.store.manifest import MANIFEST_FILE, FileEntry, Manifest, ShardEntry
+from basinet.data.store.manifest import MANIFEST_FILE, Manifest, ShardEntry
 from basinet.files import map_array, new_directory
 
 COPIED_AT_ONCE = 2**20
@@ -27,11 +27,7 @@ def read_manifest(path: Path) -> Manifest:
         raise ValueError(f"{path} is a directory of LMDB and no basinet store; give the file: {path / 'data.mdb'}")
     if not file.is_file():
         raise ValueError(f"{path} is not a basinet store: it has no {MANIFEST_FILE}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is damaged: byte {error.start} is not UTF-8; copy it again") from None
-    return Manifest.from_json(text, str(file))
+    return Manifest.from_json(file.read_text(encoding="utf-8"), str(file))
 
 
 def read_shard(path: Path, entry: ShardEntry, verify: bool) -> FlatArrays:
@@ -45,8 +41,8 @@ def read_shard(path: Path, entry: ShardEntry, verify: bool) -> FlatArrays:
             raise ValueError(
                 f"{file} has {n_bytes} bytes, expected {expected.n_bytes}; the store is damaged: copy it again"
             )
-        if verify:
-            _require_hash(file, expected)
+        if verify and _sha256(file) != expected.sha256:
+            raise ValueError(f"{file} does not have the hash in the manifest; the store is damaged: copy it again")
         arrays[name.removesuffix(".npy")] = map_array(file)
     try:
         return FlatArrays.from_files(arrays)
@@ -70,24 +66,9 @@ def copy_shard(source: Path, entry: ShardEntry, target: Path) -> None:
                     hashed.update(block)
                     copy.write(block)
             if hashed.hexdigest() != expected.sha256:
-                raise _damaged(file)
+                raise ValueError(f"{file} does not have the hash in the manifest; the store is damaged: copy it again")
 
 
-def require_hashes(path: Path, entry: ShardEntry) -> None:
-    """Compare the hash of every file of a shard of the store in ``path`` with the manifest.
-
-    Raises:
-        ValueError: a file is damaged.
-    """
-    for name, expected in entry.files.items():
-        _require_hash(path / entry.name / name, expected)
-
-
-def _require_hash(file: Path, expected: FileEntry) -> None:
+def _sha256(file: Path) -> str:
     with open(file, "rb") as stream:
-        if file_digest(stream, "sha256").hexdigest() != expected.sha256:
-            raise _damaged(file)
-
-
-def _damaged(file: Path) -> ValueError:
-    return ValueError(f"{file} does not have the hash in the manifest; the store is damaged: copy it again")
+        return file_digest(stream, "sha256").hexdigest()
