@@ -152,15 +152,3 @@ def _sync(path: Path, flags: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def require_file(path: Path) -> None:
-    """Refuse standard input and pipes, from which nothing can be read twice.
-
-    Raises:
-        ValueError: the path is one of them.
-    """
-    is_input = str(path) == "-" and not path.exists()
-    if is_input or (path.exists() and not (path.is_file() or path.is_dir())):
-        what = "standard input" if is_input else "a pipe or device"
-        raise ValueError(f"{path}: is {what}, expected a file, which can be read twice; save it first: ... > file.xyz")

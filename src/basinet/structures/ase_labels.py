@@ -8,7 +8,6 @@ import numpy as np
 from ase import Atoms
 
 from basinet.errors import StructureError
-from basinet.structures.total_charge import stated_charge
 
 ENERGY_KEYS = ("REF_energy", "energy", "total_energy")
 """Keys of an energy, in order of preference; ASE moves ``energy`` of a comment line into its calculator. The last is
@@ -21,21 +20,18 @@ WHOLE = 1e-3
 
 
 def charge_of(atoms: Atoms, name: str) -> int:
-    """Return the total charge (e): stated in ``info`` under one of its names, or the sum of the initial charges.
+    """Return the total charge (e): ``charge`` in ``info``, or the sum of the initial charges.
 
     Raises:
-        StructureError: it is not a whole number, or two charges contradict each other.
+        StructureError: it is not a whole number.
     """
-    charge = stated_charge(plain_values(atoms.info), name)
+    charge = plain_values(atoms.info).get(CHARGE_KEY)
     if charge is None:
         return _sum_of_charges(atoms, name)
-    total = float(np.sum(atoms.arrays.get("initial_charges", 0.0)))
-    if abs(total) > 0.5 and abs(total - round(total)) <= WHOLE and round(total) != charge:
-        raise StructureError(
-            f"{name}: the total charge is {charge:+d}, and the initial charges of the atoms add up to {total:+g}, "
-            "expected the same; correct or remove one of them"
-        )
-    return charge
+    whole = isinstance(charge, int | float | np.integer | np.floating) and math.isfinite(charge)
+    if not whole or charge != round(charge):
+        raise StructureError(f"{name}: {CHARGE_KEY} must be a whole number (e), got {charge!r}")
+    return int(charge)
 
 
 def smiles_of(atoms: Atoms) -> str:

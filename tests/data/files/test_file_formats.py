@@ -13,10 +13,10 @@ from ase.db import connect
 from ase.io import Trajectory
 
 from basinet.data.doctor.check import check_consistency
+from basinet.data.files.hdf5 import formal_charge
 from basinet.data.files.options import PropertyColumn
 from basinet.data.readers import Reading, load_store, open_molecules, read_molecules
 from basinet.structures import StructureError
-from basinet.structures.total_charge import formal_charge
 from basinet.units import BOHR, DEBYE, HARTREE
 from data_files import LABELLED, arrays, conformations, write_file, write_hdf5
 from reference import reference_file

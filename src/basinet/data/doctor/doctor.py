@@ -123,10 +123,9 @@ def check_charges(seen: Scan) -> Finding:
     values, counts = np.unique(seen.charges, return_counts=True)
     evidence = ", ".join(f"{count:,} of {value:+d} e" for value, count in zip(values, counts, strict=True))
     evidence = "all molecules are neutral" if values.tolist() == [0] else evidence
-    odd = seen.odd & (seen.n_atoms > 1)  # single atoms are references
-    if not odd.any():
+    if not seen.odd.any():
         return check.ok(f"{evidence}; even numbers of electrons")
-    evidence += f"; {int(odd.sum()):,} have an odd number of electrons ({first_of(odd)})"
+    evidence += f"; {int(seen.odd.sum()):,} have an odd number of electrons ({first_of(seen.odd)})"
     fix = "are they radicals, or is their charge missing? a model sees neither charge nor spin"
     return check.warning(evidence, fix)
 

@@ -172,7 +172,6 @@ def _check_outliers(found: EnergyFit) -> Finding:
     per_atom = _above_formula(found) / found.n_atoms
     usual = _spread(per_atom)
     size = np.abs(per_atom)
-    size[found.n_atoms == 1] = 0  # isolated atoms, which are references
     far = size > FAR_OFF * max(usual, 1e-4)
     evidence = f"usual deviation {1000 * usual:.3g} meV/atom, largest {1000 * size.max():.4g} meV/atom"
     if not far.any():

@@ -20,16 +20,12 @@ from ase.db.sqlite import SQLite3Database
 from ase.io import ulm
 
 from basinet.data.files.ase_atoms import read_atoms
-from basinet.data.files.fields import take_units
 from basinet.data.files.options import Reading
-from basinet.data.files.report import ReadReport, array_of, damaged_file
+from basinet.data.files.report import ReadReport, damaged_file
 from basinet.structures import Molecule, StructureError
-from basinet.structures.ase_labels import ENERGY_KEYS, FORCES_KEYS
 
 RESULTS = ("energy", "forces", "dipole")
 """Results of a calculator that a row of a database may have."""
-STATE = ("masses", "momenta", "magmoms")
-"""Fields of a frame that are not labels."""
 ROWS_AT_ONCE = 256
 """Rows of a database to read at once; ASE fetches all rows of a query into memory."""
 
@@ -54,11 +50,6 @@ def read_ase_db(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
     Raises:
         StructureError: the file is not a database of ASE or is damaged, or a row is periodic.
     """
-    take_units(_stated_units(path, reading), str(path), report, reading)
-    return _read_rows(path, report, reading)
-
-
-def _read_rows(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
     for identity, atoms in _rows(path):
         name = f"{path.name}:{identity}"
         yield from read_atoms(atoms, name, report, reading)
@@ -101,7 +92,6 @@ def _number_of_frames(path: Path) -> int:
 def _atoms_of_frame(item: Any, header: Any) -> Atoms:
     charges, info = item.get("charges"), item.get("info")
     atoms = Atoms(numbers=header.numbers, positions=item.positions, pbc=header.pbc, charges=charges, info=info)
-    with_state(atoms, {key: item.get(key) for key in STATE} | {"constraints": header.get("constraints")})
     calculator = item.get("calculator", {})
     return _with_results(atoms, {key: calculator.get(key) for key in all_properties if key in calculator})
 
@@ -110,15 +100,6 @@ def _with_results(atoms: Atoms, results: Mapping[str, Any]) -> Atoms:
     if results:
         atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
-
-
-def with_state(atoms: Atoms, state: Mapping[str, Any]) -> None:
-    """Put masses, momenta, magnetic moments and constraints into a frame as they are stored; nothing is rebuilt."""
-    names = {"magmoms": "initial_magmoms"}
-    for key, value in state.items():
-        if value is not None and np.size(value):
-            place = atoms.arrays if np.ndim(value) and len(value) == len(atoms) else atoms.info
-            place[names.get(key, key)] = np.asarray(value) if place is atoms.arrays else value
 
 
 class _ReadOnly(SQLite3Database):
@@ -143,23 +124,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Atoms]]:
         raise StructureError(f"{path}: gave {n_read} of its {n_rows} rows: the database is damaged")
 
 
-def _stated_units(path: Path, reading: Reading) -> dict[str, Any]:
-    """Return the units in the metadata of a database, where SchNetPack keeps them."""
-    with damaged_file(f"{path}: cannot be read as an ASE database"):
-        _number_of_rows(path)
-        with _ReadOnly(str(path.absolute()), use_lock_file=False, serial=True) as database:
-            about = dict(database.metadata or {})
-    units = {key.lower(): value for key, value in (about.get("_property_unit_dict") or {}).items()}
-    energies = (reading.energy_key, *ENERGY_KEYS) if reading.energy_key else ENERGY_KEYS
-    forces = (reading.forces_key, *FORCES_KEYS) if reading.forces_key else FORCES_KEYS
-    found = {
-        "energy_unit": next((units[k.lower()] for k in energies if k.lower() in units), None),
-        "length_unit": about.get("_distance_unit"),
-        "force_unit": next((units[array_of(k).lower()] for k in forces if array_of(k).lower() in units), None),
-    }
-    return {key: value for key, value in about.items() if not key.startswith("_")} | found
-
-
 def _number_of_rows(path: Path) -> int:
     """Return the number of rows, after checking that this is a sound SQLite file with a table of systems."""
     with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
@@ -174,7 +138,6 @@ def _number_of_rows(path: Path) -> int:
 
 def _atoms_of_row(row: Any) -> Atoms:
     atoms = Atoms(numbers=row.numbers, positions=row.positions, pbc=row.pbc, charges=row.get("initial_charges"))
-    with_state(atoms, {key: row.get(key) for key in ("masses", "momenta", "initial_magmoms", "constraints")})
     results = {key: row.get(key) for key in RESULTS}
     return with_values(atoms, {**(row.get("data") or {}), **row.key_value_pairs}, results)
 

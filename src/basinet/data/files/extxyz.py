@@ -5,7 +5,6 @@ file before it returns the first frame.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from io import StringIO
 from pathlib import Path
@@ -14,19 +13,14 @@ from typing import Any, TextIO
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.data import atomic_numbers as number_of_symbol
-from ase.data import chemical_symbols
 from ase.io.extxyz import read_xyz, write_xyz
 
 from basinet.data.files.ase_atoms import read_atoms
 from basinet.data.files.options import Reading
-from basinet.data.files.report import ReadReport, plain_number
+from basinet.data.files.report import ReadReport
 from basinet.files import replacing
 from basinet.structures import Molecule, StructureError
 from basinet.structures.ase_labels import CHARGE_KEY, SMILES_KEY
-
-ISOTOPES = frozenset({"D", "T", "1H", "2H", "3H"})
-"""Symbols of the isotopes of hydrogen."""
 
 
 def read_extxyz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molecule]:
@@ -37,7 +31,7 @@ def read_extxyz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
     """
     for frame, text in enumerate(_frames(path)):
         name = f"{path.name}:{frame}"
-        atoms = _parse(text, name, report)
+        atoms = _parse(text, name)
         yield from read_atoms(atoms, name, report, reading)
 
 
@@ -78,7 +72,7 @@ def frame_text(molecule: Molecule, results: Mapping[str, Any], label_prefix: str
 
 def _frames(path: Path) -> Iterator[str]:
     """Split a file into the texts of its frames."""
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    with open(path, encoding="utf-8") as file:
         frame = 0
         while header := _next_line(file, path, frame):
             if not header.strip():
@@ -106,16 +100,10 @@ def _atom_count(header: str, name: str) -> int:
 
 
 def _next_line(file: TextIO, path: Path, frame: int) -> str:
-    line = file.readline()
-    if line.isascii():
-        return line
-    for place, letter in enumerate(line, start=1):
-        if "\udc80" <= letter <= "\udcff":
-            raise StructureError(
-                f"{path.name}:{frame}: not text in UTF-8: byte 0x{ord(letter) - 0xDC00:02x} at letter {place} of the "
-                f"line {line.encode('ascii', 'replace').decode().strip()[:60]!r}; convert it: iconv -f latin1 -t utf-8"
-            )
-    return line
+    try:
+        return file.readline()
+    except UnicodeDecodeError:
+        raise StructureError(f"{path.name}:{frame}: not text; is this an xyz file?") from None
 
 
 def _require_end(file: TextIO, path: Path, frame: int) -> None:
@@ -125,73 +113,12 @@ def _require_end(file: TextIO, path: Path, frame: int) -> None:
             raise StructureError(f"{path.name}:{frame}: got a blank line where a frame should begin; remove it")
 
 
-def _parse(text: str, name: str, report: ReadReport) -> Atoms:
-    comment = text.split("\n", 2)[1]
-    if re.match(r"gdb \d+\t", comment):
-        raise StructureError(f"{name}: this is a raw file of QM9, expected extended xyz; use qm9: instead of the file")
+def _parse(text: str, name: str) -> Atoms:
     try:
-        return _frame(text)
-    except KeyError:
-        pass  # symbols that ASE does not know
-    except (ValueError, TypeError, IndexError, OSError, RuntimeError) as error:
-        plain = _plain_numbers(text)
-        if plain == text:
-            raise _unreadable(text, name, error) from None
-        text = plain
-    text, isotopes = _plain_symbols(text, name)
-    if isotopes:
-        report.leave_unused("D and T (read as H: the energy does not depend on masses)")
-    try:
-        return _frame(text)
+        return next(read_xyz(StringIO(text), 0))
     except (ValueError, TypeError, KeyError, IndexError, OSError, RuntimeError) as error:
-        raise _unreadable(text, name, error) from None
-
-
-def _frame(text: str) -> Atoms:
-    return next(read_xyz(StringIO(text), 0))
-
-
-def _unreadable(text: str, name: str, error: Exception) -> StructureError:
-    cut = "" if text.endswith("\n") else "; its last line is cut short: the file is truncated"
-    return StructureError(f"{name}: cannot be read as extended xyz ({type(error).__name__}: {error}){cut}")
-
-
-def _plain_numbers(text: str) -> str:
-    """Write the numbers of Fortran and Mathematica in the rows of atoms as others do."""
-    head, comment, *rows = text.split("\n")
-    return "\n".join([head, comment, *(" ".join(map(plain_number, row.split())) for row in rows)])
-
-
-def _plain_symbols(text: str, name: str) -> tuple[str, bool]:
-    """Write isotopes, atomic numbers and small letters in the first column as symbols; True if there are isotopes.
-
-    Raises:
-        StructureError: something else stands for an element.
-    """
-    head, comment, *rows = text.split("\n")
-    if "Properties=" in comment and "Properties=species:" not in comment:
-        return text, False
-    isotopes = False
-    for i, row in enumerate(rows):
-        symbol, *rest = row.split() or [""]
-        if not symbol or symbol in number_of_symbol:
-            continue
-        isotopes |= symbol in ISOTOPES
-        rows[i] = " ".join([_symbol(symbol, i, name), *rest])
-    return "\n".join([head, comment, *rows]), isotopes
-
-
-def _symbol(written: str, atom: int, name: str) -> str:
-    if written in ISOTOPES:
-        return "H"
-    if written.isdecimal() and 0 < int(written) < len(chemical_symbols):
-        return chemical_symbols[int(written)]
-    if (written.islower() or written in ("CL", "BR", "SI")) and written.capitalize() in number_of_symbol:
-        return written.capitalize()
-    letters = written.rstrip("0123456789_*'")
-    hint = f"; if it is atom {written[len(letters) :]} of its kind, write {letters!r}" if letters != written else ""
-    hint = hint if letters in number_of_symbol else "; a ghost or dummy atom must be left out"
-    raise StructureError(f"{name}: cannot be read: atom {atom} is {written!r}, expected the symbol of an element{hint}")
+        cut = "" if text.endswith("\n") else "; its last line is cut short: the file is truncated"
+        raise StructureError(f"{name}: cannot be read as extended xyz ({type(error).__name__}: {error}){cut}") from None
 
 
 def _to_atoms(molecule: Molecule, values: Mapping[str, Any]) -> Atoms:

@@ -17,6 +17,7 @@ A file is a tree of groups; those with arrays hold the conformations of a formul
 """
 
 import os
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,12 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from ase.data import atomic_numbers as number_of_symbol
 
-from basinet.data.files.fields import refuse_periodic, role_of, spin_refusal, take_units
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.files.report import ReadReport, array_of, damaged_file, read_properties, sign_of_forces, valid
 from basinet.errors import optional_module
 from basinet.structures import Molecule, StructureError
-from basinet.structures.total_charge import formal_charge, plain_name, stated_charge
 from basinet.units import energy_factor, length_factor
 
 MAX_ATOMS = 1_000_000
@@ -51,10 +50,6 @@ ANI_1X_LEVELS = {
     "ccsd(t)_cbs.energy": "CCSD(T)*/CBS",
 }
 """Smith et al., Sci. Data 7 (2020) 134. Other layouts were used for several levels of theory."""
-
-
-ABOUT = frozenset({"charge", "multiplicity", "unpaired", "spin", "cell", "periodic"})
-"""Meanings of further arrays of a group."""
 
 
 class ArrayNames(NamedTuple):
@@ -103,13 +98,11 @@ def read_hdf5(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mole
         ImportError: h5py is not installed.
     """
     source = _find_layout(path, report, reading)
-    layout, stated = source.layout, _stated_units(source)
-    has_unit = layout.energy_unit or stated.get("energy_unit") or stated.get("force_unit")
-    if reading.energy_unit is None and not has_unit and (source.energy or source.forces):
+    layout = source.layout
+    if reading.energy_unit is None and not layout.energy_unit and (source.energy or source.forces):
         raise ValueError(f'{path}: the file does not say its units; give energy_unit ("kcal/mol", "eV", "Ha")')
     report.energy_unit = reading.energy_unit or layout.energy_unit or "eV"
     report.length_unit = reading.length_unit or layout.length_unit
-    take_units(stated, str(path), report, reading)
     return _conformations(source, report, reading)
 
 
@@ -136,20 +129,6 @@ def _find_layout(path: Path, report: ReadReport, reading: Reading) -> Hdf5Source
     if layout is ANI_1X:
         report.level_of_theory = ANI_1X_LEVELS.get(energy or "", "")
     return Hdf5Source(path, layout, energy, forces)
-
-
-def _stated_units(source: Hdf5Source) -> dict[str, Any]:
-    """Return the units in the attributes of the arrays of the first group, of the group and of the file."""
-    path = source.path
-    roles = {"length_unit": source.layout.positions, "energy_unit": source.energy, "force_unit": source.forces}
-    with _guarded(path), _open(path) as file:
-        group: Any = next(_groups(path, file), ("", file))[1]
-        found: dict[str, Any] = {**file.attrs, **group.attrs}
-        for role, key in roles.items():
-            if key is not None and array_of(key) in group:
-                attributes = {plain_name(k): v for k, v in group[array_of(key)].attrs.items()}
-                found[role] = attributes.get("units", attributes.get("unit", found.get(role)))
-    return found
 
 
 def _keys_of_first(path: Path, file: Any) -> tuple[frozenset[str], frozenset[str]]:
@@ -191,7 +170,7 @@ def _conformations(source: Hdf5Source, report: ReadReport, reading: Reading) -> 
             for first in range(0, group.n_conformations, group.n_at_once):
                 block = group.read(first)
                 for i in range(len(block["positions"])):
-                    fields = group.fields(block, first, i, f"{place}/{first + i}", report, columns)
+                    fields = group.fields(block, i, f"{place}/{first + i}", report, columns)
                     yield from valid(report, is_equilibrium=reading.is_equilibrium, **fields)
 
 
@@ -230,11 +209,7 @@ class _Group:
             self.numbers = _numbers(source.path, self.elements, where)
         else:
             self.numbers = None if self.elements.ndim == 2 else self.elements[()].astype(np.int64)
-        about = {str(key): group[key] for key in group if role_of(str(key)) in ABOUT and str(key) not in needed}
-        about = {key: array for key, array in about.items() if array.dtype.kind in "fiub"}
-        refuse_periodic({key: array[()] for key, array in about.items() if role_of(key) in ("cell", "periodic")}, where)
-        self.about = {k: a[()].reshape(-1) for k, a in about.items() if a.size in (1, self.n_conformations)}
-        self.about |= {k: v for k, v in group.attrs.items() if role_of(k) in ABOUT and np.size(v) == 1}
+        self.charge = formal_charge(self.smiles)
 
     def _check(self, where: str, has_symbols: bool) -> None:
         positions = self.arrays["positions"]
@@ -270,7 +245,6 @@ class _Group:
     def fields(
         self,
         block: Mapping[str, np.ndarray],
-        first: int,
         i: int,
         name: str,
         report: ReadReport,
@@ -289,15 +263,10 @@ class _Group:
         if columns:
             values = {c.key: block[f"column {c.key}"][i] for c in columns}
             labels |= read_properties(values, columns, name, report)
-        about = {key: value if np.size(value) == 1 else value[first + i] for key, value in self.about.items()}
-        others = {"smiles": formal_charge(self.smiles)} if self.smiles else {}
-        charge = stated_charge(about, name, **others) or 0
-        numbers = block["elements"][i] if self.numbers is None else self.numbers
         return {
-            "refusal": spin_refusal(about, numbers, charge, name),
-            "atomic_numbers": numbers,
+            "atomic_numbers": block["elements"][i] if self.numbers is None else self.numbers,
             "positions": block["positions"][i].astype(np.float64) * length,
-            "charge": charge,
+            "charge": self.charge,
             "labels": labels,
             "smiles": self.smiles,
             "name": name,
@@ -355,3 +324,15 @@ def _numbers(path: Path, array: Any, where: str) -> np.ndarray:
     if unknown := sorted(set(symbols) - set(number_of_symbol)):
         raise StructureError(f"{where}: species has {unknown[0][:20]!r}, expected symbols of elements")
     return np.array([number_of_symbol[symbol] for symbol in symbols], dtype=np.int64)
+
+
+_CHARGE = re.compile(r"\[[^\[\]]*?(\++|-+)(\d*)(?::\d+)?\]")
+
+
+def formal_charge(smiles: str) -> int:
+    """Return the sum of the charges that the atoms of a SMILES have.
+
+    >>> formal_charge("[NH3+:1][CH2:2][C:3](=[O:4])[O-:5]"), formal_charge("[Ca+2].[Na+]"), formal_charge("[Fe++]")
+    (0, 3, 2)
+    """
+    return sum((1 if sign[0] == "+" else -1) * int(n or len(sign)) for sign, n in _CHARGE.findall(smiles))

@@ -17,7 +17,7 @@ from ase import Atoms
 
 from basinet.data.files import lmdb_pages
 from basinet.data.files.ase_atoms import read_atoms
-from basinet.data.files.ase_files import RESULTS, with_state, with_values
+from basinet.data.files.ase_files import RESULTS, with_values
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, damaged_file
 from basinet.errors import optional_module
@@ -32,7 +32,6 @@ OF_FILE = frozenset({b"nextid", b"deleted_ids", b"metadata", b"length"})
 """Keys of records about the file."""
 OF_ASE = frozenset({"cell", "pbc", "constraints", "ctime", "mtime", "user", "unique_id", "tags", "masses", *RESULTS})
 OF_CALCULATOR = frozenset({"calculator", "calculator_parameters", "initial_charges", "initial_magmoms", "momenta"})
-OF_STATE = ("masses", "momenta", "initial_magmoms", "constraints")
 OF_ROW = OF_ASE | OF_CALCULATOR | {"data", "key_value_pairs"}
 """Fields of a row that are not labels, or are read by name."""
 
@@ -144,9 +143,6 @@ def _atoms(record: Any, name: str) -> Atoms:
         positions = np.asarray(next(fields.pop(key) for key in POSITIONS if key in fields), dtype=np.float64)
         pbc, charges = fields.get("pbc", False), fields.get("initial_charges")
         atoms = Atoms(elements, positions=positions, pbc=pbc, charges=charges)
-        with_state(atoms, {key: fields.get(key) for key in OF_STATE})
-        if "pbc" not in fields and "cell" in fields:
-            atoms.info["cell"] = fields["cell"]
         own = {key: value for key, value in fields.items() if key not in OF_ROW}
         own |= {SMILES_KEY: own["smi"]} if "smi" in own else {}
         values = own | (fields.get("data") or {}) | (fields.get("key_value_pairs") or {})

@@ -7,12 +7,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from basinet.data.files.array_files import ArrayFile, Header, Rows, open_arrays
-from basinet.data.files.fields import note_unused, refuse_periodic, role_of, spin_refusal, take_units
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, array_of, read_properties, sign_of_forces, valid
 from basinet.structures import Molecule, StructureError
-from basinet.structures.total_charge import formal_charge, stated_charge
-from basinet.units import energy_factor, length_factor
+from basinet.units import ENERGY, LENGTH, energy_factor, length_factor
 
 ELEMENTS = ("z", "nuclear_charges", "Z", "charges", "atomic_numbers", "numbers")
 POSITIONS = ("R", "coords", "pos", "positions", "coordinates")
@@ -21,6 +19,7 @@ ENERGIES = ("E", "energies")
 FORCES = ("F", "forces")
 QM7 = frozenset({"X", "R", "Z", "T", "P"})
 """Arrays of ``qm7.mat`` (Rupp et al., Phys. Rev. Lett. 108 (2012) 058301), whose positions are in bohr."""
+LENGTH_NAMES = {"Ang": "Angstrom", "A": "Angstrom"}
 
 
 class ArraySource(NamedTuple):
@@ -55,41 +54,16 @@ def read_npz(path: Path, report: ReadReport, reading: Reading) -> Iterator[Molec
     """
     with open_arrays(path) as file:
         source = _source(path, file, reading)
-        theory, is_qm7 = file.text("theory"), set(file.headers) >= QM7
-        units = {name: file.text(name) for name in file.headers if (role_of(name) or "").endswith("unit")}
-        _check_state(path, file, source, report)
-    units |= {"length_unit": "bohr"} if is_qm7 else {}
-    if reading.energy_unit is None and not any(units[n] for n in units if role_of(n) != "length unit"):
-        _require_unit(path, source, is_qm7)
-    take_units(units, str(path), report, reading)
-    report.level_of_theory = "" if theory == "unknown" else theory
-    return _read(source, report, reading)
-
-
-def _require_unit(path: Path, source: ArraySource, is_qm7: bool) -> None:
-    """Refuse labels without a unit."""
-    if source.energy or source.forces:
+        stated, length, theory = (file.text(name) for name in ("e_unit", "r_unit", "theory"))
+        is_qm7 = set(file.headers) >= QM7
+    length = "bohr" if is_qm7 else LENGTH_NAMES.get(length, length)
+    if reading.energy_unit is None and stated not in ENERGY and (source.energy or source.forces):
         of = '"kcal/mol" for QM7' if is_qm7 else '"kcal/mol" for rMD17, or "eV"'
         raise ValueError(f"{path}: {'a .mat' if is_qm7 else 'an .npz'} does not say its units; give energy_unit ({of})")
-
-
-def _check_state(path: Path, file: ArrayFile, source: ArraySource, report: ReadReport) -> None:
-    """Refuse cells; note masses, fixed atoms, momenta and other arrays that are not used."""
-    read = {source.elements, source.positions, source.counts, source.energy, source.forces, "smiles", "theory"}
-    states: dict[str, Any] = {}
-    for name, header in file.headers.items():
-        role = role_of(name)
-        if name in read or role in ("charge", "multiplicity", "unpaired", "spin") or (role or "").endswith("unit"):
-            continue
-        if role is not None and header.dtype.kind in "fiub" and header.size:
-            n_rows = header.shape[0] if header.shape else 1
-            states[name] = any(np.nan_to_num(block).any() for block in _blocks(file.rows(name, n_rows), n_rows))
-        elif role is None and name not in ("name", "type", "md5"):
-            report.leave_unused(name)
-    refuse_periodic(states, str(path))
-    note_unused(states, np.zeros(0, dtype=np.int64), report)
-    for name in (name for name in states if role_of(name) == "masses" and states[name]):
-        report.leave_unused(f"{name} (the energy does not depend on them)")
+    report.energy_unit = reading.energy_unit or (stated if stated in ENERGY else "eV")
+    report.length_unit = reading.length_unit or (length if length in LENGTH else "Angstrom")
+    report.level_of_theory = "" if theory == "unknown" else theory
+    return _read(source, report, reading)
 
 
 def _source(path: Path, file: ArrayFile, reading: Reading) -> ArraySource:
@@ -189,14 +163,9 @@ def _read(source: ArraySource, report: ReadReport, reading: Reading) -> Iterator
                 labels["forces"] = found.forces.astype(np.float64) * force
                 report.forces_keys[str(source.forces)] += 1
             labels |= read_properties(found.scalars, reading.columns, name, report)
-            numbers = _whole(found.numbers, name)
-            others = {"smiles": formal_charge(found.smiles)} if found.smiles else {}
-            charge = stated_charge(found.about, name, **others) or 0
             yield from valid(
                 report,
-                refusal=spin_refusal(found.about, numbers, charge, name),
-                atomic_numbers=numbers,
-                charge=charge,
+                atomic_numbers=_whole(found.numbers, name),
                 positions=found.positions.astype(np.float64) * length,
                 labels=labels,
                 is_equilibrium=reading.is_equilibrium,
@@ -215,12 +184,6 @@ def _whole(numbers: np.ndarray, name: str) -> np.ndarray:
     return whole
 
 
-def _is_about(name: str, header: Header, n: int) -> bool:
-    """Return whether an array has the charge or spin of each molecule, or of all."""
-    is_known = role_of(name) in ("charge", "multiplicity", "unpaired", "spin")
-    return is_known and header.is_numeric and header.size in (1, n)
-
-
 class _Raw(NamedTuple):
     """One molecule, in the units of the file."""
 
@@ -230,8 +193,6 @@ class _Raw(NamedTuple):
     forces: np.ndarray | None
     smiles: str
     scalars: dict[str, Any]
-    about: dict[str, Any]
-    """Charge and spin."""
 
 
 class _Molecules:
@@ -255,10 +216,6 @@ class _Molecules:
         self._smiles = file.rows("smiles", n) if has_smiles and source.layout != "frames" else None
         there = [name for name, header in headers.items() if _fits(header, n)]
         self._scalars = {key: file.rows(key, n) for key in there if key in wanted}
-        read = {source.elements, source.positions, source.counts, *wanted}
-        about = [name for name, header in headers.items() if name not in read and _is_about(name, header, n)]
-        self._constant = {key: file.rows(key, 1).take(1)[0] for key in about if headers[key].size == 1}
-        self._about = {key: file.rows(key, n) for key in about if headers[key].size != 1}
         self._absent = dict.fromkeys(set(there) - wanted, "not read")
 
     def next(self) -> _Raw:
@@ -278,5 +235,4 @@ class _Molecules:
             forces,
             smiles.decode(errors="replace") if isinstance(smiles, bytes) else str(smiles),
             self._absent | {key: rows.take(1)[0] for key, rows in self._scalars.items()},
-            self._constant | {key: rows.take(1)[0] for key, rows in self._about.items()},
         )

@@ -8,7 +8,6 @@ import numpy as np
 from ase import Atoms
 
 from basinet.data.files.ase_atoms import read_atoms
-from basinet.data.files.fields import role_of
 from basinet.data.files.options import Reading
 from basinet.data.files.report import ReadReport, array_of, damaged_file
 from basinet.data.files.smiles_table import SMILES_COLUMN, Cells, column_places, read_smiles_rows, wanted_columns
@@ -54,7 +53,7 @@ def _read_atoms(path: Path, report: ReadReport, reading: Reading) -> Iterator[Mo
         wanted = {*ABOUT, *(c.key for c in reading.columns)}
         wanted |= {reading.energy_key} if reading.energy_key else set(ENERGY_KEYS)
         wanted |= {array_of(reading.forces_key)} if reading.forces_key else set(FORCES_KEYS)
-        read = [name for name in header if name in {elements, positions, *wanted} or role_of(name) is not None]
+        read = [name for name in header if name in {elements, positions, *wanted}]
         unread = dict.fromkeys(set(header) - set(read), "not read")
         for row, cells in enumerate(parquet_rows(file, read)):
             name = f"{path.name}:{row}"
@@ -73,9 +72,7 @@ def _atoms(cells: Mapping[str, Any], elements: str, positions: str, name: str) -
             value = cells[key]
             if value is None or (isinstance(value, float) and np.isnan(value)):
                 continue
-            if isinstance(value, list) and role_of(key) is not None:
-                atoms.info[key] = value
-            elif isinstance(value, list):
+            if isinstance(value, list):
                 atoms.new_array(key, np.asarray(value).reshape(len(atoms), -1))
             else:
                 atoms.info[key] = value

@@ -15,7 +15,6 @@ from basinet.data.files.parquet import read_parquet
 from basinet.data.files.report import Opened, ReadReport, counted
 from basinet.data.files.sdf import read_sdf
 from basinet.data.files.smiles_table import read_csv
-from basinet.files import require_file
 from basinet.structures import Molecule
 
 Format = Literal["extxyz", "sdf", "npz", "mat", "traj", "db", "hdf5", "lmdb", "csv", "parquet"]
@@ -46,8 +45,6 @@ MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (16, b"\xde\xc0\xef\xbe", "lmdb"),
 )
 """Place, bytes and what they tell."""
-COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZh": "bunzip2 -k", b"\xfd7zXZ": "unxz -k", b"\x28\xb5\x2f\xfd": "unzstd"}
-"""Program that decompresses a file, by its first bytes."""
 BEGINNING = 4096
 READERS: Mapping[Format, Callable[[Path, ReadReport, Reading], Iterator[Molecule]]] = MappingProxyType(
     {
@@ -84,15 +81,11 @@ def format_of(path: Path) -> Format:
     Raises:
         ValueError: neither tells.
     """
-    require_file(path)
     with open(path, "rb") as file:
         beginning = file.read(BEGINNING)
     for place, magic, name in MAGIC:
         if beginning[place : place + len(magic)] == magic:
             return name
-    for magic, program in COMPRESSED.items():
-        if beginning.startswith(magic):
-            raise ValueError(f"{path}: is compressed, and files are read uncompressed; decompress it: {program} {path}")
     by_suffix = SUFFIXES.get(path.suffix.lower())
     if by_suffix is not None:
         return by_suffix

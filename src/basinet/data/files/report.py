@@ -13,12 +13,7 @@ from basinet.data.files.options import PropertyColumn, Reading
 from basinet.structures import Molecule, StructureError
 from basinet.units import property_factor
 
-MAX_NAMED = 12
-"""Largest number of unused fields that a report names."""
 _NUMBER = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?")
-
-
-_OTHER_NUMBER = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(?:[dD]|\*\^)([-+]?\d+)")
 
 
 class SkippedRecord(NamedTuple):
@@ -59,30 +54,6 @@ class ReadReport:
 
     notes: list[str] = field(default_factory=list)
     """Further lines for the user."""
-    n_records: int = 0
-    """Number of records whose units were looked for."""
-    unused: Counter[str] = field(default_factory=Counter)
-    """Number of records by the name of a field that was not used."""
-    maybe_labels: dict[str, str] = field(default_factory=dict[str, str])
-    """``"energy"`` or ``"forces"`` by the name of an unused field that may be one."""
-
-    def leave_unused(self, key: str, label: str = "") -> None:
-        """Count a field of a record that is not used."""
-        self.unused[key] += 1
-        if label:
-            self.maybe_labels.setdefault(key, label)
-
-    @property
-    def label_hint(self) -> str:
-        """Unused fields that may be the labels that are missing, and the options that read them; empty: none."""
-        counts = {"energy": self.energy_keys, "forces": self.forces_keys}
-        missing = [kind for kind, keys in counts.items() if not keys.total()]
-        found = {kind: [k for k, of in self.maybe_labels.items() if of == kind] for kind in missing}
-        names = [key for keys in found.values() for key in keys]
-        if not names:
-            return ""
-        typed = " ".join(f"units.{kind}_key={keys[0]}" for kind, keys in found.items() if keys)
-        return f"it has {', '.join(names[:MAX_NAMED])}, not read; to read {'them' if len(names) > 1 else 'it'}: {typed}"
 
     def skip(self, name: str, reason: str) -> None:
         """Count a record that gives no molecule."""
@@ -110,26 +81,17 @@ class ReadReport:
         return (
             f"{self.path}: {self.n_molecules} molecules, lengths in {self.length_unit}; "
             f"energies ({self.energy_unit}): {energies}; forces ({self.energy_unit}/{self.length_unit}): {forces}"
-            f"{properties}{skipped}" + "".join(f"\n{note}" for note in (*self.notes, *self._lines_about_unused()))
+            f"{properties}{skipped}" + "".join(f"\n{note}" for note in self.notes)
         )
 
-    def _lines_about_unused(self) -> Iterator[str]:
-        if self.unused:
-            more = f" and {len(self.unused) - MAX_NAMED} more" if len(self.unused) > MAX_NAMED else ""
-            yield f"not used: {', '.join(list(self.unused)[:MAX_NAMED])}{more}"
-        if hint := self.label_hint:
-            yield hint
 
-
-def valid(report: ReadReport, refusal: str = "", **fields: Any) -> Iterator[Molecule]:
-    """Yield the molecule of a record; nothing if it is not valid, or refused, and such records are skipped.
+def valid(report: ReadReport, **fields: Any) -> Iterator[Molecule]:
+    """Yield the molecule of a record; nothing if it is not valid and such records are skipped.
 
     Raises:
         StructureError: the molecule is not valid.
     """
     try:
-        if refusal:
-            raise StructureError(refusal)
         molecule = Molecule(**fields)
     except StructureError as error:
         if not report.skip_invalid:
@@ -220,19 +182,9 @@ def number_of(value: Any, key: str, name: str) -> float:
         StructureError: it is not a number.
     """
     try:
-        return float(plain_number(value) if isinstance(value, str) else value)
+        return float(value)
     except (TypeError, ValueError):
         raise StructureError(f"{name}: {key!r} must be one number, got {value!r}") from None
-
-
-def plain_number(text: str) -> str:
-    """Return a number of Fortran (``1.0D-01``) or Mathematica (``1.0*^-1``) as others write it; other text as it is.
-
-    >>> plain_number("1.0D-01"), plain_number("-2.*^3"), plain_number("D")
-    ('1.0E-01', '-2.E3', 'D')
-    """
-    match = _OTHER_NUMBER.fullmatch(text)
-    return text if match is None else f"{match[1]}E{match[2]}"
 
 
 def _by_key(keys: Counter[str]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from basinet.data.sources.catalogue import COLLECTIONS
 from basinet.data.sources.collection import PublicDataset
 from basinet.data.sources.fetch import fetch, is_finished, store_place
-from basinet.files import require_file
 
 _NAME = re.compile(r"(?P<collection>[a-z0-9][a-z0-9_-]+):(?P<key>[\w.-]*)")
 
@@ -48,12 +47,11 @@ def locate(path: str | os.PathLike[str]) -> Path:
     A data set that is not there is downloaded and built first; ``basinet data fetch`` does the same and shows progress.
 
     Raises:
-        ValueError: there is no data set of that name, or the path is a pipe.
+        ValueError: there is no data set of that name.
         DownloadError: it is not there and cannot be downloaded; the message says what to do.
     """
     dataset = dataset_named(os.fspath(path))
     if dataset is None:
-        require_file(Path(path))
         return Path(path)
     place = store_place(dataset)
     return place if is_finished(place) else fetch(dataset).path
