@@ -1,11 +1,13 @@
 """Progress in a terminal and in a file, with a clock that stands still until it is moved."""
 
 import io
+import sys
 
 import pytest
 from rich.console import Console
 
 from basinet import terminal
+from basinet.cli.entry import replace_characters
 from basinet.terminal import ProgressLine, duration, progress
 
 
@@ -123,3 +125,13 @@ def test_a_terminal_shows_one_line_of_80_columns(monkeypatch: pytest.MonkeyPatch
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration(float(seconds)) == text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_characters_that_an_output_cannot_hold_are_replaced(encoding, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", output)
+    replace_characters()
+    print("force 1 meV/Å → 2 σ ≤")
+    output.flush()
+    assert b"force 1 meV/" in output.buffer.getvalue()  # pyright: ignore[reportAttributeAccessIssue]

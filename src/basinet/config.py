@@ -6,14 +6,18 @@ once. There is no registry and no dotted class path in a recipe: a ``kind`` sele
 
 import math
 import operator
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import AfterValidator, AllowInfNan, ConfigDict, TypeAdapter, ValidationError, with_config
+
+from basinet.yaml_text import plain, typed_text
 
 T = TypeVar("T")
 
@@ -29,16 +33,38 @@ NonNegative = Annotated[float, Ge(0), AllowInfNan(False)]
 """Zero or positive, and finite."""
 
 
+def expanded(path: str) -> str:
+    """Return a path with ``~`` and ``$VARIABLE`` replaced, unless a file has that very name."""
+    if not (path.startswith("~") or "$" in path) or os.path.lexists(path):
+        return path
+    return os.path.expandvars(os.path.expanduser(path))
+
+
+PathText = Annotated[str, AfterValidator(expanded)]
+"""A path, or a word that stands for one."""
+
+
+def _expanded_paths(value: Any) -> Any:
+    """Return a path, or each path of a tuple, with ``~`` and ``$VARIABLE`` replaced."""
+    if isinstance(value, tuple):
+        parts: tuple[Any, ...] = value
+        return tuple(map(_expanded_paths, parts)) if any(isinstance(part, Path) for part in parts) else value
+    return type(value)(expanded(str(value))) if isinstance(value, Path) else value
+
+
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def settings(cls: type[T]) -> type[T]:
     """Make a frozen, keyword-only dataclass whose fields are read strictly and documented by their docstrings.
 
-    Limits in the types of its fields (:data:`Count`, ``Annotated[float, Gt(0)]``) hold for objects made in Python as
-    well as for files. They are checked before the class's own ``__post_init__``.
+    ``~`` and ``$VARIABLE`` in its paths are replaced. Limits in the types of its fields (:data:`Count`,
+    ``Annotated[float, Gt(0)]``) hold for objects made in Python as well as for files. They are checked before the
+    class's own ``__post_init__``.
     """
     own: Callable[[T], None] | None = getattr(cls, "__post_init__", None)
 
     def check(self: T) -> None:
+        for field in fields(self):  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, field.name, _expanded_paths(getattr(self, field.name)))
         if problems := list(_beyond_limits(self)):
             raise ValueError("; ".join(problems))
         if own is not None:
@@ -58,14 +84,31 @@ def adapter(kind: Any) -> Any:
 def read_settings(kind: Any, values: object, where: str) -> Any:
     """Return ``values`` (of a YAML or JSON file) as the settings class or union ``kind``.
 
+    Where an option is a text, a value of another type is the text that was typed for it: a column may be called 007.
+
     Raises:
         ValueError: one line per problem: the option, what was got, what is allowed.
     """
-    try:
-        return adapter(kind).validate_python(values)
-    except ValidationError as error:
-        problems = "\n".join(f"  {_problem(kind, e, values)}" for e in error.errors(include_url=False))
-        raise ValueError(f"{where}:\n{problems}") from None
+    texts: set[tuple[int | str, ...]] = set()
+    while True:
+        given = plain(values, texts.__contains__)
+        try:
+            return adapter(kind).validate_python(given)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)
+            places = [_place(e["loc"], given) for e in wrong if e["type"] in _TEXT_WANTED]
+            # The last part may be the name that pydantic gives to one of several types.
+            wanted = {p if typed_text(values, p) else p[:-1] for p in places}
+            wanted = {place for place in wanted if typed_text(values, place)}
+            if wanted - texts:
+                texts |= wanted
+                continue
+            problems = "\n".join(f"  {_problem(kind, e, given)}" for e in wrong)
+            raise ValueError(f"{where}:\n{problems}") from None
+
+
+_TEXT_WANTED = frozenset({"string_type", "path_type"})
+"""Errors of pydantic about an option that is a text."""
 
 
 def without_retired(values: Any, retired: Mapping[str, Sequence[object]], why: str) -> Any:
@@ -158,12 +201,17 @@ def _problem(kind: Any, error: Any, values: object) -> str:
 
 
 def _option(place: Sequence[int | str], values: object) -> str:
-    """Return the name of an option as a user writes it: without the ``kind`` that pydantic puts after its group."""
-    names: list[str] = []
+    """Return the name of an option as a user writes it."""
+    return ".".join(map(str, _place(place, values)))
+
+
+def _place(place: Sequence[int | str], values: object) -> tuple[int | str, ...]:
+    """Return the keys and numbers that lead to a value, without the ``kind`` that pydantic puts after its group."""
+    names: list[int | str] = []
     for part in place:
         if isinstance(values, list | tuple):
             if isinstance(part, int):
-                names.append(str(part))
+                names.append(part)
                 values = values[part]
             continue
         if names and not isinstance(values, Mapping):
@@ -172,9 +220,9 @@ def _option(place: Sequence[int | str], values: object) -> str:
         if group.get("kind") == part:
             values = {**group, "kind": None}
             continue
-        names.append(str(part))
+        names.append(part)
         values = group.get(part)
-    return ".".join(names)
+    return tuple(names)
 
 
 def _unknown(kind: Any, option: str, given: object, values: object) -> str:

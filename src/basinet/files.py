@@ -4,8 +4,10 @@ A file is written beside its place, synced to the disk and renamed: whatever hap
 new one, never a part.
 """
 
+import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,8 @@ from jaxtyping import Shaped
 
 TEMPORARY = ".tmp-"
 """Beginning of the names of unfinished files."""
+GO_ON = "make room, then the same command goes on (with --resume where it has that option)"
+"""What to do about a full disk."""
 
 
 @runtime_checkable
@@ -70,19 +74,29 @@ def read_torch(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
 def replacing(path: Path, *failures: type[Exception]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` to write to; on success it replaces ``path``, otherwise it is deleted.
 
+    A link stays, and the file that it leads to is replaced. The file has the mode of the one before, or of the umask.
+
     Args:
         path: File to write.
         failures: Errors to raise as an ``OSError`` that names the file.
     """
+    path = place_of(path)
     temporary = temporary_path(path)
-    try:
-        yield temporary
-        _sync(temporary, os.O_RDWR)
-        move(temporary, path)
-    except failures as error:
-        raise OSError(f"cannot write {path}: {error}; is the disk full? The file written before is intact") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with room_for(path):
+        try:
+            temporary.touch()
+            mode = (path if path.exists() else temporary).stat().st_mode
+            yield temporary
+            # Some writers make files that only their owner can read.
+            temporary.chmod(stat.S_IMODE(mode | temporary.stat().st_mode & 0o111))
+            _sync(temporary, os.O_RDWR)
+            move(temporary, path)
+        except failures as error:
+            raise OSError(
+                f"cannot write {path}: {error}; is the disk full? The file written before is intact: {GO_ON}"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -90,12 +104,13 @@ def new_directory(path: Path) -> Iterator[Path]:
     """Give a temporary directory beside ``path`` to write files to; on success it becomes ``path``."""
     temporary = temporary_path(path)
     try:
-        temporary.mkdir()
-        yield temporary
-        for file in temporary.iterdir():
-            _sync(file, os.O_RDWR)
-        _sync_names(temporary)
-        move(temporary, path)
+        with room_for(path):
+            temporary.mkdir()
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file, os.O_RDWR)
+            _sync_names(temporary)
+            move(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -105,8 +120,51 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{get_native_id()}-{path.name}")
 
 
+def place_of(path: Path) -> Path:
+    """Return where a file is written: its path, or where a link leads.
+
+    Raises:
+        FileExistsError: a device, a pipe or a socket is there.
+    """
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    try:
+        mode = place.stat().st_mode
+    except OSError:
+        return place
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise FileExistsError(f"{path} is a device, a pipe or a socket; expected a file to write, choose another path")
+    return place
+
+
+class NoRoomError(OSError):
+    """A file does not fit on the disk, or under a limit on its size."""
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Name the file, and say what to do, where a file does not fit.
+
+    Raises:
+        NoRoomError: the disk is full, or a file would be larger than allowed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, NoRoomError) or not is_no_room(error):
+            raise
+        why = os.strerror(error.errno or errno.ENOSPC)
+        raise NoRoomError(f"cannot write {path}: {why}. What was finished before is intact: {GO_ON}") from error
+
+
+def is_no_room(error: OSError) -> bool:
+    """Return whether an error says that a file does not fit; NumPy raises it without a number."""
+    full = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+    return error.errno in full or (error.errno is None and "requested and" in str(error))
+
+
 def move(source: Path, target: Path) -> None:
     """Rename a file or directory, replacing a file that is there, and make the new name survive a power cut."""
+    target = place_of(target)
     os.replace(source, target)
     _sync_names(target.parent)
 

@@ -18,7 +18,7 @@ Out = Annotated[Path, typer.Option(help="Run directory to make or to resume.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Resume the run in --out.")]
 ModelFile = Annotated[Path, typer.Argument(help="Model file (*.safetensors).")]
 DataFile = Annotated[Path, typer.Argument(help="Molecules: .xyz .sdf .npz .traj .db .h5 .csv, a store, or qm9: ...")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or one of several GPUs such as cuda:1.")]
 Processes = Annotated[int | None, typer.Option(help="Processes that make conformers of a table; default: all cores.")]
 ScopePolicy = Literal["error", "warn"]
 """Treatment of molecules unlike those in training."""

@@ -87,7 +87,7 @@ def build(
     from basinet.commands.recipe import load_recipe
     from basinet.data.files.build import SKIPPED_FILE
 
-    given = RecipeArguments.parse(arguments)
+    given = RecipeArguments.parse(arguments).with_output(arguments[-1], BuildRecipe)
     if len(given.data) < 2:
         raise ValueError(f"expected files to read and then the store to make, got {' '.join(arguments)}")
     *files, out = given.data

@@ -4,6 +4,7 @@ Every command is a thin call of a function that Python can call too. Heavy impor
 ``--help`` and a typing error answer at once.
 """
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -120,6 +121,7 @@ def main() -> NoReturn:
 
     ``BASINET_TRACEBACK=1`` shows the traceback.
     """
+    replace_characters()
     try:
         app(standalone_mode=True)
     except SystemExit as end:
@@ -131,6 +133,13 @@ def main() -> NoReturn:
             raise
         _stop(str(error) or type(error).__name__)
     sys.exit(0)
+
+
+def replace_characters() -> None:
+    """Let characters that an output cannot encode be replaced: a run is never stopped by its log."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _stop(message: str) -> NoReturn:

@@ -1,10 +1,12 @@
 """Commands with a recipe: their arguments, and help on one screen (``--help``) or in full (``--help-all``)."""
 
 import inspect
+import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,6 +176,10 @@ def _width() -> int:
     return min(max(shutil.get_terminal_size().columns, 60), 100)
 
 
+_OPTION = re.compile(r"[^=/]*=")
+"""Beginning of an option; a path may have ``=`` after a slash: ``runs/T=300``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecipeArguments:
     """Positional arguments of a command with a recipe, told apart by their form."""
@@ -185,12 +191,19 @@ class RecipeArguments:
     @staticmethod
     def parse(arguments: Sequence[str]) -> "RecipeArguments":
         """Sort arguments into recipe, data and options."""
-        overrides = [a for a in arguments if "=" in a and not Path(a).exists()]
+        overrides = [a for a in arguments if _OPTION.match(a) and not Path(a).exists()]
         paths = [Path(a) for a in arguments if a not in overrides]
         recipes = [p for p in paths if p.suffix in (".yaml", ".yml")]
         files = [p for p in paths if p not in recipes]
         _require_one("recipe", recipes)
         return RecipeArguments(recipe=_packaged(recipes[0]) if recipes else None, data=files, overrides=overrides)
+
+    def with_output(self, last: str, kind: type[Any]) -> "RecipeArguments":
+        """Take the last argument for a path, such as T=300, if its name is no option of the recipe and like none."""
+        known = {name for option in _described(kind) for name in (option.name, option.name.partition(".")[0])}
+        if last not in self.overrides or get_close_matches(last.partition("=")[0], known, n=1):
+            return self
+        return replace(self, data=[*self.data, Path(last)], overrides=[o for o in self.overrides if o != last])
 
     @property
     def one_data(self) -> str | None:

@@ -25,7 +25,7 @@ from basinet.commands.recipe import (
 from basinet.commands.run_directory import RESULTS_FILE
 from basinet.commands.side_by_side import Watch, run_side_by_side
 from basinet.commands.train.start import atoms_alone
-from basinet.config import Count, dump_settings, settings
+from basinet.config import Count, PathText, dump_settings, settings
 from basinet.data.store.store import MoleculeStore
 from basinet.data.stream.splits import Split
 from basinet.data.workers import available_cores
@@ -64,7 +64,7 @@ class CompareRecipe:
 
     data: Path
     """A file of molecules or a store: labels to learn from and to test on."""
-    start: Annotated[tuple[str, ...], BeforeValidator(_comma), Field(alias="from")]
+    start: Annotated[tuple[PathText, ...], BeforeValidator(_comma), Field(alias="from")]
     """Two or more of scratch and model files, as a list or a,b; the others are compared with the first."""
     sizes: Annotated[tuple[int, ...], BeforeValidator(_numbers)] = (50, 100, 200)
     """Numbers of labels to train on, as a list or a,b."""

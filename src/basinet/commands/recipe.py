@@ -16,7 +16,17 @@ from pydantic import AllowInfNan, BeforeValidator, Discriminator, Field, Tag
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.backbones.plugin import load_plugin
-from basinet.config import Count, NonNegative, Positive, adapter, dump_settings, read_settings, settings
+from basinet.config import (
+    Count,
+    NonNegative,
+    PathText,
+    Positive,
+    adapter,
+    dump_settings,
+    expanded,
+    read_settings,
+    settings,
+)
 from basinet.data.files.options import PropertyColumn, Reading
 from basinet.data.sources.names import locate
 from basinet.files import write_text
@@ -25,6 +35,7 @@ from basinet.objectives.methods import EnergyForcesConfig, ForceAndDenoiseConfig
 from basinet.training.fit import TrainingConfig
 from basinet.training.optim import OptimizerConfig
 from basinet.units import PROPERTY
+from basinet.yaml_text import Typed, parse_option, parse_text, plain
 
 Recipe = TypeVar("Recipe")
 Temperature = Annotated[float, Ge(1), AllowInfNan(False)]
@@ -232,7 +243,7 @@ class FinetuneRecipe:
     """A file of molecules or a store."""
     units: UnitsConfig = UnitsConfig()
     """Units and keys of a file."""
-    start: Annotated[str, Field(alias="from")] = SCRATCH
+    start: Annotated[PathText, Field(alias="from")] = SCRATCH
     """A model file to start from, or scratch."""
     n_train: int | None = None
     """Conformations to train on; null: all that are left."""
@@ -345,42 +356,53 @@ def _read_override(override: str) -> dict[str, Any]:
     if not separator or not name:
         raise ValueError(f"expected key=value, got {override!r}; for example training.n_steps=500")
     try:
-        change: Any = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+        change: Any = parse_option(text)
+    except ValueError as error:
+        raise ValueError(f"{override!r}: {error}") from None
     for part in reversed(name.split(".")):
         change = {part: change}
     return change
 
 
-def read_recipe_file(path: Path) -> dict[str, Any]:
+def read_recipe_file(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """Return the options in a recipe file, put over those of the recipe that its ``base`` names.
 
     A base is a path relative to the recipe, or one of the recipes that come with basinet.
+
+    Args:
+        path: the recipe.
+        above: the recipes that name it as their base.
     """
-    values = read_yaml(path)
+    if path.resolve() in above:
+        raise ValueError(f"{path} is its own base; expected base to name another recipe, or leave it out")
+    values = _read_typed(path)
     base = values.pop("base", None)
     if base is None:
         return values
     if not isinstance(base, str):
         raise ValueError(f"{path}: base must name a recipe file, got {base!r}")
-    beside, shipped = path.parent / base, RECIPES / base
-    merged = read_recipe_file(shipped if not beside.exists() and shipped.exists() else beside)
+    beside, shipped = path.parent / expanded(base), RECIPES / base
+    chosen = shipped if not beside.exists() and shipped.exists() else beside
+    merged = read_recipe_file(chosen, (*above, path.resolve()))
     _merge(merged, values)
     return merged
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file."""
+    return plain(_read_typed(path), lambda _: False)
+
+
+def _read_typed(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file, its values with the texts that were typed."""
     try:
-        values = yaml.safe_load(path.read_text())
+        return parse_text(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(f"no recipe {path}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected options, one 'key: value' a line, got {type(values).__name__}")
-    return values
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def save_recipe(recipe: object, path: Path) -> None:
@@ -397,10 +419,15 @@ def _defaults(kind: type[Any]) -> dict[str, Any]:
     return {name: copy.deepcopy(field["default"]) for name, field in schema["properties"].items() if "default" in field}
 
 
+def _group(value: Any) -> Any:
+    """Return the group of options that was typed as a value; any other value as it is."""
+    return value.value if isinstance(value, Typed) and isinstance(value.value, dict) else value
+
+
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put changes over values, group by group; a group of another ``kind`` replaces the one that was there."""
     for name, change in changes.items():
-        old = values.get(name)
+        old, change = _group(values.get(name)), _group(change)
         if (
             isinstance(change, Mapping)
             and isinstance(old, dict)
@@ -408,4 +435,5 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
         ):
             _merge(old, change)
         else:
-            values[name] = dict(change) if isinstance(change, Mapping) else change
+            given = changes[name]
+            values[name] = dict(given) if isinstance(given, Mapping) else given

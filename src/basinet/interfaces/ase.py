@@ -17,6 +17,7 @@ from ase.calculators import calculator as ase_calculator
 from jaxtyping import Float64
 
 from basinet.data.chemistry.perception import Perceiver
+from basinet.devices import resolve_device
 from basinet.interfaces.models import Precision, Sources, load_potential, members_of
 from basinet.models.committee import Committee
 from basinet.models.derivatives import hessian
@@ -68,8 +69,8 @@ class Calculator(ase_calculator.Calculator):
         outside_scope: Literal["error", "warn"] = "error",
     ) -> None:
         super().__init__()
-        self.model = load_potential(model, device, precision)
-        self.device = device
+        self.device = resolve_device(device)
+        self.model = load_potential(model, self.device, precision)
         self.precision: Precision = precision
         self.outside_scope: Literal["error", "warn"] = outside_scope
         self.implemented_properties = _names_of(self.model)

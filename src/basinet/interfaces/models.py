@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from basinet.backbones.base import with_kernels
+from basinet.devices import resolve_device
 from basinet.models.checkpoint import load_ensemble
 from basinet.models.committee import Committee
 from basinet.models.model import Model
@@ -35,8 +36,7 @@ def load(model: Sources, *, device: str | None = None, precision: Precision | No
         FileNotFoundError: there is no such file.
         ValueError: a file is no model, the members of an ensemble do not fit, or there is no such device.
     """
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"no CUDA device here, got device={device!r}; leave it out to use the CPU")
+    device = None if device is None else resolve_device(device)
     if not isinstance(model, Model | Committee):
         given = [model] if isinstance(model, str | Path) else model
         members = [m for one in given for m in ([one] if isinstance(one, Model) else load_ensemble(Path(one)).members)]

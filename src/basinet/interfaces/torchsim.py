@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from basinet.devices import resolve_device
 from basinet.interfaces.models import Precision, Sources, load_potential, members_of
 from basinet.models.committee import Committee
 from basinet.models.model import Model
@@ -40,6 +41,7 @@ def torchsim_model(model: Sources, *, device: str = "cpu", precision: Precision 
         from torch_sim.models.interface import ModelInterface  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ImportError('TorchSim is missing (it needs Python 3.12): pip install "basinet[torchsim]"') from None
+    device = resolve_device(device)
     return adapter_of(ModelInterface)(load_potential(model, device, precision), torch.device(device), precision)
 
 

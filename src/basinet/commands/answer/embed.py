@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float32
 
 from basinet.backbones.base import with_kernels
-from basinet.commands.answer.load import in_pieces, require_device
+from basinet.commands.answer.load import in_pieces
 from basinet.commands.answer.records import Record, TableOptions
 from basinet.commands.answer.stream import (
     Done,
@@ -25,6 +25,7 @@ from basinet.commands.answer.stream import (
     locate_input,
 )
 from basinet.commands.progress import Say, Show, hidden, silent
+from basinet.devices import resolve_device
 from basinet.files import replacing
 from basinet.models.checkpoint import load_ensemble, read_backbone
 from basinet.models.committee import mean_over_conformers
@@ -84,6 +85,7 @@ def embed_file(
     if level == "atom" and table.n_conformers != 1:
         raise ValueError(f"atoms have places in one conformer; got conformers={table.n_conformers}, expected 1")
     data = locate_input(data, out, index_path(out))
+    device = resolve_device(device)
     model = _member(model_file, member, device, say)
     n_features = model.backbone.n_scalar
     options = {
@@ -120,7 +122,6 @@ def embed_file(
 
 def _member(model_file: Path, number: int, device: str, say: Say) -> Model:
     """Return a member of a model file, the first being 1, in evaluation mode."""
-    require_device(device)
     members = load_ensemble(model_file).members
     n = len(members)
     if not 1 <= number <= n:

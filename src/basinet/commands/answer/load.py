@@ -11,6 +11,7 @@ from torch import Tensor
 
 from basinet.backbones.base import with_kernels
 from basinet.data.stream.batching import by_size, cuts_by_atoms
+from basinet.devices import resolve_device
 from basinet.models.checkpoint import EnsembleFile, load_ensemble, load_model
 from basinet.models.committee import Committee, mean_and_spread
 from basinet.models.model import Model
@@ -32,7 +33,7 @@ class Predictor(NamedTuple):
     @classmethod
     def load(cls, path: Path, device: str) -> "Predictor":
         """Load all members of a model file."""
-        require_device(device)
+        device = resolve_device(device)
         file = load_ensemble(path)
         require_answers(path, file.members[0])
         return cls(file, tuple(with_kernels(member.to(device).eval()) for member in file.members), device)
@@ -86,7 +87,7 @@ def load_any(path: Path, device: str) -> Model:
     Raises:
         ValueError: there is no such device, or the file is not a model.
     """
-    require_device(device)
+    device = resolve_device(device)
     return with_kernels(load_model(path).model.to(device).eval())
 
 
@@ -96,7 +97,7 @@ def load_energy_or_property(path: Path, device: str) -> Model | Committee:
     Raises:
         ValueError: there is no such device, or the model has neither an energy in eV nor a property.
     """
-    require_device(device)
+    device = resolve_device(device)
     members = load_ensemble(path).members
     require_answers(path, members[0])
     return with_kernels((members[0] if len(members) == 1 else Committee(members)).to(device).eval())
@@ -112,12 +113,6 @@ def load_energy_model(path: Path, device: str) -> Model | Committee:
     if "forces" not in model.offers:
         raise ValueError(f"{path} offers {', '.join(sorted(model.offers))} and no forces; dynamics need forces")
     return model
-
-
-def require_device(device: str) -> None:
-    """Raise a ``ValueError`` if there is no such device."""
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("no CUDA device here; leave --device out to use the CPU")
 
 
 def require_answers(path: Path, model: Model) -> None:

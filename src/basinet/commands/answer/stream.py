@@ -19,7 +19,7 @@ from basinet.commands.answer.records import Record, TableOptions, count_records,
 from basinet.commands.progress import Say, Show, hidden, silent
 from basinet.data.readers import AS_WRITTEN, Reading
 from basinet.data.sources.names import locate
-from basinet.files import move, write_text
+from basinet.files import move, place_of, room_for, write_text
 from basinet.models.scope import Scope
 from basinet.structures import Batch
 from basinet.structures.batch import collate
@@ -60,7 +60,8 @@ class Journal:
     """
 
     def __init__(self, out: Path, names: Sequence[str], fingerprint: str) -> None:
-        self.directory = out.with_name(f"{out.name}.partial")
+        place = place_of(out)
+        self.directory = place.with_name(f"{place.name}.partial")
         self._fingerprint = fingerprint
         state = self._read(names)
         if state is None:
@@ -94,7 +95,7 @@ class Journal:
     def append(self, pieces: Mapping[str, bytes], n_records: int, notes: Mapping[str, Any] | None = None) -> None:
         """Add a piece to each file, and count the records in them."""
         for name, piece in pieces.items():
-            with open(self.directory / name, "ab") as file:
+            with room_for(self.directory / name), open(self.directory / name, "ab") as file:
                 file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -239,6 +240,7 @@ def locate_input(data: Path, *outputs: Path) -> Path:
     if not data.exists():
         raise FileNotFoundError(f"{data} does not exist")
     for place in outputs:
+        place_of(place)
         if place.exists() and place.samefile(data):
             raise ValueError(f"{place} is the input too; choose another place for the results")
         if not place.parent.is_dir():

@@ -10,7 +10,7 @@ from pydantic import Field
 from basinet.backbones.build import BackboneConfig
 from basinet.backbones.equivariant_transformer import EquivariantTransformerConfig
 from basinet.commands.recipe import SCRATCH, Fraction, LaunchConfig
-from basinet.config import Count, NonNegative, settings
+from basinet.config import Count, NonNegative, PathText, settings
 from basinet.data.chemistry.compounds import Fragments
 from basinet.models.heads.fit import Spread
 from basinet.models.heads.property import ReadoutKind
@@ -32,7 +32,7 @@ class AssayRecipe:
     """Column of the number to learn. Its unit is kept."""
     smiles: str | None = None
     """Column of the SMILES; null: the one called smiles."""
-    start: Annotated[str, Field(alias="from")] = SCRATCH
+    start: Annotated[PathText, Field(alias="from")] = SCRATCH
     """A model file to start from, or scratch."""
     freeze: Annotated[int, Ge(0)] | Literal["backbone"] = 0
     """Frozen part of the loaded model. n: embedding and first n layers; backbone: all but the head; 0: nothing."""

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from basinet.commands.answer.load import load_energy_model, require_device
+from basinet.commands.answer.load import load_energy_model
 from basinet.commands.simulate.settings import (
     ALL,
     DT,
@@ -42,6 +42,7 @@ from basinet.data.chemistry.perception import perceive_bonds
 from basinet.data.generation.calculators import make_calculator
 from basinet.data.readers import load_store
 from basinet.data.store.store import MoleculeStore
+from basinet.devices import resolve_device
 from basinet.evaluation.metrics import ForceEnergyErrors
 from basinet.files import write_text
 from basinet.md.bonds import STRETCHED
@@ -130,7 +131,7 @@ def prepare_md_benchmark(
         ValueError: the data is no trajectory of one molecule with forces, or the directory holds another run.
     """
     check_directory(config, out, resume)
-    require_device(device)
+    device = resolve_device(device)
     store, tests = _read(config, say)
     reference = ReferenceGeometry.of(_frames(store, np.arange(len(store))))
     generator = np.random.default_rng(config.seed)
@@ -175,6 +176,7 @@ def run_md_benchmark(
         InterruptedRunError: stopped by a signal; the state is saved.
     """
     config = before.config
+    device = resolve_device(device)
     dynamics, distances, broken = _dynamics(before, out, device)
     seconds, steps = run(dynamics, config.n_steps, out, resume, on_record, say)
     simulation = Simulation(config.as_simulation(), dynamics, distances, before.molecules, seconds, steps)

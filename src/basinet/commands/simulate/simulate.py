@@ -17,6 +17,8 @@ from basinet.commands.recipe import read_yaml, save_recipe
 from basinet.commands.simulate.settings import MDBenchmarkConfig, SimulateConfig
 from basinet.commands.simulate.start import Say, load_start, prepare_start, save_start
 from basinet.config import dump_settings, read_settings
+from basinet.devices import resolve_device
+from basinet.files import room_for
 from basinet.md.bonds import STRETCHED, Bonds, BondStretch, reference_bonds
 from basinet.md.dynamics import Dynamics, Record, StopWhen, start
 from basinet.md.frames import BadFrames, frame_writer
@@ -81,6 +83,7 @@ def simulate_file(
         ValueError: the molecules cannot be simulated, or the directory holds another simulation.
     """
     check_directory(config, out, resume)
+    device = resolve_device(device)
     model = load_energy_model(config.model, device)
     columns, limits = _force_spread(config, model)
     potential = model_potential(model)
@@ -100,7 +103,8 @@ def save_settings(
     """Write the settings and, for a new run, its initial molecules."""
     if not resume:
         out.mkdir(parents=True, exist_ok=True)
-        save_start(out / START_FILE, molecules)
+        with room_for(out / START_FILE):
+            save_start(out / START_FILE, molecules)
     save_recipe(config, out / SETTINGS_FILE)
 
 
@@ -177,7 +181,7 @@ def run(
             on_record(record, time.monotonic() - begin)
 
     saved = begin
-    with stop_on_signals() as request:
+    with stop_on_signals() as request, room_for(out):
         while dynamics.state.step < n_steps and not dynamics.all_failed and not request.is_set:
             until = min(n_steps, dynamics.state.step + dynamics.record_every)
             dynamics.run(until, stop=lambda: request.is_set, on_record=observe)

@@ -19,6 +19,7 @@ from basinet.commands.answer.stream import CHUNK_RECORDS, OutsidePolicy
 from basinet.commands.certify import file_hash
 from basinet.data.chemistry.compounds import Fragments, canonical_compound
 from basinet.data.chemistry.conformers import GenerationError, require_rdkit
+from basinet.devices import resolve_device
 from basinet.interfaces.sklearn.base import OfSmiles, as_smiles, quiet, records_of, refusal
 from basinet.interfaces.sklearn.cache import FeatureCache, Kept
 from basinet.models.model import Model, Pooling
@@ -134,7 +135,7 @@ class Embedder(TransformerMixin, OfSmiles):
                 good.append(record)
 
         def compute(part: Sequence[Record]) -> list[Float32[np.ndarray, "_ n"]]:
-            return embed_records(model, part, "molecule", self.pooling, self.device)
+            return embed_records(model, part, "molecule", self.pooling, resolve_device(self.device))
 
         for record, found in zip(good, Halving(compute, CHUNK_RECORDS, quiet)(good), strict=True):
             rows[record.smiles] = found[0] if np.isfinite(found).all() else "the features are not finite"
