@@ -139,6 +139,10 @@ def place_of(path: Path) -> Path:
 class NoRoomError(OSError):
     """A file does not fit on the disk, or under a limit on its size."""
 
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"cannot write {path}: {why}. What was finished before is intact: {GO_ON}")
+        self.why = why
+
 
 @contextmanager
 def room_for(path: Path) -> Iterator[None]:
@@ -152,8 +156,7 @@ def room_for(path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, NoRoomError) or not is_no_room(error):
             raise
-        why = os.strerror(error.errno or errno.ENOSPC)
-        raise NoRoomError(f"cannot write {path}: {why}. What was finished before is intact: {GO_ON}") from error
+        raise NoRoomError(path, os.strerror(error.errno or errno.ENOSPC)) from error
 
 
 def is_no_room(error: OSError) -> bool:

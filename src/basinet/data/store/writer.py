@@ -1,7 +1,6 @@
 """Write a store shard by shard, so that a killed writer loses one shard at most."""
 
 import dataclasses
-import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from basinet.data.store.manifest import (
 )
 from basinet.data.store.shards import copy_shard, read_manifest, read_shard, shard_name
 from basinet.data.store.store import MoleculeStore
-from basinet.files import TEMPORARY, is_no_room, write_array_directory, write_text
+from basinet.files import TEMPORARY, NoRoomError, write_array_directory, write_text
 from basinet.structures import Molecule
 
 MERGED_MOLECULES = 2**18
@@ -206,7 +205,7 @@ class StoreWriter:
     def _cleaned_up(self, error: OSError, what: str) -> OSError:
         """Delete what is unfinished and return the error to raise."""
         self._remove_leftovers()
-        reason = os.strerror(errno.ENOSPC) if is_no_room(error) and error.errno is None else error.strerror or error
+        reason = error.why if isinstance(error, NoRoomError) else error.strerror or error
         return OSError(
             f"{self._path}: could not write {what} ({reason}). The {self.n_shards} shards before are "
             "safe; free some space and run the same command again to resume",
